@@ -1,0 +1,51 @@
+# Two commands are all a newcomer needs: `make up` and `make test`. Both call `make setup` first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.switchgear-setup
+
+.PHONY: up down setup test test-long lint fmt lock crds bench clean
+
+up: setup
+	$(BIN)/switchgear up --demo
+
+down: setup
+	$(BIN)/switchgear down
+
+setup: $(STAMP)
+
+$(STAMP): locks/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] < (3, 15) else "Switchgear needs Python 3.11 to 3.14, and $(PYTHON) is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "Could not make a virtual environment. On Debian and Ubuntu: apt-get install python3-venv"; rm -rf $(VENV); exit 1; }
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --require-hashes -r locks/dev.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
+	@touch $(STAMP)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fmt: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: setup lint
+	$(BIN)/python -m tests.run
+
+test-long: setup
+	$(BIN)/python -m tests.run --long
+
+crds: setup
+	$(BIN)/python -m switchgear_model.crds crds
+
+# Needs uv (`pip install uv`): resolves again and writes the hashed lock.
+lock:
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml --extra local --group dev --no-emit-package switchgear -o locks/dev.txt
+
+bench: setup
+	$(BIN)/python -m bench
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
