@@ -1,3 +1,3 @@
 """Fixtures shared by every test folder: real Postgres servers and a real Kubernetes control plane."""
 
-pytest_plugins: list[str] = []
+pytest_plugins = ["tests.support.postgres", "tests.support.kube"]

@@ -1,0 +1,1 @@
+"""Fixtures with a real Kubernetes control plane."""
