@@ -1,0 +1,549 @@
+"""One client connection: bytes in, requests to the handler, responses out in order.
+
+What it must not do: know a route, a secret or a body's meaning.
+Invariants: one request is handled at a time; the next ones of a pipeline wait, and while they or an unread body wait
+beyond their bound the socket is not read; every state but a handler at work has a deadline (the listener's sweep).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from email.utils import formatdate
+from functools import partial
+from typing import TYPE_CHECKING, cast
+
+import httptools
+import orjson
+
+from switchgear_wire.errors import ClientGone, HttpError
+from switchgear_wire.files import send_parts
+from switchgear_wire.request import Request
+from switchgear_wire.response import (
+    AnyResponse,
+    FileResponse,
+    Response,
+    StreamResponse,
+    frame,
+    status_line,
+)
+
+if TYPE_CHECKING:
+    from switchgear_wire.listener import Server
+
+log = logging.getLogger("switchgear.wire")
+
+MAX_PIPELINED = 64
+# Of a body that nobody reads any more, this much is thrown away to keep the connection; beyond it the connection goes.
+MAX_DISCARDED = 262_144
+# After an answer that came before the end of a large body, the socket is read (and thrown away) for this long before it
+# is closed: a close with unread bytes would be a reset, and the client might never see the answer.
+LINGER_SECONDS = 2.0
+_JSON = b"content-type: application/json\r\ncache-control: no-store\r\n"
+_NO_BODY = frozenset({204, 304})
+
+_date = (0, b"")
+
+
+def date_header() -> bytes:
+    """The `date` line, made anew once a second."""
+    global _date
+    now = int(time.time())
+    if _date[0] != now:
+        _date = (now, b"date: " + formatdate(now, usegmt=True).encode() + b"\r\n")
+    return _date[1]
+
+
+def error_response(error: HttpError) -> Response:
+    """The JSON form that every error without a form of its own has."""
+    return Response(error.status, _JSON + error.headers, orjson.dumps({"code": error.code, "message": error.message}))
+
+
+class Connection(asyncio.Protocol):
+    """The protocol of one accepted socket."""
+
+    __slots__ = (
+        "_active",
+        "_discarded",
+        "_drain_waiter",
+        "_head_bytes",
+        "_in_head",
+        "_incoming",
+        "_lingering",
+        "_parser",
+        "_queue",
+        "_reading_paused",
+        "_server",
+        "_task",
+        "_url",
+        "_writer",
+        "deadline",
+        "last_buffered",
+        "stalled_since",
+        "transport",
+        "write_paused",
+    )
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._parser = httptools.HttpRequestParser(self)
+        self._incoming: Request | None = None
+        self._queue: deque[Request] = deque()
+        self._active: Request | None = None
+        self._writer: BodyWriter | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._url = b""
+        self._in_head = True
+        self._head_bytes = 0
+        self._discarded = 0
+        self._lingering = False
+        self._reading_paused = False
+        self._drain_waiter: asyncio.Future[None] | None = None
+        self.write_paused = False
+        self.deadline = 0.0
+        self.last_buffered = 0
+        self.stalled_since = 0.0
+        self.transport: asyncio.Transport = cast("asyncio.Transport", None)
+
+    # -- asyncio --
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self.transport.set_write_buffer_limits(high=self._server.limits.high_water)
+        if not self._server.accept(self):
+            body = orjson.dumps({"code": "TOO_MANY_CONNECTIONS", "message": "Too many connections; try again shortly."})
+            self.transport.write(
+                b"HTTP/1.1 503 Service Unavailable\r\n"
+                + _JSON
+                + self._server.error_headers(None)
+                + b"retry-after: 1\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+            )
+            self.transport.close()
+            return
+        self.deadline = self._server.now + self._server.limits.head_timeout
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._server.lost(self)
+        if self._drain_waiter is not None and not self._drain_waiter.done():
+            self._drain_waiter.set_result(None)
+        self._queue.clear()
+        for request in (self._incoming, self._active):
+            if request is not None and not request.closed:
+                request.gone()
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.gone()
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        if self._drain_waiter is not None and not self._drain_waiter.done():
+            self._drain_waiter.set_result(None)
+
+    def data_received(self, data: bytes) -> None:
+        if self._lingering:
+            self._discarded += len(data)
+            if self._discarded > 64 * MAX_DISCARDED:
+                self.transport.abort()
+            return
+        if self._in_head:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            # We speak HTTP/1.1 only: the request is answered as if it had not asked, and the connection ends.
+            if self._queue:
+                self._queue[-1].keep_alive = False
+            elif self._active is not None:
+                self._active.keep_alive = False
+        except httptools.HttpParserError as error:
+            self._refuse(error)
+            return
+        if self._in_head and self._head_bytes > self._server.limits.max_head_bytes:
+            self._refuse(HttpError(431, "HEADERS_TOO_LARGE", "URL and headers are too large; use a POST body or less."))
+            return
+        if self._active is None and self._queue:
+            self._dispatch()
+        self.update_reading()
+
+    # -- httptools --
+
+    def on_message_begin(self) -> None:
+        self._incoming = Request(self, self.peer)
+        self._url = b""
+        if self._active is None:
+            self.deadline = self._server.now + self._server.limits.head_timeout
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url  # the parser gives a long one in several pieces
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        request = cast("Request", self._incoming)
+        name = name.lower()
+        request.header_list.append((name, value))
+        known = request.headers.get(name)
+        request.headers[name] = value if known is None else known + (b"; " if name == b"cookie" else b", ") + value
+
+    def on_headers_complete(self) -> None:
+        request = cast("Request", self._incoming)
+        if self._head_bytes > self._server.limits.max_head_bytes:  # it may be the body that came along: count exactly
+            self._head_bytes = len(self._url) + sum(len(name) + len(value) for name, value in request.header_list)
+            if self._head_bytes > self._server.limits.max_head_bytes:
+                return
+        parser = self._parser
+        url = self._url
+        if not url.startswith(b"/") and b"://" in url[:12]:
+            rest = url[url.index(b"://") + 3 :]
+            slash = rest.find(b"/")
+            url = rest[slash:] if slash >= 0 else b"/"
+        request.path, _, request.query = url.partition(b"?")
+        request.method = parser.get_method().decode("ascii")
+        request.http10 = parser.get_http_version() == "1.0"
+        request.keep_alive = parser.should_keep_alive()
+        headers = request.headers
+        length = headers.get(b"content-length")
+        if length is not None:
+            request.content_length = int(length)
+        request.has_body = bool(request.content_length) or b"transfer-encoding" in headers
+        self._head_bytes = 0
+        self._in_head = False
+        self._queue.append(request)
+
+    def on_body(self, body: bytes) -> None:
+        request = self._incoming
+        if request is None:
+            return
+        self.deadline = self._server.now + self._server.limits.body_stall_timeout
+        if request.discarded:
+            self._discarded += len(body)
+            if self._discarded > MAX_DISCARDED:
+                self.transport.close()
+            return
+        request.feed(body)
+
+    def on_message_complete(self) -> None:
+        request, self._incoming = self._incoming, None
+        self._in_head = True
+        self._head_bytes = 0
+        if request is not None:
+            request.complete()
+
+    # -- request body --
+
+    @property
+    def peer(self) -> str:
+        name = self.transport.get_extra_info("peername")
+        return name[0] if isinstance(name, tuple) else ""
+
+    def want_body(self) -> None:
+        """The handler waits for body bytes: send `100 Continue` if the client waits for that, and read."""
+        request = self._active
+        self.deadline = self._server.now + self._server.limits.body_stall_timeout
+        if request is not None and request.headers.get(b"expect", b"").lower() == b"100-continue":
+            del request.headers[b"expect"]
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self.update_reading()
+
+    def update_reading(self) -> None:
+        request = self._incoming
+        pause = not self._lingering and (
+            len(self._queue) >= MAX_PIPELINED
+            or (request is not None and request.buffered >= self._server.limits.high_water)
+        )
+        if pause != self._reading_paused and not self.transport.is_closing():
+            self._reading_paused = pause
+            if pause:
+                self.transport.pause_reading()
+            else:
+                self.transport.resume_reading()
+
+    # -- answering --
+
+    def _dispatch(self) -> None:
+        while self._active is None and self._queue:
+            request = self._active = self._queue.popleft()
+            self._server.requests.value += 1
+            if request.body_complete:
+                self.deadline = 0.0
+            try:
+                result = self._server.handler(request)
+            except Exception as error:
+                result = self._failed(request, error)
+            if type(result) is Response:
+                self._send(request, result)
+            elif isinstance(result, (FileResponse, StreamResponse, Response)):
+                self._respond(request, result)
+            elif isinstance(result, asyncio.Future):
+                result.add_done_callback(partial(self._on_result, request))
+                return
+            else:
+                self._task = asyncio.ensure_future(self._await(request, result))
+                return
+
+    def _on_result(self, request: Request, done: asyncio.Future[AnyResponse]) -> None:
+        if request.closed:
+            if not done.cancelled():
+                done.exception()
+            return
+        try:
+            result = done.result()
+        except (Exception, asyncio.CancelledError) as error:
+            result = self._failed(request, error)
+        self._respond(request, result)
+        if self._active is None and self._queue:
+            self._dispatch()
+
+    async def _await(self, request: Request, result: Awaitable[AnyResponse]) -> None:
+        try:
+            answer = await result
+        except ClientGone:
+            self.transport.close()
+            return
+        except Exception as error:
+            answer = self._failed(request, error)
+        if request.closed:
+            if isinstance(answer, FileResponse) and answer.on_done is not None:
+                answer.on_done()
+            return
+        self._respond(request, answer)
+        if self._active is None and self._queue:
+            self._dispatch()
+
+    def _failed(self, request: Request, error: BaseException) -> Response:
+        if isinstance(error, HttpError):
+            made = error_response(error)
+        else:
+            log.error("unhandled error in %s %s", request.method, request.path, exc_info=error)
+            made = error_response(HttpError(500, "INTERNAL", "Internal server error"))
+        made.headers += self._server.error_headers(request)
+        return made
+
+    def _respond(self, request: Request, response: AnyResponse) -> None:
+        if isinstance(response, Response):
+            self._send(request, response)
+        elif isinstance(response, FileResponse):
+            self.transport.write(self._head(request, response.status, response.headers, response.length))
+            self._task = asyncio.ensure_future(self._send_file(request, response))
+        else:
+            self._start_stream(request, response)
+
+    def _head(self, request: Request, status: int, headers: bytes, length: int | None) -> bytes:
+        if not request.body_complete and not self._can_discard(request):
+            request.keep_alive = False
+        if self._server.draining:
+            request.keep_alive = False
+        parts = [status_line(status), headers, date_header()]
+        if length is not None:
+            if status not in _NO_BODY:
+                parts.append(b"content-length: %d\r\n" % length)
+        elif request.http10:
+            request.keep_alive = False
+        else:
+            parts.append(b"transfer-encoding: chunked\r\n")
+        if not request.keep_alive:
+            parts.append(b"connection: close\r\n")
+        elif request.http10:
+            parts.append(b"connection: keep-alive\r\n")
+        parts.append(b"\r\n")
+        return b"".join(parts)
+
+    def _can_discard(self, request: Request) -> bool:
+        if b"expect" in request.headers:  # the client still waits for our 100, so whether a body comes is unknown
+            return False
+        return request.content_length is not None and request.content_length <= MAX_DISCARDED
+
+    def _send(self, request: Request, response: Response) -> None:
+        body = response.body
+        head = self._head(request, response.status, response.headers, len(body))
+        if body and request.method != "HEAD" and response.status not in _NO_BODY:
+            head += body
+        self.transport.write(head)
+        self._finish(request)
+
+    async def _send_file(self, request: Request, response: FileResponse) -> None:
+        try:
+            if request.method != "HEAD" and response.status not in _NO_BODY:
+                await send_parts(self.transport, response.parts, self.drain, self._server.limits.write_stall_timeout)
+        except (OSError, ClientGone, TimeoutError) as error:
+            if isinstance(error, OSError) and not self.transport.is_closing():
+                log.error("cannot send a file: %s", error)
+            self.transport.abort()
+            return
+        finally:
+            if response.on_done is not None:
+                response.on_done()
+        self._finish(request)
+        if self._active is None and self._queue:
+            self._dispatch()
+
+    def _start_stream(self, request: Request, response: StreamResponse) -> None:
+        self.transport.write(self._head(request, response.status, response.headers, response.length))
+        chunked = response.length is None and not request.http10
+        writer = self._writer = BodyWriter(self, request, chunked, response.length)
+        if request.method == "HEAD" or response.status in _NO_BODY:
+            writer.silent = True
+        try:
+            response.start(writer)
+        except Exception:
+            log.exception("unhandled error while starting the body of %s %s", request.method, request.path)
+            writer.abort()
+
+    def stream_done(self, request: Request) -> None:
+        self._writer = None
+        self._finish(request)
+        if self._active is None and self._queue:
+            self._dispatch()
+
+    async def drain(self) -> None:
+        if self.transport.is_closing():
+            raise ClientGone
+        while self.write_paused:
+            if self._drain_waiter is None:
+                self._drain_waiter = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._drain_waiter)
+            self._drain_waiter = None
+            if self.transport.is_closing():
+                raise ClientGone
+
+    def _finish(self, request: Request) -> None:
+        request.done()
+        self._active = None
+        if not request.keep_alive:
+            self._queue.clear()
+            if request.body_complete or self.transport.is_closing():
+                self.transport.close()
+            else:
+                self._linger()
+            return
+        if not request.body_complete:
+            request.discard()
+            self._discarded = 0
+        self.deadline = self._server.now + self._server.limits.idle_timeout
+        if self._reading_paused:
+            self.update_reading()
+
+    def _linger(self) -> None:
+        self._lingering = True
+        self._discarded = 0
+        self.transport.write_eof()
+        self.deadline = self._server.now + LINGER_SECONDS
+        self.update_reading()
+
+    def _refuse(self, error: Exception) -> None:
+        """Answer bytes that are no request, and close. Within a response that has begun, only close."""
+        if not isinstance(error, HttpError):
+            error = HttpError(400, "BAD_REQUEST", "This is no valid HTTP/1.1 request.")
+        if self._active is None:
+            answer = error_response(error)
+            self.transport.write(
+                status_line(answer.status)
+                + answer.headers
+                + self._server.error_headers(None)
+                + date_header()
+                + b"connection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(answer.body), answer.body)
+            )
+        self._queue.clear()
+        self.transport.close()
+
+    # -- the listener's sweep --
+
+    @property
+    def idle(self) -> bool:
+        return self._active is None and not self._queue
+
+    def check(self, now: float, stall: float) -> None:
+        """Called about once a second: enforce the deadline of a waiting state and of a client that does not read."""
+        buffered = self.transport.get_write_buffer_size()
+        if buffered and buffered >= self.last_buffered:
+            self.stalled_since = self.stalled_since or now
+            if now - self.stalled_since > stall:
+                self.transport.abort()
+                return
+        else:
+            self.stalled_since = 0.0
+        self.last_buffered = buffered
+        active = self._active
+        if active is not None:
+            if active.waiting_for_body and now > self.deadline:
+                self.transport.abort()
+        elif self.deadline and now > self.deadline and not self._queue:
+            if self._head_bytes and not self._lingering:
+                self._refuse(HttpError(408, "REQUEST_TIMEOUT", "The request's head did not arrive in time."))
+            else:
+                self.transport.close()
+
+
+class BodyWriter:
+    """The Writer of a StreamResponse on this connection."""
+
+    __slots__ = ("_callbacks", "_chunked", "_connection", "_left", "_request", "closed", "silent")
+
+    def __init__(self, connection: Connection, request: Request, chunked: bool, length: int | None) -> None:
+        self._connection = connection
+        self._request = request
+        self._chunked = chunked
+        self._left = length
+        self._callbacks: list[Callable[[], None]] = []
+        self.closed = False
+        self.silent = False
+
+    @property
+    def buffered(self) -> int:
+        return self._connection.transport.get_write_buffer_size()
+
+    def write(self, data: bytes) -> None:
+        if self.closed or self.silent or not data:
+            return
+        if self._left is not None:
+            self._left -= len(data)
+        self._connection.transport.write(frame(data) if self._chunked else data)
+
+    def write_chunk(self, framed: bytes) -> None:
+        if self.closed or self.silent:
+            return
+        if not self._chunked:
+            start = framed.index(b"\r\n") + 2
+            self.write(framed[start:-2])
+            return
+        self._connection.transport.write(framed)
+
+    async def drain(self) -> None:
+        if self.closed:
+            raise ClientGone
+        await self._connection.drain()
+
+    def finish(self) -> None:
+        if self.closed:
+            return
+        if self._left:  # fewer bytes than promised: only a cut connection tells the client
+            self.abort()
+            return
+        self.closed = True
+        self._callbacks.clear()
+        if self._chunked and not self.silent:
+            self._connection.transport.write(b"0\r\n\r\n")
+        self._connection.stream_done(self._request)
+
+    def abort(self) -> None:
+        if not self.closed:
+            self._connection.transport.abort()
+            self.gone()
+
+    def on_close(self, callback: Callable[[], None]) -> None:
+        if self.closed:
+            callback()
+        else:
+            self._callbacks.append(callback)
+
+    def gone(self) -> None:
+        if self.closed:
+            return
+        self.closed = True
+        callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback()

@@ -1,0 +1,126 @@
+"""A listening socket, its connections and their limits, and the way it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from switchgear_wire.connection import Connection
+from switchgear_wire.metrics import Counter
+from switchgear_wire.request import Request
+from switchgear_wire.response import Handler
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of one listener: sizes in bytes, times in seconds."""
+
+    max_head_bytes: int = 262_144
+    max_connections: int = 20_000
+    head_timeout: float = 30.0
+    """From the first byte of a request (or the accepted connection) to the end of its head."""
+    idle_timeout: float = 75.0
+    """A kept-alive connection without a request; above a balancer's usual 60 s: the balancer closes first."""
+    body_stall_timeout: float = 60.0
+    write_stall_timeout: float = 30.0
+    """A client that takes no byte of what is buffered for it."""
+    high_water: int = 1_048_576
+    """Where a request body stops being read, and `Writer.drain` starts to wait."""
+
+
+class Server:
+    """One listener. `port` is the bound one (useful with port 0)."""
+
+    def __init__(self, handler: Handler, limits: Limits, error_headers: Callable[[Request | None], bytes]) -> None:
+        self.handler = handler
+        self.limits = limits
+        self.error_headers = error_headers
+        self.requests = Counter()
+        self.refused = Counter()
+        self.draining = False
+        self.port = 0
+        self.now = 0.0
+        """A coarse clock (loop time, moved on by the sweep), exact enough for deadlines of seconds."""
+        self._connections: set[Connection] = set()
+        self._listener: asyncio.Server | None = None
+        self._sweep: asyncio.TimerHandle | None = None
+        self._empty: asyncio.Event = asyncio.Event()
+
+    @property
+    def connections(self) -> int:
+        return len(self._connections)
+
+    async def start(self, host: str, port: int, reuse_port: bool) -> None:
+        loop = asyncio.get_running_loop()
+        self.now = loop.time()
+        self._listener = await loop.create_server(
+            lambda: Connection(self), host, port, reuse_port=reuse_port or None, backlog=4096
+        )
+        self.port = self._listener.sockets[0].getsockname()[1]
+        for sock in self._listener.sockets:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._tick()
+
+    def accept(self, connection: Connection) -> bool:
+        if self.draining or len(self._connections) >= self.limits.max_connections:
+            self.refused.value += 1
+            return False
+        self._connections.add(connection)
+        return True
+
+    def lost(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        if not self._connections:
+            self._empty.set()
+
+    def _tick(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.now = now = loop.time()
+        stall = self.limits.write_stall_timeout
+        for connection in list(self._connections):
+            connection.check(now, stall)
+        self._sweep = loop.call_later(1.0, self._tick)
+
+    async def drain(self, grace: float) -> None:
+        """Stop accepting, close idle connections, give those at work `grace` seconds, then cut them."""
+        self.draining = True
+        if self._listener is not None:
+            self._listener.close()
+        for connection in list(self._connections):
+            if connection.idle:
+                connection.transport.close()
+        self._empty.clear()
+        if self._connections:
+            try:
+                await asyncio.wait_for(self._empty.wait(), grace)
+            except TimeoutError:
+                for connection in list(self._connections):
+                    connection.transport.abort()
+        self.close()
+
+    def close(self) -> None:
+        """Close everything now."""
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
+        if self._listener is not None:
+            self._listener.close()
+        for connection in list(self._connections):
+            connection.transport.abort()
+
+
+async def serve(
+    handler: Handler,
+    host: str,
+    port: int,
+    *,
+    limits: Limits | None = None,
+    error_headers: Callable[[Request | None], bytes] = lambda request: b"",
+    reuse_port: bool = False,
+) -> Server:
+    """Listen on host:port. `error_headers` go on the answers that wire itself makes (CORS, say). Raises OSError."""
+    server = Server(handler, limits or Limits(), error_headers)
+    await server.start(host, port, reuse_port)
+    return server

@@ -1,0 +1,172 @@
+"""One HTTP request: its head, and a body that is read at the handler's pace.
+
+Invariant: at most `high_water` bytes of a body wait here; beyond that the socket is not read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol
+
+from switchgear_wire.errors import BodyTooLarge, ClientGone
+
+
+class _Source(Protocol):
+    """The connection, as a request's body sees it."""
+
+    def want_body(self) -> None: ...
+    def update_reading(self) -> None: ...
+
+
+class Request:
+    """`method` is upper case; `path` and `query` are raw bytes as received; header names are lower case."""
+
+    __slots__ = (
+        "_buffered",
+        "_callbacks",
+        "_chunks",
+        "_complete",
+        "_discard",
+        "_source",
+        "_waiter",
+        "closed",
+        "content_length",
+        "has_body",
+        "header_list",
+        "headers",
+        "http10",
+        "keep_alive",
+        "method",
+        "path",
+        "peer",
+        "query",
+    )
+
+    def __init__(self, source: _Source, peer: str) -> None:
+        self._source = source
+        self.peer = peer
+        self.method = ""
+        self.path = b""
+        self.query = b""
+        self.headers: dict[bytes, bytes] = {}
+        self.header_list: list[tuple[bytes, bytes]] = []
+        self.http10 = False
+        self.keep_alive = True
+        self.content_length: int | None = None
+        self.has_body = False
+        self.closed = False
+        self._chunks: deque[bytes] = deque()
+        self._buffered = 0
+        self._complete = False
+        self._discard = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._callbacks: list[Callable[[], None]] | None = None
+
+    # -- for handlers --
+
+    def body_now(self) -> bytes | None:
+        """The whole body if it is here already (it usually is, for small ones), else None. Takes it."""
+        if not self._complete:
+            return None
+        return self._take()
+
+    async def read(self, limit: int) -> bytes:
+        """The whole body. Raises BodyTooLarge above `limit` bytes, ClientGone."""
+        if self.content_length is not None and self.content_length > limit:
+            raise BodyTooLarge(limit)
+        parts: list[bytes] = []
+        size = 0
+        async for chunk in self.chunks():
+            size += len(chunk)
+            if size > limit:
+                raise BodyTooLarge(limit)
+            parts.append(chunk)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it comes in; the socket is read only as fast as this is consumed. Raises ClientGone."""
+        while True:
+            if self._chunks:
+                data = self._take()
+                self._source.update_reading()
+                yield data
+            elif self._complete:
+                return
+            elif self.closed:
+                raise ClientGone
+            else:
+                self._waiter = asyncio.get_running_loop().create_future()
+                self._source.want_body()
+                try:
+                    await self._waiter
+                finally:
+                    self._waiter = None
+
+    def on_close(self, callback: Callable[[], None]) -> None:
+        """Call back when the client goes away before the response is complete (at once if it has)."""
+        if self.closed:
+            callback()
+        elif self._callbacks is None:
+            self._callbacks = [callback]
+        else:
+            self._callbacks.append(callback)
+
+    # -- for the connection --
+
+    def _take(self) -> bytes:
+        chunks = self._chunks
+        if not chunks:
+            return b""
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        chunks.clear()
+        self._buffered = 0
+        return data
+
+    def feed(self, data: bytes) -> None:
+        if self._discard:
+            return
+        self._chunks.append(data)
+        self._buffered += len(data)
+        self._wake()
+
+    def complete(self) -> None:
+        self._complete = True
+        self._wake()
+
+    def discard(self) -> None:
+        """The response is out: what is left of the body is of no use."""
+        self._discard = True
+        self._chunks.clear()
+        self._buffered = 0
+
+    def gone(self) -> None:
+        self.closed = True
+        self._wake()
+        callbacks, self._callbacks = self._callbacks, None
+        for callback in callbacks or ():
+            callback()
+
+    def done(self) -> None:
+        self._callbacks = None
+
+    @property
+    def body_complete(self) -> bool:
+        return self._complete
+
+    @property
+    def discarded(self) -> bool:
+        return self._discard
+
+    @property
+    def buffered(self) -> int:
+        return self._buffered
+
+    @property
+    def waiting_for_body(self) -> bool:
+        return self._waiter is not None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

@@ -1,0 +1,300 @@
+"""The HTTP server over real sockets: framing, limits, order, and what hostile bytes get."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from switchgear_wire import (
+    AnyResponse,
+    FileResponse,
+    FileSlice,
+    HttpError,
+    Limits,
+    Request,
+    Response,
+    Server,
+    StreamResponse,
+    Writer,
+    frame,
+    header_block,
+    serve,
+)
+
+Answer = Callable[[Request], AnyResponse | Awaitable[AnyResponse]]
+
+
+@asynccontextmanager
+async def running(handler: Answer, **limits: float) -> AsyncIterator[Server]:
+    server = await serve(handler, "127.0.0.1", 0, limits=Limits(**limits), error_headers=lambda r: b"x-mark: 1\r\n")  # type: ignore[arg-type]
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+async def exchange(server: Server, data: bytes, *, close: bool = False) -> bytes:
+    """Everything that the server sends until it closes (or, with `close`, until we have sent all)."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(data)
+    try:
+        return await asyncio.wait_for(reader.read(), 10)
+    finally:
+        writer.close()
+
+
+def echo(request: Request) -> Response:
+    return Response(200, b"", b"%b %b?%b" % (request.method.encode(), request.path, request.query))
+
+
+async def test_answers_pipelined_requests_in_order() -> None:
+    async def slow(request: Request) -> AnyResponse:
+        await asyncio.sleep(0.05 if request.path == b"/a" else 0)
+        return Response(200, b"", request.path)
+
+    async with running(slow) as server:
+        got = await exchange(
+            server, b"GET /a HTTP/1.1\r\n\r\nGET /b HTTP/1.1\r\n\r\nGET /c HTTP/1.1\r\nConnection: close\r\n\r\n"
+        )
+    assert [part.split(b"\r\n\r\n")[1] for part in got.split(b"HTTP/1.1 200 OK\r\n")[1:]] == [b"/a", b"/b", b"/c"]
+
+
+async def test_future_and_sync_answers_and_query() -> None:
+    def handler(request: Request) -> AnyResponse | Awaitable[AnyResponse]:
+        if request.path == b"/future":
+            future: asyncio.Future[AnyResponse] = asyncio.get_running_loop().create_future()
+            asyncio.get_running_loop().call_later(0.01, future.set_result, Response(201))
+            return future
+        return echo(request)
+
+    async with running(handler) as server:
+        got = await exchange(server, b"GET /future HTTP/1.1\r\n\r\nGET /x?a=%20b HTTP/1.0\r\n\r\n")
+    assert got.startswith(b"HTTP/1.1 201 Created\r\n")
+    assert got.endswith(b"GET /x?a=%20b")
+    assert b"connection: close" in got
+
+
+async def test_long_url_arrives_in_pieces() -> None:
+    async with running(echo) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"GET /" + b"p" * 70_000)
+        await asyncio.sleep(0.05)
+        writer.write(b"?")
+        await asyncio.sleep(0.05)
+        writer.write(b"q" * 70_000 + b" HTTP/1.1\r\nconnection: close\r\n\r\n")
+        got = await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+    assert got.endswith(b"GET /" + b"p" * 70_000 + b"?" + b"q" * 70_000)
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"\x00\x01\x02\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nx: " + b"y" * 10_000 + b"\r\n\r\n", b"431"),
+        (b"POST / HTTP/1.1\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", b"400"),
+        (b"POST / HTTP/1.1\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nabcdef", b"400"),
+        (b"GET / HTTP/1.1\r\nbad header\r\n\r\n", b"400"),
+        (b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n", b"400"),
+    ],
+)
+async def test_bad_bytes_get_a_clear_answer_and_the_close(sent: bytes, status: bytes) -> None:
+    async with running(lambda request: wait_body(request), max_head_bytes=4096) as server:
+        got = await exchange(server, sent)
+    assert got.startswith(b"HTTP/1.1 " + status), got[:100]
+    assert b"x-mark: 1" in got
+    assert b"connection: close" in got
+
+
+async def wait_body(request: Request) -> AnyResponse:
+    return Response(200, b"", await request.read(100))
+
+
+async def test_errors_have_codes_and_no_details() -> None:
+    def handler(request: Request) -> Response:
+        if request.path == b"/known":
+            raise HttpError(418, "TEAPOT", "short and stout", header_block((b"retry-after", b"1")))
+        raise RuntimeError("secret detail")
+
+    async with running(handler) as server:
+        got = await exchange(server, b"GET /known HTTP/1.1\r\n\r\nGET /bug HTTP/1.1\r\nconnection: close\r\n\r\n")
+    assert b'{"code":"TEAPOT","message":"short and stout"}' in got
+    assert b"retry-after: 1" in got
+    assert b"HTTP/1.1 500" in got
+    assert b"secret detail" not in got
+    assert got.count(b"x-mark: 1") == 2
+
+
+async def test_large_body_is_refused_before_it_is_read_and_the_client_sees_why() -> None:
+    async with running(wait_body) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"POST / HTTP/1.1\r\ncontent-length: 5000000\r\n\r\n")
+        writer.write(b"z" * 3_000_000)
+        got = await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+    assert got.startswith(b"HTTP/1.1 413")
+
+
+async def test_expect_continue_is_honoured_only_when_the_body_is_read() -> None:
+    async def handler(request: Request) -> AnyResponse:
+        if request.path == b"/no":
+            raise HttpError(401, "NO", "no")
+        return Response(200, b"", await request.read(10))
+
+    async with running(handler) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"POST / HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n")
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100")
+        writer.write(b"hi")
+        assert b"200 OK" in await reader.readuntil(b"hi")
+        writer.write(b"POST /no HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n")
+        got = await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+    assert got.startswith(b"HTTP/1.1 401")
+
+
+async def test_body_is_read_at_the_handlers_pace() -> None:
+    seen: list[int] = []
+    go = asyncio.Event()
+
+    async def handler(request: Request) -> AnyResponse:
+        await go.wait()
+        async for chunk in request.chunks():
+            seen.append(len(chunk))
+        return Response(200, b"", b"%d" % sum(seen))
+
+    async with running(handler, high_water=65_536) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"POST / HTTP/1.1\r\ncontent-length: 20000000\r\nconnection: close\r\n\r\n")
+        writer.write(b"z" * 20_000_000)
+        await asyncio.sleep(0.2)
+        assert writer.transport.get_write_buffer_size() > 5_000_000, "the server took the body though nobody read it"
+        go.set()
+        got = await asyncio.wait_for(reader.read(), 20)
+        writer.close()
+    assert got.endswith(b"20000000")
+    assert max(seen) < 1_000_000
+
+
+async def test_stream_frames_are_shared_and_end_properly() -> None:
+    shared = frame(b"tick")
+
+    def handler(request: Request) -> AnyResponse:
+        def start(writer: Writer) -> None:
+            writer.write_chunk(shared)
+            writer.write(b"tock")
+            writer.finish()
+
+        return StreamResponse(200, b"", start)
+
+    async with running(handler) as server:
+        got = await exchange(server, b"GET / HTTP/1.1\r\n\r\nGET / HTTP/1.0\r\n\r\n")
+        head = await exchange(server, b"HEAD / HTTP/1.1\r\nconnection: close\r\n\r\n")
+    first, second = got.split(b"HTTP/1.1 200 OK")[1:]
+    assert first.endswith(b"4\r\ntick\r\n4\r\ntock\r\n0\r\n\r\n")
+    assert second.endswith(b"\r\n\r\nticktock")
+    assert head.endswith(b"\r\n\r\n")
+    assert b"tick" not in head
+
+
+async def test_client_gone_is_told_once() -> None:
+    events: list[str] = []
+
+    def handler(request: Request) -> AnyResponse:
+        request.on_close(lambda: events.append("request"))
+        return StreamResponse(200, b"", lambda writer: writer.on_close(lambda: events.append("writer")))
+
+    async with running(handler) as server:
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        await asyncio.sleep(0.1)
+        writer.close()
+        await asyncio.sleep(0.1)
+        assert server.connections == 0
+    assert sorted(events) == ["request", "writer"]
+
+
+@pytest.mark.parametrize("size", [10, 100_000, 5_000_000])
+async def test_file_slices(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "data"
+    path.write_bytes(os.urandom(1000) + b"m" * size + b"tail")
+    fd = os.open(path, os.O_RDONLY)
+    done: list[bool] = []
+
+    def handler(request: Request) -> AnyResponse:
+        return FileResponse(200, b"", [b"[", FileSlice(fd, 1000, size), b"]"], lambda: done.append(True))
+
+    async with running(handler) as server:
+        got = await exchange(server, b"GET / HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\nconnection: close\r\n\r\n")
+    os.close(fd)
+    body = b"[" + b"m" * size + b"]"
+    assert got.count(body) == 2
+    assert got.endswith(body)
+    assert b"content-length: %d" % len(body) in got
+    assert done == [True, True]
+
+
+async def test_a_client_that_does_not_read_is_dropped() -> None:
+    def handler(request: Request) -> AnyResponse:
+        return StreamResponse(200, b"", lambda writer: [writer.write(b"x" * 1_000_000) for _ in range(20)] and None)
+
+    async with running(handler, write_stall_timeout=1.0) as server:
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1024)
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        for _ in range(100):
+            await asyncio.sleep(0.1)
+            if server.connections == 0:
+                break
+        assert server.connections == 0
+        writer.close()
+
+
+async def test_slow_heads_and_idle_connections_end() -> None:
+    async with running(echo, head_timeout=0.5, idle_timeout=0.5) as server:
+        slow = await exchange(server, b"GET / HTTP/1.1\r\nx")
+        idle = await exchange(server, b"GET / HTTP/1.1\r\n\r\n")
+    assert slow.startswith(b"HTTP/1.1 408")
+    assert idle.startswith(b"HTTP/1.1 200")
+
+
+async def test_too_many_connections_are_told_so() -> None:
+    async with running(echo, max_connections=1) as server:
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        await asyncio.sleep(0.05)
+        got = await exchange(server, b"GET / HTTP/1.1\r\n\r\n")
+        writer.close()
+    assert got.startswith(b"HTTP/1.1 503")
+    assert b"retry-after" in got
+
+
+async def test_drain_lets_work_end_and_then_closes() -> None:
+    release = asyncio.Event()
+
+    async def handler(request: Request) -> AnyResponse:
+        await release.wait()
+        return Response(200, b"", b"done")
+
+    async with running(handler) as server:
+        busy = asyncio.create_task(exchange(server, b"GET / HTTP/1.1\r\n\r\n"))
+        _, idle = await asyncio.open_connection("127.0.0.1", server.port)
+        await asyncio.sleep(0.05)
+        draining = asyncio.create_task(server.drain(5))
+        await asyncio.sleep(0.05)
+        assert server.connections == 1
+        release.set()
+        got = await busy
+        await asyncio.wait_for(draining, 5)
+        idle.close()
+    assert got.endswith(b"done")
+    assert b"connection: close" in got
+
+
+def test_header_values_cannot_split_a_response() -> None:
+    with pytest.raises(ValueError, match="line break"):
+        header_block((b"x", b"a\r\nset-cookie: b"))
