@@ -43,6 +43,7 @@ MAX_DISCARDED = 262_144
 # is closed: a close with unread bytes would be a reset, and the client might never see the answer.
 LINGER_SECONDS = 2.0
 _JSON = b"content-type: application/json\r\ncache-control: no-store\r\n"
+_HEAD_TOO_LARGE = HttpError(431, "HEADERS_TOO_LARGE", "URL and headers are too large; send a POST body, or less.")
 _NO_BODY = frozenset({204, 304})
 
 _date = (0, b"")
@@ -162,10 +163,11 @@ class Connection(asyncio.Protocol):
             elif self._active is not None:
                 self._active.keep_alive = False
         except httptools.HttpParserError as error:
-            self._refuse(error)
+            cause = error.__context__  # what a callback of ours raised
+            self._refuse(cause if isinstance(cause, HttpError) else error)
             return
         if self._in_head and self._head_bytes > self._server.limits.max_head_bytes:
-            self._refuse(HttpError(431, "HEADERS_TOO_LARGE", "URL and headers are too large; use a POST body or less."))
+            self._refuse(_HEAD_TOO_LARGE)
             return
         if self._active is None and self._queue:
             self._dispatch()
@@ -194,7 +196,7 @@ class Connection(asyncio.Protocol):
         if self._head_bytes > self._server.limits.max_head_bytes:  # it may be the body that came along: count exactly
             self._head_bytes = len(self._url) + sum(len(name) + len(value) for name, value in request.header_list)
             if self._head_bytes > self._server.limits.max_head_bytes:
-                return
+                raise _HEAD_TOO_LARGE
         parser = self._parser
         url = self._url
         if not url.startswith(b"/") and b"://" in url[:12]:
