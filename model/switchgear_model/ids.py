@@ -37,7 +37,7 @@ _SECOND: Final = _words(
     anvil arch badger barge beacon bison brook canyon cape castle cliff comet cove crane creek delta dune eagle
     falcon fjord forge fox gale garnet glade grove gull harbor hare hawk heron hill inlet island kite lagoon lake
     lantern lark ledge lynx marsh meadow mesa mill moose orbit osprey otter peak pier pine plover pond prairie
-    quarry raven reef ridge river robin sparrow summit
+    quarry raven reef ridge river robin sparrow summit trail
     """
 )
 
