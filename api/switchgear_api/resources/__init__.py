@@ -1,0 +1,1 @@
+"""The resources over HTTP: bodies in, manifests out to Kubernetes, views back."""
