@@ -1,0 +1,1 @@
+"""Builders of Kubernetes objects, one module an object. Pure: values in, JSON out."""
