@@ -162,8 +162,7 @@ def write(
     lines = [
         "# Figures",
         "",
-        "`make bench` measures on the machine at hand and rewrites this page. Load generator, Postgres and servers share"
-        " its cores.",
+        "`make bench` measures here and rewrites this page. Load generator, Postgres and servers share the cores.",
         "",
         f"{datetime.now(UTC):%Y-%m-%d} · {os.cpu_count()} × {cpu} · Linux {platform.release()}"
         f" · Python {platform.python_version()}"
