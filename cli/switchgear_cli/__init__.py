@@ -1,1 +1,1 @@
-"""Part of Switchgear."""
+"""The `switchgear` command."""
