@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import deque
-from collections.abc import Awaitable, Callable
-from email.utils import formatdate
+from collections.abc import Awaitable
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import httptools
-import orjson
 
+from switchgear_wire.answers import NO_BODY, closing, date_header, error_response
 from switchgear_wire.errors import ClientGone, HttpError
 from switchgear_wire.files import send_parts
 from switchgear_wire.request import Request
@@ -27,9 +25,9 @@ from switchgear_wire.response import (
     FileResponse,
     Response,
     StreamResponse,
-    frame,
     status_line,
 )
+from switchgear_wire.writer import BodyWriter
 
 if TYPE_CHECKING:
     from switchgear_wire.listener import Server
@@ -42,25 +40,7 @@ MAX_DISCARDED = 262_144
 # After an answer that came before the end of a large body, the socket is read (and thrown away) for this long before it
 # is closed: a close with unread bytes would be a reset, and the client might never see the answer.
 LINGER_SECONDS = 2.0
-_JSON = b"content-type: application/json\r\ncache-control: no-store\r\n"
 _HEAD_TOO_LARGE = HttpError(431, "HEADERS_TOO_LARGE", "URL and headers are too large; send a POST body, or less.")
-_NO_BODY = frozenset({204, 304})
-
-_date = (0, b"")
-
-
-def date_header() -> bytes:
-    """The `date` line, made anew once a second."""
-    global _date
-    now = int(time.time())
-    if _date[0] != now:
-        _date = (now, b"date: " + formatdate(now, usegmt=True).encode() + b"\r\n")
-    return _date[1]
-
-
-def error_response(error: HttpError) -> Response:
-    """The JSON form that every error without a form of its own has."""
-    return Response(error.status, _JSON + error.headers, orjson.dumps({"code": error.code, "message": error.message}))
 
 
 class Connection(asyncio.Protocol):
@@ -115,13 +95,10 @@ class Connection(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
         self.transport.set_write_buffer_limits(high=self._server.limits.high_water)
         if not self._server.accept(self):
-            body = orjson.dumps({"code": "TOO_MANY_CONNECTIONS", "message": "Too many connections; try again shortly."})
-            self.transport.write(
-                b"HTTP/1.1 503 Service Unavailable\r\n"
-                + _JSON
-                + self._server.error_headers(None)
-                + b"retry-after: 1\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+            busy = HttpError(
+                503, "TOO_MANY_CONNECTIONS", "Too many connections; try again shortly.", b"retry-after: 1\r\n"
             )
+            self.transport.write(closing(error_response(busy), self._server.error_headers(None)))
             self.transport.close()
             return
         self.deadline = self._server.now + self._server.limits.head_timeout
@@ -341,7 +318,7 @@ class Connection(asyncio.Protocol):
             request.keep_alive = False
         parts = [status_line(status), headers, date_header()]
         if length is not None:
-            if status not in _NO_BODY:
+            if status not in NO_BODY:
                 parts.append(b"content-length: %d\r\n" % length)
         elif request.http10:
             request.keep_alive = False
@@ -362,14 +339,14 @@ class Connection(asyncio.Protocol):
     def _send(self, request: Request, response: Response) -> None:
         body = response.body
         head = self._head(request, response.status, response.headers, len(body))
-        if body and request.method != "HEAD" and response.status not in _NO_BODY:
+        if body and request.method != "HEAD" and response.status not in NO_BODY:
             head += body
         self.transport.write(head)
         self._finish(request)
 
     async def _send_file(self, request: Request, response: FileResponse) -> None:
         try:
-            if request.method != "HEAD" and response.status not in _NO_BODY:
+            if request.method != "HEAD" and response.status not in NO_BODY:
                 await send_parts(self.transport, response.parts, self.drain, self._server.limits.write_stall_timeout)
         except (OSError, ClientGone, TimeoutError) as error:
             if isinstance(error, OSError) and not self.transport.is_closing():
@@ -387,7 +364,7 @@ class Connection(asyncio.Protocol):
         self.transport.write(self._head(request, response.status, response.headers, response.length))
         chunked = response.length is None and not request.http10
         writer = self._writer = BodyWriter(self, request, chunked, response.length)
-        if request.method == "HEAD" or response.status in _NO_BODY:
+        if request.method == "HEAD" or response.status in NO_BODY:
             writer.silent = True
         try:
             response.start(writer)
@@ -441,14 +418,7 @@ class Connection(asyncio.Protocol):
         if not isinstance(error, HttpError):
             error = HttpError(400, "BAD_REQUEST", "This is no valid HTTP/1.1 request.")
         if self._active is None:
-            answer = error_response(error)
-            self.transport.write(
-                status_line(answer.status)
-                + answer.headers
-                + self._server.error_headers(None)
-                + date_header()
-                + b"connection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(answer.body), answer.body)
-            )
+            self.transport.write(closing(error_response(error), self._server.error_headers(None)))
         self._queue.clear()
         self.transport.close()
 
@@ -478,74 +448,3 @@ class Connection(asyncio.Protocol):
                 self._refuse(HttpError(408, "REQUEST_TIMEOUT", "The request's head did not arrive in time."))
             else:
                 self.transport.close()
-
-
-class BodyWriter:
-    """The Writer of a StreamResponse on this connection."""
-
-    __slots__ = ("_callbacks", "_chunked", "_connection", "_left", "_request", "closed", "silent")
-
-    def __init__(self, connection: Connection, request: Request, chunked: bool, length: int | None) -> None:
-        self._connection = connection
-        self._request = request
-        self._chunked = chunked
-        self._left = length
-        self._callbacks: list[Callable[[], None]] = []
-        self.closed = False
-        self.silent = False
-
-    @property
-    def buffered(self) -> int:
-        return self._connection.transport.get_write_buffer_size()
-
-    def write(self, data: bytes) -> None:
-        if self.closed or self.silent or not data:
-            return
-        if self._left is not None:
-            self._left -= len(data)
-        self._connection.transport.write(frame(data) if self._chunked else data)
-
-    def write_chunk(self, framed: bytes) -> None:
-        if self.closed or self.silent:
-            return
-        if not self._chunked:
-            start = framed.index(b"\r\n") + 2
-            self.write(framed[start:-2])
-            return
-        self._connection.transport.write(framed)
-
-    async def drain(self) -> None:
-        if self.closed:
-            raise ClientGone
-        await self._connection.drain()
-
-    def finish(self) -> None:
-        if self.closed:
-            return
-        if self._left:  # fewer bytes than promised: only a cut connection tells the client
-            self.abort()
-            return
-        self.closed = True
-        self._callbacks.clear()
-        if self._chunked and not self.silent:
-            self._connection.transport.write(b"0\r\n\r\n")
-        self._connection.stream_done(self._request)
-
-    def abort(self) -> None:
-        if not self.closed:
-            self._connection.transport.abort()
-            self.gone()
-
-    def on_close(self, callback: Callable[[], None]) -> None:
-        if self.closed:
-            callback()
-        else:
-            self._callbacks.append(callback)
-
-    def gone(self) -> None:
-        if self.closed:
-            return
-        self.closed = True
-        callbacks, self._callbacks = self._callbacks, []
-        for callback in callbacks:
-            callback()
