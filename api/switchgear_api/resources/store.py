@@ -28,6 +28,7 @@ _CHILDREN: dict[str, tuple[Kind, ...]] = {
 _RESERVED_PREFIX = "kube-"
 _RESERVED = frozenset({"default", "switchgear-system"})
 _POLL_SECONDS = 0.25
+_GRANT_SECONDS = 5.0
 
 
 class Store:
@@ -137,8 +138,17 @@ class Store:
             return await self._apply_new(kind, build.manifest(kind, namespace, name, spec))
 
     async def create_secret(self, namespace: str, manifest: Json) -> None:
-        """Makes a Secret; never changes one."""
-        await self._kube.create(f"/api/v1/namespaces/{segment(namespace)}/secrets", manifest)
+        """Makes a Secret; never changes one. The right to do so comes with a workspace's role binding, which the
+        operator adds a moment after the workspace is made: it is waited for, _GRANT_SECONDS at most."""
+        deadline = time.monotonic() + _GRANT_SECONDS
+        while True:
+            try:
+                await self._kube.create(f"/api/v1/namespaces/{segment(namespace)}/secrets", manifest)
+                return
+            except Problem as problem:
+                if problem.status != 403 or time.monotonic() >= deadline:
+                    raise
+            await asyncio.sleep(_POLL_SECONDS)
 
     async def delete(self, kind: Kind, resource: Json, *, force: bool, wait: float) -> bool:
         """Deletes what was looked at, and waits up to `wait` seconds for it to go; answers whether it has gone.
