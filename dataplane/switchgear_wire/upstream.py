@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import select
+import socket
 import ssl as tls
 from collections.abc import Sequence
 from typing import cast
@@ -141,6 +142,7 @@ class Upstream:
             raise UpstreamUnavailable(f"no connection within {timeout:g} s", sent=False) from None
         except OSError as error:
             raise UpstreamUnavailable(f"cannot connect: {error}", sent=False) from error
+        _keep_alive(connection.transport.get_extra_info("socket"))
         self._all.add(connection)
         return connection
 
@@ -213,6 +215,14 @@ def request_head(
     if head.count(b"\r") != breaks or head.count(b"\n") != breaks or b"\0" in head or b" " in target:
         raise ValueError("a request's line or header has a line break, a NUL or a space where none may be")
     return head
+
+
+def _keep_alive(sock: socket.socket) -> None:
+    """Let the kernel find out within about 30 s that the other side is gone without a word."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, option):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
 def _readable(transport: asyncio.Transport) -> bool:
