@@ -88,8 +88,10 @@ class ControlPlane:
         """A client with the administrator's rights."""
         return KubeApi(self.admin_kubeconfig)
 
-    def start(self, crds: list[dict[str, Any]] | None = None) -> None:
+    def start(self, crds: list[dict[str, Any]] | None = None, *, controllers: bool = True) -> None:
         """Start everything and return when it works, `crds` (default: those of the model) included.
+
+        Without `controllers` nothing acts on the objects: enough to read them.
 
         Raises StartError with the end of the log, or KubeError.
         """
@@ -105,7 +107,8 @@ class ControlPlane:
             with self.api() as api:
                 wait_until(api.ready, _READY_LIMIT, "Kubernetes API", (server, etcd))
                 apply_crds(api, model_crds() if crds is None else crds)
-            self._keep("kube-controller-manager", self._controller_manager_arguments())
+            if controllers:
+                self._keep("kube-controller-manager", self._controller_manager_arguments())
         except BaseException:
             self.stop()
             raise

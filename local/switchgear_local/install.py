@@ -13,7 +13,7 @@ from pathlib import Path
 
 from switchgear_model import labels, rbac
 
-from . import pki
+from . import node, pki
 from .controlplane import ControlPlane
 from .kubeapi import KubeApi, KubeError, Object, service_account_token
 from .processes import write_private
@@ -29,6 +29,18 @@ def install(control_plane: ControlPlane, api: KubeApi, namespace: str = labels.S
     ensure_region_key(api, namespace)
     for account in ACCOUNTS:
         account_kubeconfig(control_plane, api, account, namespace)
+
+
+def install_node(control_plane: ControlPlane, api: KubeApi, namespace: str = labels.SYSTEM_NAMESPACE) -> Path:
+    """Apply what the process node needs; returns the kubeconfig of its ServiceAccount. Raises KubeError."""
+    for obj in [*node.rbac_objects(namespace), *node.bootstrap_objects()]:
+        api.apply(obj)
+    return account_kubeconfig(control_plane, api, node.SERVICE_ACCOUNT, namespace)
+
+
+def node_tls(control_plane: ControlPlane) -> tuple[str, ...]:
+    """The node's arguments for serving logs."""
+    return ()
 
 
 def account_kubeconfig(control_plane: ControlPlane, api: KubeApi, account: str, namespace: str) -> Path:

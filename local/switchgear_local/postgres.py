@@ -18,7 +18,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,7 +136,8 @@ def reachable_by(account: accounts.Account, binaries: PostgresBinaries, copies: 
     target = copies / stamp
     copied = PostgresBinaries(binaries.version, target / _WHEEL / "pginstall" / "bin", binaries.source)
     if not target.exists():
-        copies.mkdir(parents=True, exist_ok=True, mode=0o755)
+        copies.mkdir(parents=True, exist_ok=True)
+        copies.chmod(0o755)
         temporary = copies / f".{stamp}.{os.getpid()}.{secrets.token_hex(4)}"
         ignore = shutil.ignore_patterns("include", "pkgconfig", "*.a")
         shutil.copytree(install, temporary / _WHEEL / "pginstall", ignore=ignore)
@@ -244,7 +245,7 @@ class PostgresServer:
     def start(self) -> None:
         """Initialise when needed, start, and return when the server answers; raises PostgresError."""
         self.initialise()
-        self._stop_orphan()
+        self.stop_orphan()
         if not processes.port_is_free(self._port):
             raise PostgresError(
                 f"Port {self._port} on 127.0.0.1, which this Postgres has used before, is taken by another program. "
@@ -262,8 +263,9 @@ class PostgresServer:
                 preexec_fn=processes.die_with_parent(signal.SIGINT),
                 **self.account.popen_args(),
             )
+        process = self._process
         try:
-            self._wait_ready()
+            self.wait_ready(lambda: f"status {process.returncode}" if process.poll() is not None else None)
         except BaseException:
             self.stop()
             raise
@@ -344,7 +346,7 @@ class PostgresServer:
             raise PostgresError(f"initdb failed: {done.stderr.strip() or done.stdout.strip()}")
         temporary.rename(self.pgdata)
 
-    def _stop_orphan(self) -> None:
+    def stop_orphan(self) -> None:
         """End a server on this very data directory that outlived whoever started it."""
         try:
             pid = int((self.pgdata / "postmaster.pid").read_text().split()[0])
@@ -359,16 +361,14 @@ class PostgresServer:
             os.kill(pid, signal.SIGINT)
             time.sleep(0.2)
 
-    def _wait_ready(self) -> None:
-        assert self._process is not None
+    def wait_ready(self, ended: Callable[[], str | None] = lambda: None) -> None:
+        """Return when the server answers; `ended` says why it never will. Raises PostgresError."""
         deadline = time.monotonic() + _START_LIMIT
         last = ""
         while time.monotonic() < deadline:
-            if self._process.poll() is not None:
-                raise PostgresError(
-                    f"Postgres ended while starting (status {self._process.returncode}):\n"
-                    f"{processes.tail(self.log_file)}"
-                )
+            reason = ended()
+            if reason is not None:
+                raise PostgresError(f"Postgres ended while starting ({reason}):\n{processes.tail(self.log_file)}")
             try:
                 with psycopg.connect(self.url, connect_timeout=5) as connection:
                     connection.execute("SELECT 1")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import secrets
 import signal
 import socket
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _LOG_TAIL_BYTES = 8192
+_PORTS_START, _PORTS_END = 15_000, 32_000
 
 
 def _load_prctl() -> Callable[..., int] | None:
@@ -47,7 +49,15 @@ def die_with_parent(sig: int) -> Callable[[], None]:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port that is free on `host` at this moment."""
+    """A TCP port that is free on `host` at this moment.
+
+    Taken from below the range that the kernel gives to outgoing connections, so that none of these holds it when a
+    server wants it again after a restart.
+    """
+    for _ in range(200):
+        port = secrets.randbelow(_PORTS_END - _PORTS_START) + _PORTS_START
+        if port_is_free(port, host):
+            return port
     with socket.socket() as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])

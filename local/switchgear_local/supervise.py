@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .accounts import Account
 from .errors import StartError
 from .processes import die_with_parent, tail
 
@@ -46,6 +47,7 @@ class Command:
     stop_signal: signal.Signals = signal.SIGTERM
     grace: float = 20.0
     parent_death_signal: signal.Signals = signal.SIGTERM
+    account: Account = field(default_factory=lambda: Account(name=""))
 
 
 class Keeper:
@@ -146,7 +148,7 @@ class Keeper:
         self.command.log_file.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(self.command.log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
-            return subprocess.Popen(
+            return subprocess.Popen(  # type: ignore[call-overload, no-any-return]
                 self.command.argv,
                 stdin=subprocess.DEVNULL,
                 stdout=fd,
@@ -155,6 +157,7 @@ class Keeper:
                 env=dict(self.command.environ),
                 start_new_session=True,
                 preexec_fn=die_with_parent(self.command.parent_death_signal),
+                **self.command.account.popen_args(),
             )
         finally:
             os.close(fd)

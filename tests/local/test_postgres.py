@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 import psycopg
@@ -46,15 +48,35 @@ def test_server_does_not_run_as_root(postgres: Postgres) -> None:
 
 def test_database_goes_with_its_active_slot(postgres: Postgres) -> None:
     database = create_database(postgres)
+    slot = f"gone_{database.name}"
     with psycopg.connect(database.url, autocommit=True) as connection:
-        connection.execute("SELECT pg_create_logical_replication_slot('gone_' || %s, 'pgoutput')", [database.name])
-    drop_database(database)
+        connection.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [slot])
+        connection.execute("CREATE PUBLICATION everything FOR ALL TABLES")
+    program = postgres.server.binaries.path("pg_recvlogical")
+    command = [program, "--start", f"--slot={slot}", f"--dbname={database.url}", "--file=-", "--no-loop"]
+    options = ["--option=proto_version=1", "--option=publication_names=everything"]
+    reader = subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 20
+        while not slot_is_active(postgres, slot):
+            assert time.monotonic() < deadline, "the slot was not taken"
+            time.sleep(0.05)
+        drop_database(database)
+    finally:
+        reader.kill()
+        reader.wait()
     with psycopg.connect(postgres.admin_url) as admin:
         left = admin.execute(
             "SELECT slot_name FROM pg_replication_slots WHERE database = %s", [database.name]
         ).fetchall()
         assert left == []
         assert admin.execute("SELECT 1 FROM pg_database WHERE datname = %s", [database.name]).fetchone() is None
+
+
+def slot_is_active(postgres: Postgres, slot: str) -> bool:
+    with psycopg.connect(postgres.admin_url) as admin:
+        row = admin.execute("SELECT active FROM pg_replication_slots WHERE slot_name = %s", [slot]).fetchone()
+    return row == (True,)
 
 
 def test_fresh_database_is_empty(database: Database) -> None:
