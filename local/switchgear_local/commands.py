@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 from . import binaries, paths, quickstart, slots
+from . import demo as demo_page
 from .controlplane import ControlPlane
 from .errors import StartError
 from .state import DataDirLock, State
@@ -42,6 +43,8 @@ def up(
     """
     if database_url is not None and not demo:
         raise StartError("--database-url belongs to --demo: `switchgear up --demo --database-url URL`.")
+    if database_url is not None and not database_url.startswith(("postgresql://", "postgres://")):
+        raise StartError("--database-url must look like postgresql://user:password@host:5432/database.")
     directory = paths.data_dir(data_dir)
     tell = say or _timed_printer()
     with _signals() as asked:
@@ -49,7 +52,7 @@ def up(
             with running(directory, tell) as region:
                 with asked.raising():
                     region.start(own_database=demo and database_url is None)
-                    summary = _demo(region, database_url, tell) if demo else []
+                    summary = _start_demo(region, database_url, tell) if demo else []
                 print("\n".join(["", *_overview(region), *summary, "", "Ctrl-C stops everything."]), flush=True)
                 asked.event.wait()
                 tell("stopping")
@@ -86,7 +89,7 @@ def kubeconfig(*, data_dir: Path | None = None) -> Path:
     return Layout(paths.data_dir(data_dir)).admin_kubeconfig
 
 
-def _demo(region: Region, database_url: str | None, say: Say) -> list[str]:
+def _start_demo(region: Region, database_url: str | None, say: Say) -> list[str]:
     url = database_url or region.own_database_url()
     with region.api() as api:
         say("applying the quickstart")
@@ -96,7 +99,8 @@ def _demo(region: Region, database_url: str | None, say: Say) -> list[str]:
     state_file = region.layout.secrets / "demo.json"
     quickstart.write_demo_state(state_file, region.edge_url, url, sync, streams)
     region.start_demo(state_file)
-    lines = quickstart.describe(sync, streams, *region.wait_for_demo())
+    region.wait_for_demo()
+    lines = quickstart.describe(sync, streams, demo_page.TABLE, demo_page.STREAM)
     return ["", *lines, "", f"Demo page       {region.demo_url}", f"The command line is logged in ({login})."]
 
 

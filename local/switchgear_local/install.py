@@ -38,11 +38,6 @@ def install_node(control_plane: ControlPlane, api: KubeApi, namespace: str = lab
     return account_kubeconfig(control_plane, api, node.SERVICE_ACCOUNT, namespace)
 
 
-def node_tls(control_plane: ControlPlane) -> tuple[str, ...]:
-    """The node's arguments for serving logs."""
-    return ()
-
-
 def account_kubeconfig(control_plane: ControlPlane, api: KubeApi, account: str, namespace: str) -> Path:
     """Write the kubeconfig of a ServiceAccount, with a token that is good for a year; returns its path."""
     token = service_account_token(api, namespace, account, TOKEN_SECONDS)

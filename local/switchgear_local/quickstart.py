@@ -33,6 +33,7 @@ DATABASE_SECRET = "quickstart-database"  # noqa: S105 - the name of an object
 SYNC = ("SyncSource", "app-production-db")
 STREAMS = ("StreamsService", "app-production-events")
 _ACTIVE_LIMIT = 180.0
+_STALLED_LIMIT = 20.0
 _POLL = 0.2
 
 
@@ -79,6 +80,7 @@ def wait_active(api: KubeApi, say: Callable[[str], None], limit: float = _ACTIVE
     """
     deadline = time.monotonic() + limit
     told: dict[str, str] = {}
+    stalled_since: dict[str, float] = {}
     done: dict[str, Service] = {}
     while len(done) < 2:
         for kind, name in (SYNC, STREAMS):
@@ -95,6 +97,10 @@ def wait_active(api: KubeApi, say: Callable[[str], None], limit: float = _ACTIVE
             if told.get(kind) != line:
                 told[kind] = line
                 say(line)
+            if not _needs_a_human(obj):
+                stalled_since.pop(kind, None)
+            elif time.monotonic() - stalled_since.setdefault(kind, time.monotonic()) > _STALLED_LIMIT:
+                raise StartError(f"The quickstart cannot become active. {line}")
         if time.monotonic() > deadline:
             raise StartError(
                 f"The quickstart was not active within {limit:.0f} s: {'; '.join(told.values())}. "
@@ -192,6 +198,11 @@ def _serves(service: Service) -> bool:
 
 def _state(obj: Mapping[str, Any]) -> str:
     return str(obj.get("status", {}).get("state", ""))
+
+
+def _needs_a_human(obj: Mapping[str, Any]) -> bool:
+    conditions = obj.get("status", {}).get("conditions", [])
+    return any(c.get("type") == "Stalled" and c.get("status") == "True" for c in conditions)
 
 
 def _summary(obj: Mapping[str, Any]) -> str:

@@ -140,10 +140,9 @@ class Region:
         assert self.database is not None
         return self.database.url
 
-    def wait_for_demo(self) -> tuple[str, str]:
-        """Wait for the demo page; the table and the stream that it shows. Raises StartError."""
+    def wait_for_demo(self) -> None:
+        """Wait for the demo page, its table and its stream. Raises StartError."""
         self._wait_for("demo", f"{self.demo_url}ready")
-        return "items", "events"
 
     def stop(self) -> None:
         """Stop everything; never raises for a part that does not stop properly."""
@@ -211,19 +210,7 @@ class Region:
         assert self.control_plane is not None
         ports = self.state.ports
         internal = f"http://{HOST}:{ports['edge-internal']}"
-        kubeconfig = self.control_plane.kubeconfig
-        node_arguments = ("-m", "switchgear_local.node", "--kubeconfig", str(kubeconfig(node.SERVICE_ACCOUNT)))
-        self._keep(
-            "node",
-            (
-                sys.executable,
-                *node_arguments,
-                "--data-dir",
-                str(self.layout.node),
-                *install.node_tls(self.control_plane),
-            ),
-            grace=_NODE_GRACE,
-        )
+        self._keep("node", node_argv(self.control_plane, self.layout.node), grace=_NODE_GRACE)
         edge = ["--host", HOST, "--port", str(ports["edge"]), "--internal-port", str(ports["edge-internal"])]
         self._keep_service("switchgear-edge", *edge, "--region-key-file", str(self.layout.region_key))
         operator = ["--namespace", labels.SYSTEM_NAMESPACE, "--region", labels.DEFAULT_REGION]
@@ -235,7 +222,7 @@ class Region:
         self._wait_for("switchgear-operator", f"http://{HOST}:{ports['operator-health']}/ready")
         self._wait_for("switchgear-api", f"{self.api_url}/ready")
         with self.api() as kube:
-            wait_until(lambda: _node_is_ready(kube), _READY_LIMIT, "process node", (self._keepers["node"],))
+            wait_until(lambda: node_is_ready(kube), _READY_LIMIT, "process node", (self._keepers["node"],))
         self.say("node, operator, edge and API are ready")
 
     def _keep_service(self, name: str, *arguments: str) -> Keeper:
@@ -249,7 +236,7 @@ class Region:
         command = Command(
             name=name,
             argv=argv,
-            environ=_environment() | {"SWITCHGEAR_DATA_DIR": str(self.layout.root)} | (extra or {}),
+            environ=child_environment() | {"SWITCHGEAR_DATA_DIR": str(self.layout.root)} | (extra or {}),
             log_file=self.layout.logs / f"{name}.log",
             grace=grace,
         )
@@ -308,6 +295,13 @@ def remove(data_dir: Path) -> None:
         file.unlink(missing_ok=True)
 
 
+def node_argv(control_plane: ControlPlane, data_dir: Path) -> tuple[str, ...]:
+    """The argument list of the process node."""
+    kubeconfig = control_plane.kubeconfig(node.SERVICE_ACCOUNT)
+    arguments = ("--kubeconfig", str(kubeconfig), "--data-dir", str(data_dir))
+    return (sys.executable, "-m", "switchgear_local.node", *arguments)
+
+
 def _program(name: str) -> tuple[str, ...]:
     """The command that runs one of our servers: its script beside this Python, else the module."""
     script = Path(sys.executable).parent / name
@@ -316,7 +310,7 @@ def _program(name: str) -> tuple[str, ...]:
     return (sys.executable, "-m", name.replace("-", "_"))
 
 
-def _environment() -> dict[str, str]:
+def child_environment() -> dict[str, str]:
     """What our processes get of the caller's environment: no credentials, none of its SWITCHGEAR_* settings."""
     passed = ("HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "USER", "SSL_CERT_FILE", "PYTHONPATH", "SWITCHGEAR_LOG_LEVEL")
     environ = {name: os.environ[name] for name in passed if name in os.environ}
@@ -333,7 +327,8 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _node_is_ready(api: KubeApi) -> bool:
+def node_is_ready(api: KubeApi) -> bool:
+    """True when the process node says that it is ready."""
     try:
         found = api.get("v1", "Node", node.NODE_NAME) or {}
     except KubeError:

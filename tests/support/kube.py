@@ -11,17 +11,17 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import lightkube
 import pytest
 
-from switchgear_local import binaries, install
+from switchgear_local import binaries, install, supervisor
 from switchgear_local.controlplane import ControlPlane
 from switchgear_local.kubeapi import KubeApi
-from switchgear_local.supervise import Keeper
+from switchgear_local.supervise import Command, Keeper, wait_until
 from switchgear_model import labels
 
 
@@ -85,6 +85,45 @@ def start_kube(data_dir: Path, *, durable: bool = False, crds: list[dict[str, An
         control_plane.stop()
         raise
     return Kube(control_plane, data_dir)
+
+
+def start_node(kube: Kube) -> Kube:
+    """Add the process node and wait until it is Ready."""
+    folder = kube.data_dir / "node"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    with kube.api() as api:
+        install.install_node(kube.control_plane, api)
+        command = Command(
+            name="node",
+            argv=supervisor.node_argv(kube.control_plane, folder),
+            environ=supervisor.child_environment(),
+            log_file=kube.data_dir / "logs" / "node.log",
+            grace=60,
+        )
+        keeper = Keeper(command, kube.data_dir / "run" / "node.pid")
+        keeper.start()
+        try:
+            wait_until(lambda: supervisor.node_is_ready(api), 60, "process node", (keeper,))
+        except BaseException:
+            keeper.stop()
+            raise
+    return replace(kube, node=keeper)
+
+
+@pytest.fixture(scope="session")
+def kube_node() -> Iterator[Kube]:
+    folder = Path(tempfile.mkdtemp(prefix="sg-kube-node-"))
+    try:
+        running = start_kube(folder)
+        try:
+            with_node = start_node(running)
+            yield with_node
+            assert with_node.node is not None
+            with_node.node.stop()
+        finally:
+            running.control_plane.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
