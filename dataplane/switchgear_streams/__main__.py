@@ -1,0 +1,64 @@
+"""`switchgear-streams`: reads the settings, serves until SIGTERM or SIGINT, stops in good order."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import sys
+
+from switchgear_model import logs
+from switchgear_streams.errors import StartError
+from switchgear_streams.service import Service
+from switchgear_streams.settings import Settings, SettingsError, load
+from switchgear_wire.listener import Server, serve
+
+log = logging.getLogger("switchgear.streams")
+
+DRAIN_SECONDS = 10.0
+
+
+def main() -> None:
+    """Exit status 0 after a signal, 2 for wrong settings, 1 when it cannot start, 70 when the disk fails."""
+    try:
+        settings = load(sys.argv[1:], os.environ)
+    except SettingsError as error:
+        for problem in error.problems:
+            print(f"switchgear-streams: {problem}", file=sys.stderr)
+        sys.exit(2)
+    logs.configure("switchgear-streams", os.environ.get("SWITCHGEAR_LOG_LEVEL", "INFO"))
+    # Long lists of plain data are made all the time and hold no cycles.
+    gc.set_threshold(50_000, 20, 50)
+    try:
+        asyncio.run(run(settings))
+    except StartError as error:
+        log.error("cannot start: %s", error)
+        sys.exit(1)
+    except OSError as error:
+        log.error("cannot start: %s", error)
+        sys.exit(1)
+
+
+async def run(settings: Settings) -> None:
+    """Serve until a signal comes."""
+    service = Service(settings)
+    service.start()
+    gc.freeze()
+    server: Server = await serve(service.handle, settings.host, settings.port, error_headers=service.error_headers)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    log.info("listening on http://%s:%d%s", settings.host, server.port, settings.root_path)
+    await stop.wait()
+    log.info("stopping")
+    service.drain()
+    await server.drain(DRAIN_SECONDS)
+    await service.stop()
+    log.info("stopped")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The protocol's decisions, pure: no clock, no disk, no socket; everything they need comes in as an argument."""

@@ -1,0 +1,417 @@
+"""The HTTP face: routes, authentication, and answers; wires the parts together and runs the periodic work.
+
+Order for every request: preflight and health first, then the secret (before anything that tells whether a stream
+exists), then the path, then the method.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable
+
+import orjson
+
+from switchgear_streams import answers, live, reads, recovery, segments
+from switchgear_streams import request as commands
+from switchgear_streams.checkpoint import Checkpointer
+from switchgear_streams.disk import Disk
+from switchgear_streams.settings import Settings
+from switchgear_streams.store import Store
+from switchgear_streams.stream import Stream
+from switchgear_streams.wal import Log, Room
+from switchgear_streams.writes import Writes
+from switchgear_wire.errors import BodyTooLarge, HttpError
+from switchgear_wire.metrics import Registry
+from switchgear_wire.request import Request
+from switchgear_wire.response import AnyResponse, FileResponse, Response, StreamResponse, Writer
+
+log = logging.getLogger("switchgear.streams")
+
+_JSON = b"content-type: application/json\r\n" + answers.NO_STORE
+# Bodies that are being received may take this much memory all together.
+_BODY_BUDGET = 256 * 1_048_576
+_SWEEP_BATCH = 1000
+_TOUCH_EVERY = 10
+_STALE_TICK = 30.0
+
+Answer = AnyResponse | Awaitable[AnyResponse]
+
+
+def wall_clock() -> int:
+    """Unix milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+class Service:
+    """One streams server over one data directory."""
+
+    def __init__(self, settings: Settings, clock: Callable[[], int] = wall_clock) -> None:
+        self.settings = settings
+        self._clock = clock
+        self._prefix = settings.root_path.encode() + b"/"
+        self._disk = Disk(settings.data_dir)
+        self._bearer = None if settings.secret is None else b"Bearer " + settings.secret
+        self._ready = False
+        self._stopping = False
+        self._bodies = 0
+        self._ticker: asyncio.Task[None] | None = None
+        self._ticked = time.monotonic()
+        self.metrics = Registry()
+        cacheable = b"private" if settings.secret is not None else b"public"
+        self._cacheable = b"cache-control: %b, max-age=60, stale-while-revalidate=300\r\n" % cacheable
+
+    # -- life --
+
+    def start(self) -> None:
+        """Recover and begin. Raises StartError, OSError."""
+        began = time.monotonic()
+        log_id = recovery.take(self._disk)
+        report = recovery.Report()
+        packs = segments.Packs(self._disk)
+        self.wal = Log(self._disk, log_id, self.settings.wal_segment_bytes, self._fatal)
+        self.store = Store(packs, self.wal, self._clock)
+        writer, covered = recovery.load_catalog(self._disk, self.store, report)
+        recovery.check_packs(self._disk, self.store, report)
+        recovery.replay(self._disk, self.store, log_id, covered, report)
+        recovery.finish(self.store)
+        self.wal.start(report.last_number, report.old)
+        self.checkpointer = Checkpointer(self.store, self._disk, writer, self._fatal, self.settings.checkpoint_bytes)
+        self._reader = reads.Reader(self.store)
+        self.hub = live.Hub(self.store, self._reader, self.settings.long_poll_timeout, self._cacheable)
+        self._writes = Writes(self.store, self._reader, self.settings.max_streams)
+        self._measure(report)
+        for line in report.damage:
+            log.error("data was damaged: %s", line)
+        if report.torn_bytes:
+            log.warning("cut %d bytes of an unfinished write from the end of the log", report.torn_bytes)
+        log.info(
+            "recovered %d streams, replayed %d records in %.2f s",
+            len(self.store.streams),
+            report.replayed,
+            time.monotonic() - began,
+        )
+        if report.replayed:
+            self.checkpointer.request()
+        self._ticker = asyncio.ensure_future(self._tick())
+        self._ready = True
+
+    def drain(self) -> None:
+        """End live reads in a retryable way; new requests are still answered."""
+        self._stopping = True
+        self._ready = False
+        self.hub.stop()
+
+    async def stop(self) -> None:
+        """After the listener is closed: make everything durable and leave nothing to replay."""
+        if self._ticker is not None:
+            self._ticker.cancel()
+        self.store.flush_touches()
+        await self.checkpointer.finish()
+        await self.wal.stop()
+        self.store.packs.close()
+        self._disk.unlock()
+
+    def _fatal(self, error: OSError) -> None:
+        """The disk does not do what it says: whatever is not acknowledged must never be."""
+        log.critical("the disk failed (%s); stopping at once, recovery will start from what is on the disk", error)
+        logging.shutdown()
+        os._exit(70)
+
+    async def _tick(self) -> None:
+        """Once a second: expiry, keep-alives, last accesses, memory."""
+        beats = 0
+        while True:
+            await asyncio.sleep(1.0)
+            beats += 1
+            try:
+                self.hub.tick()
+                self._sweep()
+                if beats % _TOUCH_EVERY == 0:
+                    self.store.flush_touches()
+                self.store.trim()
+                self._ticked = time.monotonic()
+            except Exception:
+                log.exception("periodic work failed")
+
+    def _sweep(self) -> None:
+        store = self.store
+        if store.hold is not None:
+            return
+        for stream in store.expired(self._clock(), _SWEEP_BATCH):
+            if self.wal.room(len(stream.key) + 1024, reserved=True) is not Room.OK:
+                store.watch_deadline(stream)
+                return
+            self._expired.value += 1
+            store.delete(stream, lambda: None)
+
+    def _measure(self, report: recovery.Report) -> None:
+        gauge, counter = self.metrics.gauge, self.metrics.counter
+        store, wal = self.store, self.wal
+        gauge("streams_streams", "Streams held, those kept only for forks included.", lambda: len(store.streams))
+        gauge("streams_appends_total", "Appends accepted.", lambda: store.appends)
+        gauge("streams_appended_bytes_total", "Stored bytes accepted.", lambda: store.appended_bytes)
+        gauge("streams_wal_blocks_total", "Groups written to the log.", lambda: wal.assigned)
+        gauge("streams_wal_syncs_total", "Syncs of the log.", lambda: wal.syncs)
+        gauge("streams_wal_bytes_total", "Bytes written to the log.", lambda: wal.bytes)
+        gauge("streams_wal_retained_bytes", "Bytes of the log that wait for a checkpoint.", lambda: wal.retained)
+        gauge("streams_disk_full", "1 while the log cannot grow.", lambda: wal.full)
+        gauge("streams_unsealed_bytes", "Memory that a checkpoint would free.", lambda: store.unsealed)
+        gauge("streams_checkpoints_total", "Checkpoints made.", lambda: self.checkpointer.count)
+        gauge("streams_checkpoint_seconds", "Duration of the last checkpoint.", lambda: self.checkpointer.seconds)
+        gauge("streams_packs", "Pack files.", lambda: len(store.packs.known))
+        gauge("streams_open_packs", "Open pack files.", lambda: store.packs.open_files)
+        gauge("streams_long_polls", "Long-polls waiting.", lambda: self.hub.long_polls)
+        gauge("streams_sse_subscribers", "SSE subscribers.", lambda: self.hub.subscribers)
+        gauge("streams_sse_demoted_total", "SSE subscribers that fell behind the tail.", lambda: self.hub.demoted)
+        gauge("streams_damaged_streams", "Streams quarantined at this start.", lambda: store.damaged)
+        gauge("streams_torn_bytes", "Bytes cut from the log's end at this start.", lambda: report.torn_bytes)
+        self._requests = {
+            method: counter("streams_requests_total", "Requests by method.", method=method)
+            for method in ("GET", "HEAD", "PUT", "POST", "DELETE", "other")
+        }
+        self._unauthorized = counter("streams_unauthorized_total", "Requests without the right secret.")
+        self._expired = counter("streams_expired_total", "Streams removed because their time was over.")
+
+    # -- requests --
+
+    def error_headers(self, request: Request | None) -> bytes:
+        """For answers that wire makes itself."""
+        return answers.BASE
+
+    def handle(self, request: Request) -> Answer:
+        """The handler. Fast paths answer at once or with a future."""
+        method = request.method
+        if method == "POST" and request.path.startswith(self._prefix):
+            return self._post(request)
+        if method == "OPTIONS":
+            return Response(204, answers.PREFLIGHT)
+        if not request.path.startswith(self._prefix):
+            return self._system(request)
+        requests = self._requests.get(method) or self._requests["other"]
+        requests.value += 1
+        if not self._allowed(request):
+            return self._unauthorised()
+        key = self._key(request)
+        if method == "GET":
+            return self._get(request, key)
+        if method == "HEAD":
+            return self._head(key)
+        if method == "PUT":
+            return self._put(request, key)
+        if method == "DELETE":
+            return self._writes.delete(key)
+        return self._wrong_method(b"GET, POST, PUT, DELETE, HEAD, OPTIONS")
+
+    def _allowed(self, request: Request) -> bool:
+        bearer = self._bearer
+        if bearer is None:
+            return True
+        given = request.headers.get(b"authorization", b"")
+        scheme, _, token = given.partition(b" ")
+        if scheme.lower() != b"bearer":
+            token = b""
+        return hmac.compare_digest(b"Bearer " + token.strip(), bearer)
+
+    def _unauthorised(self) -> Response:
+        self._unauthorized.value += 1
+        return answers.problem(
+            401,
+            "UNAUTHORIZED",
+            "Send the service's secret as Authorization: Bearer <secret>.",
+            b"www-authenticate: Bearer\r\n",
+        )
+
+    def _key(self, request: Request) -> bytes:
+        key = commands.stream_key(request.path, self._prefix)
+        if key is None:
+            raise HttpError(404, "NOT_FOUND", "There is no stream without a name; put one behind the root path.")
+        if key == commands.RESERVED or key.startswith(commands.RESERVED + b"/"):
+            raise HttpError(400, "SUBSCRIPTIONS_UNSUPPORTED", "Subscriptions (__ds) are not available on this server.")
+        return key
+
+    def _wrong_method(self, allow: bytes) -> Response:
+        return answers.problem(405, "METHOD_NOT_ALLOWED", "Use another method.", b"allow: %b\r\n" % allow)
+
+    # -- POST and PUT --
+
+    def _post(self, request: Request) -> Answer:
+        self._requests["POST"].value += 1
+        if not self._allowed(request):
+            return self._unauthorised()
+        key = self._key(request)
+        command = commands.append(request.headers)
+        body = request.body_now()
+        if body is None:
+            return self._post_later(request, key, command)
+        if len(body) > self.settings.max_body_bytes:
+            raise BodyTooLarge(self.settings.max_body_bytes)
+        return self._writes.append(key, command, body)
+
+    async def _post_later(self, request: Request, key: bytes, command: commands.Append) -> AnyResponse:
+        answer = self._writes.append(key, command, await self._body(request))
+        return answer if isinstance(answer, Response) else await answer
+
+    def _put(self, request: Request, key: bytes) -> Answer:
+        command = commands.create(request.headers, self._prefix)
+        location = self._location(request)
+        body = request.body_now()
+        if body is None:
+            return self._put_later(request, key, command, location)
+        if len(body) > self.settings.max_body_bytes:
+            raise BodyTooLarge(self.settings.max_body_bytes)
+        return self._writes.create(key, command, body, location)
+
+    async def _put_later(self, request: Request, key: bytes, command: commands.Create, location: bytes) -> AnyResponse:
+        answer = self._writes.create(key, command, await self._body(request), location)
+        return answer if isinstance(answer, Response) else await answer
+
+    def _location(self, request: Request) -> bytes:
+        if self.settings.public_url is not None:
+            return self.settings.public_url.encode() + request.path
+        host = request.headers.get(b"host") or b"%b:%d" % (self.settings.host.encode(), self.settings.port)
+        return b"http://" + host + request.path
+
+    async def _body(self, request: Request) -> bytes:
+        """The whole body. Raises BodyTooLarge, ClientGone, 503 when too much is being received already."""
+        limit = self.settings.max_body_bytes
+        if request.content_length is not None and request.content_length > limit:
+            raise BodyTooLarge(limit)
+        parts: list[bytes] = []
+        size = 0
+        try:
+            async for chunk in request.chunks():
+                size += len(chunk)
+                self._bodies += len(chunk)
+                if size > limit:
+                    raise BodyTooLarge(limit)
+                if self._bodies > _BODY_BUDGET:
+                    raise HttpError(
+                        503, "OVERLOADED", "Too many large bodies at once; try again.", b"retry-after: 1\r\n"
+                    )
+                parts.append(chunk)
+        finally:
+            self._bodies -= size
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    # -- GET and HEAD --
+
+    def _visible(self, key: bytes, touch: bool) -> Stream | Response:
+        """The stream as readers may see it, or the answer instead."""
+        stream = self.store.get(key)
+        if stream is None or not stream.durable_born:
+            return answers.not_found()
+        if stream.gone:
+            return answers.gone()
+        now = self._clock()
+        if stream.expired(now):
+            return answers.not_found()
+        if touch:
+            self.store.touch(stream, now)
+        return stream
+
+    def _head(self, key: bytes) -> Response:
+        stream = self._visible(key, touch=False)
+        if isinstance(stream, Response):
+            return Response(stream.status, stream.headers)
+        return answers.head(stream)
+
+    def _get(self, request: Request, key: bytes) -> Answer:
+        command = commands.read(request.query)
+        stream = self._visible(key, touch=True)
+        if isinstance(stream, Response):
+            return stream
+        try:
+            position = self._reader.position(stream, command.offset)
+            if command.live == "sse":
+                return self._sse(stream, position, command.cursor)
+            if command.live == "long-poll":
+                return self._long_poll(request, stream, position, command.cursor)
+            if command.offset is None:
+                return self._now(stream)
+            return self._catch_up(request, stream, position)
+        except OSError as error:
+            log.error("cannot read %r: %s", key, error)
+            return answers.problem(
+                503, "READ_FAILED", "The server cannot read this part of its disk.", b"retry-after: 5\r\n"
+            )
+
+    def _now(self, stream: Stream) -> Response:
+        headers = (
+            answers.BASE
+            + answers.NO_STORE
+            + answers.content_type(stream)
+            + answers.next_offset(stream, stream.visible)
+            + answers.UP_TO_DATE
+            + (answers.CLOSED if stream.visible_closed else b"")
+        )
+        return Response(200, headers, b"[]" if stream.json else b"")
+
+    def _catch_up(self, request: Request, stream: Stream, position: int, cursor: bytes = b"") -> AnyResponse:
+        found = self._reader.range(stream, position, reads.CHUNK)
+        closed = found.tail and stream.visible_closed
+        etag = answers.etag(stream, position, found.end, closed)
+        headers = answers.BASE + self._cacheable + b"etag: %b\r\n" % etag
+        if etag in request.headers.get(b"if-none-match", b"").replace(b" ", b"").split(b","):
+            self._reader.release(found.held)
+            return Response(304, headers + cursor)
+        headers += (
+            answers.content_type(stream)
+            + answers.next_offset(stream, found.end)
+            + (answers.UP_TO_DATE if found.tail else b"")
+            + (answers.CLOSED if closed else b"")
+            + cursor
+        )
+        parts = reads.json_parts(found.parts) if stream.json else found.parts
+        if not found.held:
+            return Response(200, headers, b"".join(part for part in parts if isinstance(part, bytes)))
+        return FileResponse(200, headers, parts, segments.releaser(self.store.packs, found.held))
+
+    def _long_poll(self, request: Request, stream: Stream, position: int, cursor: int | None) -> Answer:
+        if position < stream.visible:
+            line = b"stream-cursor: %d\r\n" % live.cursor_for(cursor, time.time())
+            return self._catch_up(request, stream, position, line)
+        waiting = self.hub.at(stream)
+        if stream.visible_closed or self._stopping:
+            self.hub.forget(waiting)
+            return waiting.nothing_new(cursor)
+        future = waiting.wait(cursor)
+        request.on_close(lambda: waiting.drop_waiter(future))
+        return future
+
+    def _sse(self, stream: Stream, position: int, cursor: int | None) -> AnyResponse:
+        headers = (
+            answers.BASE
+            + b"content-type: text/event-stream\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
+            + (b"" if reads.is_text(stream) else b"stream-sse-data-encoding: base64\r\n")
+        )
+        if self._stopping:
+            return answers.problem(503, "STOPPING", "The server is stopping; come back.", b"retry-after: 1\r\n")
+
+        def start(writer: Writer) -> None:
+            live.Subscriber(self.hub.at(stream), writer, position, cursor).begin()
+
+        return StreamResponse(200, headers, start)
+
+    # -- health --
+
+    def _system(self, request: Request) -> Response:
+        path = request.path
+        if path not in (b"/health", b"/ready", b"/live", b"/metrics"):
+            return answers.problem(404, "NOT_FOUND", f"Streams are below {self.settings.root_path}/.")
+        if request.method not in ("GET", "HEAD"):
+            return self._wrong_method(b"GET, HEAD, OPTIONS")
+        if path == b"/metrics":
+            headers = answers.BASE + b"content-type: text/plain; version=0.0.4; charset=utf-8\r\n" + answers.NO_STORE
+            return Response(200, headers, self.metrics.render())
+        if path == b"/live":
+            well = time.monotonic() - self._ticked < _STALE_TICK
+            return self._health(well, "alive" if well else "stuck")
+        return self._health(self._ready, "ok" if self._ready else "stopping")
+
+    @staticmethod
+    def _health(well: bool, word: str) -> Response:
+        return Response(200 if well else 503, answers.BASE + _JSON, orjson.dumps({"status": word}))

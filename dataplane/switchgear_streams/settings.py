@@ -1,0 +1,126 @@
+"""Command line and environment → settings. Every problem is found and listed at once; a flag wins over its variable."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+MIB = 1_048_576
+
+
+@dataclass(frozen=True)
+class Settings:
+    """See the flags below. Sizes in bytes, `long_poll_timeout` in seconds. `secret` None: no authentication."""
+
+    host: str
+    port: int
+    data_dir: Path
+    long_poll_timeout: float
+    root_path: str
+    public_url: str | None
+    secret: bytes | None
+    wal_segment_bytes: int
+    checkpoint_bytes: int
+    max_body_bytes: int
+    max_streams: int
+
+
+class SettingsError(Exception):
+    """`problems`: one line each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="switchgear-streams",
+        description="A durable streams server: append-only streams over HTTP, every acknowledged byte on the disk.",
+        epilog="The secret comes from --secret-file or STREAMS_SECRET, never from the command line.",
+    )
+    add = made.add_argument
+    add("--host", help="address to listen on (SWITCHGEAR_HOST; default 127.0.0.1)")
+    add("--port", help="port to listen on, 0 for any (SWITCHGEAR_PORT; default 4437)")
+    add("--data-dir", help="directory of the data, used by one process at a time (SWITCHGEAR_DATA_DIR; required)")
+    add("--long-poll-timeout-ms", help="how long a long-poll waits (default 30000)")
+    add("--root-path", help="path in front of every stream's path (default /v1/stream)")
+    add("--public-url", help="base of Location headers, such as https://streams.example.com (default: the Host header)")
+    add("--secret-file", help="file with the secret that clients send as Bearer token")
+    add("--insecure", action="store_true", help="serve everybody without a secret")
+    add("--wal-segment-bytes", help=f"size of a log segment (default {64 * MIB})")
+    add("--checkpoint-bytes", help=f"amount of new data after which it is moved into packs (default {32 * MIB})")
+    add("--max-body-bytes", help=f"largest request body (default {32 * MIB})")
+    add("--max-streams", help="most streams that this server holds (default 2000000)")
+    return made
+
+
+def load(argv: Sequence[str], environment: Mapping[str, str]) -> Settings:
+    """Raises SettingsError with all problems; SystemExit for --help and unknown flags."""
+    given = parser().parse_args(argv)
+    problems: list[str] = []
+
+    def whole(flag: str, raw: str | None, default: int, low: int, high: int) -> int:
+        if raw is None or raw == "":
+            return default
+        if not raw.isascii() or not raw.isdigit() or not low <= int(raw) <= high:
+            problems.append(f"{flag} must be a whole number from {low} to {high}, not {raw!r}")
+            return default
+        return int(raw)
+
+    data_dir = given.data_dir or environment.get("SWITCHGEAR_DATA_DIR")
+    if not data_dir:
+        problems.append("--data-dir (or SWITCHGEAR_DATA_DIR) is required: where the data is kept")
+    root = given.root_path if given.root_path is not None else "/v1/stream"
+    if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", root) or "/." in root:
+        problems.append(f"--root-path must be like /v1/stream, without / at its end, not {root!r}")
+    public_url = given.public_url or None
+    if public_url is not None and not re.fullmatch(r"https?://[^/?#\s]+(/[^?#\s]*)?", public_url):
+        problems.append(f"--public-url must be like https://host or https://host/base, not {public_url!r}")
+    secret = _secret(given.secret_file, given.insecure, environment, problems)
+    segment = whole("--wal-segment-bytes", given.wal_segment_bytes, 64 * MIB, 256 * 1024, 4096 * MIB)
+    max_body = whole("--max-body-bytes", given.max_body_bytes, min(32 * MIB, segment // 4), 1, 1024 * MIB)
+    if max_body > segment // 2:
+        problems.append("--max-body-bytes must be at most half of --wal-segment-bytes")
+    settings = Settings(
+        host=given.host or environment.get("SWITCHGEAR_HOST") or "127.0.0.1",
+        port=whole("--port", given.port or environment.get("SWITCHGEAR_PORT"), 4437, 0, 65535),
+        data_dir=Path(data_dir or "."),
+        long_poll_timeout=whole("--long-poll-timeout-ms", given.long_poll_timeout_ms, 30_000, 1, 3_600_000) / 1000,
+        root_path=root,
+        public_url=None if public_url is None else public_url.rstrip("/"),
+        secret=secret,
+        wal_segment_bytes=segment,
+        checkpoint_bytes=whole("--checkpoint-bytes", given.checkpoint_bytes, 32 * MIB, 1024, 4096 * MIB),
+        max_body_bytes=max_body,
+        max_streams=whole("--max-streams", given.max_streams, 2_000_000, 1, 100_000_000),
+    )
+    if problems:
+        raise SettingsError(problems)
+    return settings
+
+
+def _secret(file: str | None, insecure: bool, environment: Mapping[str, str], problems: list[str]) -> bytes | None:
+    variable = environment.get("STREAMS_SECRET")
+    ways = sum((file is not None, variable is not None, insecure))
+    if ways != 1:
+        problems.append("give exactly one of --secret-file, STREAMS_SECRET and --insecure")
+        return None
+    if insecure:
+        return None
+    if file is not None:
+        try:
+            secret = Path(file).read_bytes().strip()
+        except OSError as error:
+            problems.append(f"--secret-file cannot be read: {error.strerror}")
+            return None
+    else:
+        secret = (variable or "").strip().encode()
+    if not secret:
+        problems.append("the secret is empty")
+    elif any(byte <= 0x20 or byte >= 0x7F for byte in secret):
+        problems.append("the secret must consist of visible ASCII characters")
+    return secret

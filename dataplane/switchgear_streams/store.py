@@ -1,0 +1,442 @@
+"""All streams of one process, and every change to them: accepted in memory and put on the log, applied when durable.
+
+What it must not do: HTTP, or decide whether a change is allowed (`writes` does, with `rules/`).
+Invariants: changes of a stream reach the log in the order in which they were accepted; readers' view (`visible`) moves
+only in `durable`; `apply_deletion` is a function of log order alone, so that recovery ends where the server was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+from array import array
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+from switchgear_streams import catalog, records
+from switchgear_streams.segments import Packs
+from switchgear_streams.stream import Stream, from_meta
+from switchgear_streams.wal import Log, Room
+from switchgear_wire.response import Response
+
+log = logging.getLogger("switchgear.streams.store")
+
+# Streams that are kept unpacked in memory though nothing happens to them.
+MAX_IDLE_HYDRATED = 20_000
+
+
+class AppendEntry:
+    """Appends (and a close) to one stream within one block."""
+
+    __slots__ = (
+        "answers",
+        "closes",
+        "end",
+        "extra",
+        "lengths",
+        "payload",
+        "pieces",
+        "start",
+        "store",
+        "stream",
+        "time",
+    )
+
+    def __init__(self, store: Store, stream: Stream, time: int) -> None:
+        self.store = store
+        self.stream = stream
+        self.time = time
+        self.start = self.end = stream.end
+        self.pieces: list[bytes] = []
+        self.lengths: list[int] = []
+        self.extra: dict[str, Any] = {}
+        self.closes = False
+        self.payload = b""
+        self.answers: list[tuple[asyncio.Future[Response], Response]] = []
+
+    def encode(self) -> list[bytes]:
+        stream = self.stream
+        stream.entry = None
+        pieces = self.pieces
+        self.payload = payload = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return records.encode(
+            records.APPEND, stream.key, stream.generation, self.start, self.time, self.extra, self.lengths, payload
+        )
+
+    def durable(self) -> None:
+        stream = self.stream
+        stream.visible = self.end
+        if self.closes:
+            stream.visible_closed = True
+        if stream.live is not None:
+            stream.live.publish(self.start, self.payload)
+        for future, response in self.answers:
+            if not future.done():
+                future.set_result(response)
+
+
+class ChangeEntry:
+    """A creation, deletion or touch."""
+
+    __slots__ = ("_done", "_kind", "_payload", "_record", "stream")
+
+    def __init__(self, stream: Stream, kind: int, time: int, extra: dict[str, Any], payload: bytes) -> None:
+        self.stream = stream
+        self._kind = kind
+        self._record = (time, extra)
+        self._payload = payload
+        self._done: list[Callable[[], None]] = []
+
+    def then(self, done: Callable[[], None]) -> None:
+        self._done.append(done)
+
+    def encode(self) -> list[bytes]:
+        stream, (time, extra) = self.stream, self._record
+        lengths = (len(self._payload),) if self._payload else ()
+        return records.encode(
+            self._kind, stream.key, stream.generation, stream.base, time, extra, lengths, self._payload
+        )
+
+    def durable(self) -> None:
+        for done in self._done:
+            done()
+
+
+class Store:
+    """See the module."""
+
+    def __init__(self, packs: Packs, wal: Log, clock: Callable[[], int]) -> None:
+        self.packs = packs
+        self.log = wal
+        self.clock = clock
+        """Unix milliseconds."""
+        self.streams: dict[bytes, Stream | bytes] = {}
+        self.next_generation = 1
+        self.dirty: dict[Stream, None] = {}
+        """Streams that changed since the last checkpoint."""
+        self.removed: dict[bytes, None] = {}
+        """Keys that the catalogue may know and that are gone."""
+        self.touched: dict[Stream, None] = {}
+        """Streams whose last access is newer than what is on the disk."""
+        self.hydrated: dict[bytes, None] = {}
+        self.unsealed = 0
+        """Bytes of memory (about) that a checkpoint would free."""
+        self.on_pressure: Callable[[], None] = lambda: None
+        self.pressure_bytes = 0
+        self.deadlines: list[tuple[int, bytes]] = []
+        self.leaving = 0
+        """Deletions on their way to the disk."""
+        self.hold: asyncio.Future[None] | None = None
+        """Set while a checkpoint waits for deletions under way: no new one may begin."""
+        self.damaged = 0
+        self.appends = 0
+        self.appended_bytes = 0
+
+    # -- looking up --
+
+    def get(self, key: bytes) -> Stream | None:
+        """The stream at a key, soft-deleted and not yet durable ones included."""
+        found = self.streams.get(key)
+        if found is None or type(found) is Stream:
+            return found
+        return self._hydrate(key, found)  # type: ignore[arg-type]
+
+    def _hydrate(self, key: bytes, body: bytes) -> Stream:
+        stream = catalog.unpack_body(body)
+        self.streams[key] = stream
+        self.hydrated[key] = None
+        return stream
+
+    def pack_away(self, stream: Stream) -> None:
+        """Keep an idle stream as bytes."""
+        if stream.idle and self.streams.get(stream.key) is stream:
+            self.streams[stream.key] = catalog.pack_body(
+                stream.generation, stream.deadline(), stream.key, stream.runs, stream.meta()
+            )
+            self.hydrated.pop(stream.key, None)
+
+    def trim(self) -> None:
+        """Pack away the longest unpacked idle streams beyond the bound."""
+        excess = len(self.hydrated) - MAX_IDLE_HYDRATED
+        if excess <= 0:
+            return
+        for key in list(self.hydrated)[:excess]:
+            found = self.streams.get(key)
+            if type(found) is Stream:
+                self.pack_away(found)
+                if key in self.hydrated:  # busy: look again later
+                    self.hydrated[key] = self.hydrated.pop(key)
+            else:
+                self.hydrated.pop(key, None)
+
+    # -- marking --
+
+    def mark(self, stream: Stream) -> None:
+        if not stream.dirty:
+            stream.dirty = True
+            self.dirty[stream] = None
+            self.unsealed += 512
+
+    def touch(self, stream: Stream, now: int) -> None:
+        """An access that resets a sliding lifetime. Durable within seconds (`flush_touches`)."""
+        if stream.ttl is not None:
+            stream.touched = now
+            if not stream.touch_dirty:
+                stream.touch_dirty = True
+                self.touched[stream] = None
+
+    def watch_deadline(self, stream: Stream) -> None:
+        deadline = stream.deadline()
+        if deadline is not None:
+            heapq.heappush(self.deadlines, (deadline, stream.key))
+
+    # -- changes --
+
+    def create(self, stream: Stream, stored: bytes, close: bool, done: Callable[[], None]) -> None:
+        """Take a new stream with its first bytes. Room must have been asked for."""
+        meta = orjson.loads(stream.meta())
+        extra: dict[str, Any] = {"m": meta}
+        if close:
+            extra["c"] = True
+        self._insert(stream, stored, close)
+        self.next_generation = max(self.next_generation, stream.generation + 1)
+        entry = ChangeEntry(stream, records.CREATE, stream.created, extra, stored)
+        born = stream.end
+        entry.then(lambda: self._born(stream, born, close))
+        entry.then(done)
+        self._submit(entry, stream, len(stored) + len(orjson.dumps(meta)) + 64)
+
+    def _insert(self, stream: Stream, stored: bytes, close: bool) -> None:
+        self.streams[stream.key] = stream
+        self.hydrated[stream.key] = None
+        if stream.fork is not None:
+            source = self.get(stream.fork.source)
+            if source is not None and source.generation == stream.fork.source_generation:
+                source.refs += 1
+                self.mark(source)
+        if stored:
+            stream.take(stored)
+            self.unsealed += len(stored)
+        stream.closed = close
+        self.mark(stream)
+        self.watch_deadline(stream)
+
+    @staticmethod
+    def _born(stream: Stream, end: int, closed: bool) -> None:
+        stream.durable_born = True
+        stream.visible = end
+        stream.visible_closed = closed
+
+    def append(
+        self,
+        stream: Stream,
+        stored: bytes,
+        *,
+        close: bool,
+        extra: dict[str, Any] | None,
+        future: asyncio.Future[Response],
+        answer: Callable[[], Response],
+    ) -> None:
+        """Take an append and/or close whose rules were checked; `answer` is asked for once it has been accepted."""
+        entry = stream.entry
+        size = len(stored) + (64 if extra is None else 256 + len(orjson.dumps(extra)))
+        if entry is None:
+            entry = stream.entry = AppendEntry(self, stream, self.clock())
+            stream.last_block = self.log.pending_number
+            self.log.submit(entry, size + len(stream.key) + records.OVERHEAD)
+        else:
+            self.log.grow(size)
+        if stored:
+            stream.take(stored)
+            entry.pieces.append(stored)
+            entry.lengths.append(len(stored))
+            entry.end = stream.end
+            self.unsealed += len(stored) + 16
+            self.appends += 1
+            self.appended_bytes += len(stored)
+        if extra is not None:
+            self._note(stream, entry.extra, extra)
+        if close:
+            stream.closed = entry.closes = True
+            entry.extra["c"] = True
+        entry.answers.append((future, answer()))
+        if not stream.dirty:
+            self.mark(stream)
+        if self.unsealed >= self.pressure_bytes:
+            self.on_pressure()
+
+    def _note(self, stream: Stream, into: dict[str, Any], extra: dict[str, Any]) -> None:
+        """Producer state, Stream-Seq and the closing tuple, in memory and in the record."""
+        for name, value in extra.items():
+            if name == "p":
+                into.setdefault("p", {}).update(value)
+            else:
+                into[name] = value
+        note(stream, extra)
+
+    def delete(self, stream: Stream, done: Callable[[], None]) -> None:
+        """Delete, or keep for the forks. Until it is durable, readers still have it and writers wait."""
+        assert self.hold is None
+        stream.leaving = asyncio.get_running_loop().create_future()
+        self.leaving += 1
+        extra = {"soft": True} if stream.refs else {}
+        entry = ChangeEntry(stream, records.DELETE, self.clock(), extra, b"")
+        entry.then(lambda: self._left(stream, bool(extra)))
+        entry.then(done)
+        self._submit(entry, stream, 64)
+
+    def _left(self, stream: Stream, soft: bool) -> None:
+        leaving, stream.leaving = stream.leaving, None
+        self.leaving -= 1
+        self.apply_deletion(stream, soft)
+        if stream.live is not None:
+            stream.live.deleted()
+        if leaving is not None and not leaving.done():
+            leaving.set_result(None)
+
+    def _submit(self, entry: ChangeEntry, stream: Stream, size: int) -> None:
+        # A later append of the same stream must not join an entry that stands before this one.
+        stream.entry = None
+        stream.last_block = self.log.pending_number
+        self.log.submit(entry, size + len(stream.key) + records.OVERHEAD)
+        if self.unsealed >= self.pressure_bytes:
+            self.on_pressure()
+
+    def flush_touches(self) -> None:
+        """Put the last accesses on the log."""
+        if not self.touched:
+            return
+        streams, self.touched = self.touched, {}
+        for stream in streams:
+            stream.touch_dirty = False
+            if self.streams.get(stream.key) is not stream or stream.leaving is not None:
+                continue
+            if self.log.room(len(stream.key) + records.OVERHEAD + 64, reserved=True) is not Room.OK:
+                return
+            self.mark(stream)
+            self._submit(ChangeEntry(stream, records.TOUCH, stream.touched, {}, b""), stream, 64)
+
+    def expired(self, now: int, most: int) -> list[Stream]:
+        """At most `most` streams whose time is over."""
+        found: list[Stream] = []
+        while self.deadlines and self.deadlines[0][0] <= now and len(found) < most:
+            _, key = heapq.heappop(self.deadlines)
+            stream = self.get(key)
+            if stream is None or stream.gone or stream.leaving is not None:
+                continue
+            if stream.expired(now):
+                found.append(stream)
+            else:
+                self.watch_deadline(stream)
+        return found
+
+    # -- also used by recovery --
+
+    def apply_deletion(self, stream: Stream, soft: bool) -> None:
+        """What a deletion record does, in log order."""
+        if soft and stream.refs:
+            stream.gone = True
+            stream.producers = None
+            self.mark(stream)
+            return
+        self._remove(stream)
+
+    def _remove(self, stream: Stream) -> None:
+        lost: Stream | None = stream
+        while lost is not None:
+            if self.streams.get(lost.key) is lost:
+                del self.streams[lost.key]
+                self.hydrated.pop(lost.key, None)
+                self.removed[lost.key] = None
+            self.dirty.pop(lost, None)
+            lost.dirty = False
+            self.packs.drop(lost.runs)
+            lost.runs = []
+            lost.gone = True
+            lost = self._unreferenced(lost)
+
+    def _unreferenced(self, fork: Stream) -> Stream | None:
+        """The source of a removed fork, if nothing needs it any more."""
+        if fork.fork is None:
+            return None
+        source = self.get(fork.fork.source)
+        if source is None or source.generation != fork.fork.source_generation:
+            return None
+        source.refs -= 1
+        self.mark(source)
+        return source if source.gone and source.refs <= 0 else None
+
+    def replay(self, record: records.Record) -> str | None:
+        """Apply one record at start. Returns a complaint if it does not fit (a part of the log was lost)."""
+        if record.kind == records.CREATE:
+            self._replay_create(record)
+            return None
+        stream = self.get(record.key)
+        if stream is None or stream.generation != record.generation:
+            return None if record.kind != records.APPEND else "append to an unknown stream"
+        if record.kind == records.DELETE:
+            self.apply_deletion(stream, bool(record.extra.get("soft")))
+            return None
+        stream.touched = max(stream.touched, record.time)
+        self.mark(stream)
+        if record.kind == records.TOUCH:
+            return None
+        complaint = None
+        if record.start > stream.end:
+            complaint = f"bytes {stream.end} to {record.start} are missing"
+            self.damage(stream, stream.end, record.start)
+        if record.start + len(record.payload) >= stream.end:
+            self._replay_append(stream, record)
+        return complaint
+
+    def _replay_create(self, record: records.Record) -> None:
+        stream = from_meta(record.key, record.generation, record.extra["m"])
+        stream.end = stream.visible = stream.tail_start = stream.base
+        old = self.get(record.key)
+        if old is not None:  # its deletion was in a part of the log that was lost
+            self._remove(old)
+        self._insert(stream, record.payload, bool(record.extra.get("c")))
+        self.next_generation = max(self.next_generation, stream.generation + 1)
+        stream.visible, stream.visible_closed = stream.end, stream.closed
+
+    def _replay_append(self, stream: Stream, record: records.Record) -> None:
+        if record.start == stream.end and record.payload:
+            stream.tail += record.payload
+            for length in record.lengths:
+                stream.end += length
+                stream.marks.append(stream.end)
+            self.unsealed += len(record.payload)
+        note(stream, record.extra)
+        if record.extra.get("c"):
+            stream.closed = stream.visible_closed = True
+        stream.visible = stream.end
+
+    def damage(self, stream: Stream, start: int, end: int) -> None:
+        """Positions [start, end) are lost: readers are told, writers refused, the rest stays readable."""
+        if stream.damage is None:
+            self.damaged += 1
+            stream.damage = (start, end)
+        else:
+            stream.damage = (stream.damage[0], max(end, stream.damage[1]))
+        if end > stream.end:  # fill the hole, so that positions stay true; no reader gets these bytes
+            stream.tail += bytes(end - stream.end)
+            stream.end = end
+            stream.marks = array("Q", [*stream.marks, end])
+        stream.visible = stream.end
+        self.mark(stream)
+
+
+def note(stream: Stream, extra: dict[str, Any]) -> None:
+    """Apply a record's producer state, Stream-Seq and closing tuple."""
+    if "p" in extra:
+        if stream.producers is None:
+            stream.producers = {}
+        for name, (epoch, seq) in extra["p"].items():
+            stream.producers[name] = (epoch, seq)
+    if "q" in extra:
+        stream.seq = extra["q"]
+    if "by" in extra:
+        stream.closed_by = tuple(extra["by"])
