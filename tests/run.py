@@ -49,7 +49,7 @@ def run(options: list[str], counts: dict[str, int]) -> int:
         [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", *options], cwd=ROOT, check=False
     ).returncode
     if report.exists():
-        for suite in ET.parse(report).getroot().iter("testsuite"):  # noqa: S314 - written by our own pytest
+        for suite in ET.parse(report).getroot().iter("testsuite"):
             number = {key: int(suite.get(key, "0")) for key in ("tests", "failures", "errors", "skipped")}
             failed = number["failures"] + number["errors"]
             counts["failed"] += failed

@@ -38,7 +38,9 @@ def postgres_15() -> Path | None:
 
 def chromium() -> str | None:
     """The path of a Chromium, if there is one."""
-    return next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+    return next(
+        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+    )
 
 
 def apt(arguments: list[str]) -> None:
