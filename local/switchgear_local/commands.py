@@ -18,7 +18,7 @@ from types import FrameType
 from . import binaries, paths, quickstart, slots
 from . import demo as demo_page
 from .controlplane import ControlPlane
-from .errors import StartError
+from .errors import LocalError, StartError
 from .state import DataDirLock, State
 from .supervisor import SIGNALS, Layout, Region, remove, running
 
@@ -129,13 +129,18 @@ def _wipe(directory: Path, say: Say) -> None:
 
 def _drop_foreign_slots(layout: Layout, say: Say) -> list[str]:
     """Look the SyncSources up in the stopped region's API server, started once more for it, and drop their slots."""
-    control_plane = ControlPlane(layout.control_plane, binaries.ensure(say), say=say)
-    control_plane.start(controllers=False)
+    say("looking for replication slots on databases that are not the region's")
     try:
-        with control_plane.api() as api:
-            found = slots.sources(api)
-    finally:
-        control_plane.stop()
+        control_plane = ControlPlane(layout.control_plane, binaries.ensure(say), say=say)
+        control_plane.start(controllers=False)
+        try:
+            with control_plane.api() as api:
+                found = slots.sources(api)
+        finally:
+            control_plane.stop()
+    except LocalError as error:
+        known = layout.foreign_slots.read_text().splitlines() if layout.foreign_slots.exists() else []
+        return [f"the region's objects cannot be read: {error}", *(f"LEFT: {line}" for line in known)]
     return slots.drop(slots.foreign(found, _own_postgres_port(layout)))
 
 

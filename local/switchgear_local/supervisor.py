@@ -56,6 +56,7 @@ class Layout:
         self.logs = data_dir / "logs"
         self.run = data_dir / "run"
         self.warnings = data_dir / "stopped.txt"
+        self.foreign_slots = data_dir / "foreign-slots.txt"
 
     @property
     def admin_kubeconfig(self) -> Path:
@@ -149,7 +150,7 @@ class Region:
         warn = self._sources_to_warn_of()
         self._stop_keepers([name for name in self._keepers if name not in ("node", "postgres")])
         self._stop_keepers(["node"])
-        warnings = slots.retained(warn)
+        warnings = slots.retained(warn or [])
         if self.control_plane is not None:
             self.control_plane.stop()
         if self._database_started is not None:
@@ -161,6 +162,8 @@ class Region:
             self.say(f"WARNING: {warning}")
         if warnings:
             write_private(self.layout.warnings, "\n".join(warnings) + "\n")
+        if warn is not None:
+            write_private(self.layout.foreign_slots, "".join(f"{s.slot} on {s.place}\n" for s in warn))
 
     def _end_orphans(self) -> None:
         """End what an earlier `up` left when it was killed. Pods stay: the node takes them over."""
@@ -257,14 +260,15 @@ class Region:
         for name in names:
             self._keepers.pop(name, None)
 
-    def _sources_to_warn_of(self) -> list[slots.Source]:
+    def _sources_to_warn_of(self) -> list[slots.Source] | None:
+        """The sync sources on foreign databases; None when the API server cannot say."""
         if self.control_plane is None or "kube-apiserver" not in self.control_plane.keepers:
-            return []
+            return None
         try:
             with self.api() as api:
                 found = slots.sources(api)
         except (KubeError, OSError):
-            return []
+            return None
         return slots.foreign(found, self.database.port if self.database is not None else None)
 
 
@@ -291,7 +295,7 @@ def remove(data_dir: Path) -> None:
     # Named one by one: the directory may be someone's own, with other things in it.
     for entry in ("postgres", "postgres-binaries", "node", "secrets", "logs", "run", "control-plane"):
         shutil.rmtree(data_dir / entry, ignore_errors=True)
-    for file in (layout.warnings, layout.state):
+    for file in (layout.warnings, layout.foreign_slots, layout.state):
         file.unlink(missing_ok=True)
 
 
