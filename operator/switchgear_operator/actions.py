@@ -70,6 +70,7 @@ class StartProbe:
     """Checks the database in the background; the result is in the next snapshot."""
 
     uid: str
+    service_id: str
     url: str = field(repr=False)
     publishes: bool
 
@@ -112,7 +113,7 @@ QUIET = (StartProbe, StartCleanup, Emit)
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """`status` None: leave it. `again`: seconds after which to look again whatever happens. `needs`: decide again with these."""
+    """`status` None: leave it. `again`: seconds until the next look. `needs`: decide again once these are observed."""
 
     actions: tuple[Action, ...] = ()
     status: Status | None = None

@@ -33,8 +33,8 @@ class RetryLater(Exception):
 
 def backoff(failures: int, jitter: float) -> float:
     """Seconds to wait after the n-th failure in a row; `jitter` in [0, 1)."""
-    ceiling = min(BACKOFF_MAX, BACKOFF_FIRST * 2 ** min(failures, 16))
-    return ceiling * (0.25 + 0.75 * jitter)
+    ceiling = min(BACKOFF_MAX, BACKOFF_FIRST * 2.0 ** min(failures, 16))
+    return float(ceiling * (0.25 + 0.75 * jitter))
 
 
 class WorkQueue(Generic[K]):
