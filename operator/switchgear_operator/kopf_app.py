@@ -43,7 +43,8 @@ def settings() -> kopf.OperatorSettings:
     chosen.queueing.worker_limit = 50
     chosen.posting.enabled = False
     chosen.posting.loggers = False
-    chosen.persistence.finalizer = labels.FINALIZER
+    # Not our own finalizer: kopf takes away the one it thinks is its own, as no handler of it needs one.
+    chosen.persistence.finalizer = f"{labels.GROUP}/kopf-has-none"
     chosen.execution.max_workers = 2
     chosen.process.ultimate_exiting_timeout = 15
     for group, version, plural, _ in _CHILDREN:
