@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -119,11 +119,15 @@ def _wipe(directory: Path, say: Say) -> None:
     if not layout.state.exists() and not layout.control_plane.exists():
         say(f"nothing to remove in {directory}")
         return
-    with DataDirLock(directory).held():
+    lock = DataDirLock(directory)
+    with lock.held():
         if layout.admin_kubeconfig.exists():
             for line in _drop_foreign_slots(layout, say):
                 say(line)
         remove(directory)
+        lock.remove()
+        with suppress(OSError):  # not empty: someone keeps other things there
+            directory.rmdir()
     say(f"removed the region's state in {directory}")
 
 

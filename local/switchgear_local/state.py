@@ -85,15 +85,8 @@ class DataDirLock:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Own the directory. Raises BusyError at once when someone else does."""
-        fd = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o600)
+        fd = self._lock()
         try:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise BusyError(
-                    f"A region already runs on {self.file.parent} (process {self.owner() or 'unknown'}). "
-                    "Stop it with `switchgear down`, or give another --data-dir."
-                ) from None
             os.ftruncate(fd, 0)
             os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
             try:
@@ -128,11 +121,35 @@ class DataDirLock:
             time.sleep(0.1)
         return True
 
+    def remove(self) -> None:
+        """Remove the file, by whoever holds the lock; it stays held until the block ends."""
+        self.file.unlink(missing_ok=True)
+
+    def _lock(self) -> int:
+        for _ in range(10):
+            fd = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if self.file.exists() and os.path.samestat(os.fstat(fd), self.file.stat()):
+                    return fd
+            except BlockingIOError:
+                os.close(fd)
+                break
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)  # removed by whoever held it before: what we locked is nobody's lock any more
+        raise BusyError(
+            f"A region already runs on {self.file.parent} (process {self.owner() or 'unknown'}). "
+            "Stop it with `switchgear down`, or give another --data-dir."
+        )
+
     def _read_pid(self) -> int:
         # Between taking the lock and writing the number there is a moment without one.
         for _ in range(20):
-            text = self.file.read_text().strip()
-            if text.isdigit():
-                return int(text)
+            with contextlib.suppress(FileNotFoundError):
+                text = self.file.read_text().strip()
+                if text.isdigit():
+                    return int(text)
             time.sleep(0.05)
         return 0

@@ -286,7 +286,7 @@ def running(data_dir: Path, say: Say) -> Iterator[Region]:
 
 
 def remove(data_dir: Path) -> None:
-    """Remove a stopped region's state, its Postgres included, but for the lock file that is held meanwhile."""
+    """Remove a stopped region's state, its Postgres included; not the lock file, which is held meanwhile."""
     layout = Layout(data_dir)
     with suppress(StartError):
         folder = State.load(layout.state).postgres_dir

@@ -73,7 +73,7 @@ def test_wipe_drops_foreign_slots_and_removes_everything(layout: Layout, own_dat
         assert connection.execute("SELECT count(*) FROM pg_publication").fetchone() == (0,)
         query = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = %s"
         assert connection.execute(query, [ids.slot_name(SERVICE)]).fetchone() == (0,)
-    assert {entry.name for entry in layout.root.iterdir()} == {"lock", "mine.txt"}
+    assert {entry.name for entry in layout.root.iterdir()} == {"mine.txt"}
     assert any(line.startswith(f"dropped {ids.slot_name(SERVICE)}") for line in told)
     assert database.postgres.server.password not in "\n".join(told)
 
@@ -87,4 +87,4 @@ def test_wipe_of_a_damaged_region_says_what_is_left(layout: Layout) -> None:
     assert commands.down(data_dir=layout.root, wipe=True, say=told.append) == 0
     assert "LEFT: electric_slot_x on db.example.com:5432/app" in told
     assert any("cannot be read" in line for line in told)
-    assert not layout.control_plane.exists()
+    assert not layout.root.exists()
