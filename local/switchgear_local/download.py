@@ -10,6 +10,7 @@ import hashlib
 import socket
 import tarfile
 import threading
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -23,6 +24,7 @@ _PROBE_LIMIT = 2.0
 _READ_LIMIT = 60.0
 _MAX_BYTES = 512 * 1024 * 1024
 _CHUNK = 1 << 20
+_HEARTBEAT = 10.0
 
 
 def fetch(program: Program, target: Path, progress: Callable[[str], None], environ: Mapping[str, str]) -> None:
@@ -34,7 +36,7 @@ def fetch(program: Program, target: Path, progress: Callable[[str], None], envir
     progress(f"downloading {program.name} {program.version} from {host}")
     part = target.with_name(target.name + ".download")
     try:
-        digest = _save(url, part)
+        digest = _save(url, part, progress)
         expected = _published_checksum(program, url)
         if digest != expected:
             raise BinariesError(f"{url} has the SHA-256 {digest}, published is {expected}")
@@ -100,9 +102,10 @@ def _text(url: str) -> str:
     return text
 
 
-def _save(url: str, path: Path) -> str:
+def _save(url: str, path: Path, progress: Callable[[str], None]) -> str:
     digest = hashlib.sha256()
     size = 0
+    said = time.monotonic()
     with urllib.request.urlopen(url, timeout=_READ_LIMIT) as answer, path.open("wb") as file:  # noqa: S310
         while chunk := answer.read(_CHUNK):
             size += len(chunk)
@@ -110,6 +113,9 @@ def _save(url: str, path: Path) -> str:
                 raise BinariesError(f"{url} is larger than {_MAX_BYTES} bytes")
             digest.update(chunk)
             file.write(chunk)
+            if time.monotonic() - said > _HEARTBEAT:
+                said = time.monotonic()
+                progress(f"downloading … {size >> 20} MiB")
     return digest.hexdigest()
 
 
