@@ -136,8 +136,13 @@ class Cluster:
         answer = answer if isinstance(answer, dict) else {}
         if response.status_code >= 400 and response.status_code not in allow:
             message = str(answer.get("message") or f"The Kubernetes API answered {response.status_code}.")
-            raise ClusterError(response.status_code, str(answer.get("reason") or ""), message)
+            raise ClusterError(_status(response.status_code, message), str(answer.get("reason") or ""), message)
         return response.status_code, answer
+
+
+def _status(status: int, message: str) -> int:
+    """The API server answers 500 to an apply with a field that the schema does not have: that is the file's fault."""
+    return 422 if status == 500 and "failed to create typed patch object" in message else status
 
 
 def find(kubeconfig: Path | None, data_dir: Path | None) -> Path | None:

@@ -48,7 +48,12 @@ def apply(
     *,
     filename: Annotated[
         list[str],
-        Parameter(name=("-f", "--filename"), help="File, directory or `-` for stdin; may be repeated.", negative=()),
+        Parameter(
+            name=("-f", "--filename"),
+            help="File, directory or `-` for stdin; may be repeated.",
+            negative=(),
+            allow_leading_hyphen=True,
+        ),
     ],
     namespace: Annotated[
         str | None, Parameter(name=("-n", "--namespace"), help="For objects that name no namespace.")

@@ -34,7 +34,8 @@ def up(
         str | None,
         Parameter(
             help="Database for the demo instead of its own; `-` reads it from stdin. Other users of the machine can "
-            "see a command line: prefer --database-url-env."
+            "see a command line: prefer --database-url-env.",
+            allow_leading_hyphen=True,
         ),
     ] = None,
     database_url_env: Annotated[

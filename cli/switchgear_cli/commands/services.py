@@ -51,7 +51,8 @@ def create_postgres(
         str | None,
         Parameter(
             help="URL of the database; `-` reads it from stdin. Other users of the machine can see a command line: "
-            "prefer --database-url-env or --database-secret."
+            "prefer --database-url-env or --database-secret.",
+            allow_leading_hyphen=True,
         ),
     ] = None,
     database_url_env: Annotated[str | None, Parameter(help="Environment variable that holds the URL.")] = None,
