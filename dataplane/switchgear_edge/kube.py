@@ -132,7 +132,9 @@ class KubeReader:
         self._access = access
         self._http = Upstream(ssl=access.tls, server_hostname=access.server_name)
 
-    async def list(self, path: str, **query: str) -> tuple[list[dict[str, Any]], str]:
+    async def list(
+        self, path: str, query: Mapping[str, str], *, page_size: int = 500
+    ) -> tuple[list[dict[str, Any]], str]:
         """All objects, page by page and each page at one version, and the resourceVersion to watch from.
 
         Raises KubeApiError, UpstreamError.
@@ -140,7 +142,7 @@ class KubeReader:
         items: list[dict[str, Any]] = []
         more: dict[str, str] = {}
         while True:
-            response = await self._get(path, {**query, "limit": "500", **more}, 30.0)
+            response = await self._get(path, {**query, "limit": str(page_size), **more}, 30.0)
             parts = []
             size = 0
             async for part in response.chunks():
@@ -156,7 +158,9 @@ class KubeReader:
                 return items, str(metadata.get("resourceVersion", ""))
             more = {"continue": token}
 
-    async def watch(self, path: str, version: str, seconds: int, **query: str) -> AsyncGenerator[dict[str, Any], None]:
+    async def watch(
+        self, path: str, query: Mapping[str, str], version: str, seconds: int
+    ) -> AsyncGenerator[dict[str, Any], None]:
         """The events after `version` until the server ends the watch, `seconds` at most. Raises KubeApiError,
         UpstreamError. A server that is gone without a word is noticed by TCP keep-alive."""
         asked = {

@@ -73,8 +73,8 @@ class Relay:
             if exchange.stopped and not request.closed:
                 return answers.STOPPING.to(route.family, origin)
             raise
-        if not isinstance(answer, StreamResponse):
-            exchange.done()
+        if exchange.response is None or request.closed:  # nothing left to pass on, or nobody to pass it to
+            exchange.drop()
         return answer
 
     async def _exchange(self, exchange: Exchange, target: bytes) -> AnyResponse:
@@ -174,6 +174,11 @@ class Exchange:
             self._task = None
             self._relay.remove(self, self.route.service.service_id)
 
+    def drop(self) -> None:
+        if self.response is not None:
+            self.response.abort()
+        self.done()
+
     def _cancel(self) -> None:
         if self._task is not None and not self._task.done():
             self._task.cancel()
@@ -219,11 +224,9 @@ class Exchange:
         self.done()
 
     def _client_gone(self) -> None:
-        if self.response is not None:
-            self.response.abort()
         if self._resuming is not None:
             self._resuming.cancel()
-        self.done()
+        self.drop()
 
     def stop(self) -> None:
         """The edge is stopping. An event stream may end anywhere: its reader drops an unfinished event and returns."""

@@ -126,7 +126,7 @@ class Watcher:
             seconds = WATCH_SECONDS - random.randrange(60)  # noqa: S311
             async with asyncio.timeout(seconds + 60):
                 path, query = self.collection.path, self.collection.query
-                async with aclosing(reader.watch(path, self._version, seconds, **query)) as events:
+                async with aclosing(reader.watch(path, query, self._version, seconds)) as events:
                     async for event in events:
                         self._in_a_row = 0
                         self.last_contact = time.monotonic()
@@ -136,7 +136,7 @@ class Watcher:
             reader.close()
 
     async def _list(self, reader: KubeReader) -> None:
-        items, version = await reader.list(self.collection.path, **self.collection.query)
+        items, version = await reader.list(self.collection.path, self.collection.query)
         gone = set(self.collection.keys())
         for raw in items:
             self._apply(raw)
