@@ -76,9 +76,14 @@ class ControlPlane:
         return self.kubeconfig("admin")
 
     @property
-    def node_kubeconfig(self) -> Path:
-        """A kubeconfig of the node's own user, `system:node:switchgear-local`."""
-        return self.kubeconfig("node")
+    def node_tls(self) -> dict[str, Path]:
+        """The files with which a node serves logs to this API server and to nobody else, by the node's flags."""
+        folder = self._pki_dir
+        return {
+            "--tls-cert": folder / "kubelet.crt",
+            "--tls-key": folder / "kubelet.key",
+            "--client-ca": folder / "kubelet-ca.crt",
+        }
 
     def kubeconfig(self, name: str) -> Path:
         """Where the kubeconfig called `name` is."""
@@ -159,6 +164,7 @@ class ControlPlane:
     def _make_certificates(self) -> None:
         store = pki.Pki(self._pki_dir)
         ca, etcd_ca, front_ca = (store.authority(name) for name in ("ca", "etcd-ca", "front-proxy-ca"))
+        kubelet_ca = store.authority("kubelet-ca")
         store.server(etcd_ca, "etcd", dns=["localhost"], addresses=[_HOST], also_client=True)
         store.client(etcd_ca, "etcd-client", "kube-apiserver")
         services = [
@@ -168,13 +174,13 @@ class ControlPlane:
             "kubernetes.default.svc.cluster.local",
         ]
         store.server(ca, "apiserver", dns=["localhost", *services], addresses=[_HOST, _SERVICE_IP, _ADVERTISED])
-        store.client(ca, "kubelet-client", "kube-apiserver-kubelet-client", ["system:masters"])
+        store.client(kubelet_ca, "kubelet-client", "kube-apiserver-kubelet-client")
+        store.server(kubelet_ca, "kubelet", dns=[NODE_NAME], addresses=[_HOST])
         store.client(front_ca, "front-proxy-client", "front-proxy-client")
         store.signing_key("service-account")
         users = {
             "admin": ("switchgear-admin", ["system:masters"]),
             "controller-manager": ("system:kube-controller-manager", []),
-            "node": (f"system:node:{NODE_NAME}", ["system:nodes"]),
         }
         for name, (user, groups) in users.items():
             pair = store.client(ca, f"user-{name}", user, groups)
@@ -232,7 +238,7 @@ class ControlPlane:
             "service-account-signing-key-file": certificates / "service-account.key",
             "kubelet-client-certificate": certificates / "kubelet-client.crt",
             "kubelet-client-key": certificates / "kubelet-client.key",
-            "kubelet-certificate-authority": certificates / "ca.crt",
+            "kubelet-certificate-authority": certificates / "kubelet-ca.crt",
             "kubelet-preferred-address-types": "InternalIP",
             "requestheader-client-ca-file": certificates / "front-proxy-ca.crt",
             "requestheader-allowed-names": "front-proxy-client",

@@ -1,8 +1,8 @@
 """The certificates, keys and kubeconfig files of a local control plane.
 
 Everything lives in one folder (mode 0700) and is made once; a leaf is made again when it is near its end, does not
-match its key or authority, or lacks a name. Three authorities, so that no credential opens another's door:
-`ca` (API server, nodes and people), `etcd-ca` (only the API server may speak to etcd), `front-proxy-ca`.
+match its key or authority, or lacks a name. Four authorities, so that no credential opens another's door: `ca` (who
+may call the API server), `etcd-ca` and `kubelet-ca` (only the API server may call etcd and the node), `front-proxy-ca`.
 
 Must not: talk to the network, or write a key that others can read.
 """

@@ -302,8 +302,9 @@ def remove(data_dir: Path) -> None:
 def node_argv(control_plane: ControlPlane, data_dir: Path) -> tuple[str, ...]:
     """The argument list of the process node."""
     kubeconfig = control_plane.kubeconfig(node.SERVICE_ACCOUNT)
-    arguments = ("--kubeconfig", str(kubeconfig), "--data-dir", str(data_dir))
-    return (sys.executable, "-m", "switchgear_local.node", *arguments)
+    arguments = {"--kubeconfig": kubeconfig, "--data-dir": data_dir} | control_plane.node_tls
+    pairs = (text for flag, value in arguments.items() for text in (flag, str(value)))
+    return (sys.executable, "-m", "switchgear_local.node", *pairs)
 
 
 def _program(name: str) -> tuple[str, ...]:
