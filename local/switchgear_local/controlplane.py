@@ -174,7 +174,7 @@ class ControlPlane:
             "kubernetes.default.svc.cluster.local",
         ]
         store.server(ca, "apiserver", dns=["localhost", *services], addresses=[_HOST, _SERVICE_IP, _ADVERTISED])
-        store.client(kubelet_ca, "kubelet-client", "kube-apiserver-kubelet-client")
+        store.client(kubelet_ca, "kubelet-client", "kube-apiserver-kubelet-client", ["system:masters"])
         store.server(kubelet_ca, "kubelet", dns=[NODE_NAME], addresses=[_HOST])
         store.client(front_ca, "front-proxy-client", "front-proxy-client")
         store.signing_key("service-account")

@@ -56,13 +56,18 @@ class Source:
 
 
 def sources(api: KubeApi) -> list[Source]:
-    """Every SyncSource that has a service id and a database URL. Raises KubeError."""
+    """Every SyncSource that may have a slot. Raises KubeError.
+
+    The operator copies the database's URL into a Secret of its own before it makes anything there: no copy, no slot.
+    """
     found = []
     for obj in api.list(labels.API_VERSION, "SyncSource"):
         service_id = obj.get("status", {}).get("serviceId", "")
-        url = _database_url(api, obj, service_id) if service_id else None
+        metadata = obj["metadata"]
+        name = ids.database_secret_name(service_id) if service_id else ""
+        copy = api.get("v1", "Secret", name, metadata["namespace"]) if name else None
+        url = _value(copy, labels.DATABASE_URL_KEY) if copy is not None else None
         if url:
-            metadata = obj["metadata"]
             keep = obj["spec"].get("deletionPolicy") == "Orphan"
             found.append(Source(metadata["namespace"], metadata["name"], service_id, url, keep))
     return found
@@ -152,16 +157,6 @@ def _drop_slot(connection: psycopg.Connection, slot: str) -> bool:
             return False
         connection.execute("SELECT pg_terminate_backend(%s)", [row[0]])
         time.sleep(0.1)
-
-
-def _database_url(api: KubeApi, obj: Object, service_id: str) -> str | None:
-    namespace = obj["metadata"]["namespace"]
-    own_copy = api.get("v1", "Secret", f"sg-{service_id}-database", namespace)
-    if own_copy is not None:
-        return _value(own_copy, labels.DATABASE_URL_KEY)
-    reference = obj["spec"]["database"]["urlSecretRef"]
-    users = api.get("v1", "Secret", reference["name"], namespace)
-    return _value(users, reference["key"]) if users is not None else None
 
 
 def _value(secret: Object, key: str) -> str | None:

@@ -42,7 +42,7 @@ def declare_source(layout: Layout, database: Database) -> None:
     try:
         with control_plane.api() as api:
             api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team"}})
-            api.apply(install.secret("app-database", "team", {"url": database.url}))
+            api.apply(install.secret(ids.database_secret_name(SERVICE), "team", {"url": database.url}))
             source = {
                 "apiVersion": labels.API_VERSION,
                 "kind": "SyncSource",
