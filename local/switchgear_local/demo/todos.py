@@ -81,7 +81,7 @@ class Todos:
         row = self._random.choice(rows)
         if choice < 0.75:
             return await self.set_done(int(row[0]), not row[2])
-        if choice < 0.9:
+        if choice < 0.9 or len(rows) <= _FIRST:
             return await self._rename(row)
         return await self._remove(row)
 

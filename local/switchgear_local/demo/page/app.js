@@ -116,6 +116,10 @@ const stream = new Stream("stream", {
     $("stream-offset").textContent = position.offset;
     $("no-events").hidden = count > 0;
   },
+  reset() {
+    count = 0;
+    $("events").replaceChildren();
+  },
   state(word, request) {
     pill($("stream-status"), word);
     $("stream-request").textContent = `GET ${streamPath}?${request}`;

@@ -8,7 +8,8 @@ const LONGEST_PAUSE = 10_000;
 export class Stream {
   /**
    * @param {string} url where the auth proxy answers
-   * @param {{messages: Function, state: Function}} listener `messages(list, position)`, `state(word, request)`
+   * @param {{messages: Function, reset: Function, state: Function}} listener
+   *   `messages(list, position)`; `reset()` when the stream begins again; `state(word, request)`.
    */
   constructor(url, listener) {
     this.url = url;
@@ -50,7 +51,20 @@ export class Stream {
         this.failures += 1;
         this.listener.state("waiting", parameters);
       }
-      setTimeout(() => this.follow(signal), pause);
+      setTimeout(async () => {
+        if (this.failures > 1) await this.look(signal);
+        this.follow(signal);
+      }, pause);
     });
+  }
+
+  /** EventSource does not tell why it failed: an ordinary request does. A stream made anew is read from its start. */
+  async look(signal) {
+    const answer = await fetch(`${this.url}?${new URLSearchParams({ offset: this.offset })}`, { signal }).catch(() => null);
+    if (this.offset !== "-1" && [400, 404, 410].includes(answer?.status)) {
+      this.offset = "-1";
+      this.cursor = null;
+      this.listener.reset();
+    }
   }
 }
