@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from switchgear_streams import answers, reads
 from switchgear_streams.rules import cursors, messages
 from switchgear_streams.stream import Stream
-from switchgear_wire import sse
 from switchgear_wire.errors import ClientGone, HttpError
 from switchgear_wire.response import Response, Writer, frame
 
@@ -78,6 +77,10 @@ class Hub:
         if not live.waiters and not live.tailing and not live.catching:
             self.lives.pop(live.stream, None)
             live.stream.live = None
+
+    def buffered(self) -> int:
+        """Bytes that wait for SSE subscribers' sockets."""
+        return sum(one.writer.buffered for live in self.lives.values() for one in (*live.tailing, *live.catching))
 
     def tick(self) -> None:
         """About once a second: keep-alives, lifetimes, and live readers keep sliding lifetimes going."""
@@ -336,8 +339,18 @@ def messages_body(stream: Stream, payload: bytes) -> bytes:
     return b"[" + payload[: -len(messages.END)] + b"]" if stream.json else payload
 
 
+def event(name: bytes, payload: bytes) -> bytes:
+    """One SSE event; every payload line (ended by CRLF, CR or LF) becomes a field, so that none can inject another.
+
+    There is always a blank after the colon: receivers strip one if it is there, and payload lines may begin with one.
+    """
+    if b"\n" in payload or b"\r" in payload:
+        payload = payload.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\ndata: ")
+    return b"event: %b\ndata: %b\n\n" % (name, payload)
+
+
 def data_event(stream: Stream, stored: bytes) -> bytes:
-    return sse.event(reads.sse_payload(stream, stored), b"data")
+    return event(b"data", reads.sse_payload(stream, stored))
 
 
 def control_event(stream: Stream, position: int, cursor: int, up_to_date: bool, closed: bool) -> bytes:
@@ -350,4 +363,4 @@ def control_event(stream: Stream, position: int, cursor: int, up_to_date: bool, 
             cursor,
             b',"upToDate":true' if up_to_date else b"",
         )
-    return sse.event(body, b"control")
+    return event(b"control", body)

@@ -167,6 +167,7 @@ class Service:
         gauge("streams_long_polls", "Long-polls waiting.", lambda: self.hub.long_polls)
         gauge("streams_sse_subscribers", "SSE subscribers.", lambda: self.hub.subscribers)
         gauge("streams_sse_demoted_total", "SSE subscribers that fell behind the tail.", lambda: self.hub.demoted)
+        gauge("streams_sse_buffered_bytes", "Bytes that wait for SSE subscribers' sockets.", self.hub.buffered)
         gauge("streams_damaged_streams", "Streams quarantined at this start.", lambda: store.damaged)
         gauge("streams_torn_bytes", "Bytes cut from the log's end at this start.", lambda: report.torn_bytes)
         self._requests = {

@@ -1,0 +1,45 @@
+"""One server for the tests that need nothing special of it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.streams.server import StreamsServer
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StreamsServer]:
+    """Open to all, long-polls of 500 ms, and small checkpoints so that every test meets packs."""
+    running = StreamsServer(tmp_path_factory.mktemp("streams"), "--checkpoint-bytes", "20000").start()
+    try:
+        yield running
+        status = running.stop()
+    finally:
+        running.end()
+    assert status == 0, running.log
+    assert "Traceback" not in running.log, running.log
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[StreamsServer]:
+    """A server of the test's own, not started."""
+    made = StreamsServer(tmp_path / "own")
+    yield made
+    made.end()
+
+
+@pytest.fixture(scope="session")
+def client() -> Iterator[httpx.Client]:
+    with httpx.Client(trust_env=False, timeout=30) as made:
+        yield made
+
+
+@pytest.fixture
+def url(server: StreamsServer) -> str:
+    """The address of a stream that does not exist yet."""
+    return server.stream(f"t/{uuid.uuid4().hex}")
