@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import resource
@@ -123,6 +124,9 @@ async def run(settings: Settings) -> int:
     except OSError as error:
         print(f"switchgear-edge: cannot listen on {settings.host}: {error}", file=sys.stderr)
         return 1
+    # Waiting requests live long and hold no cycles: looking through all of them again and again would only cost time.
+    gc.set_threshold(50_000, 20, 50)
+    gc.freeze()
     process.tasks = [asyncio.ensure_future(w.run()) for w in process.watchers]
     process.add_gauges(public)
     log.info("listening on %s:%d, internal on %d", settings.host, public.port, internal.port)

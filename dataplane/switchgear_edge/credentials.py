@@ -43,24 +43,34 @@ class Presented:
 
 
 def read(query: bytes, authorization: bytes | None) -> Presented:
-    """Find the secret and take it out of the query; all other bytes of the query stay as they are, in order."""
+    """Find the secret and take it out of the query; all other bytes of the query stay as they are, in order.
+
+    Of several pairs with one name the first that is not empty counts.
+    """
     found: dict[str, str] = {}
-    kept = query
-    if query:
-        for name, value in parse_query(query):
-            if value:
-                found.setdefault(name, value)
-        if not STRIPPED_NAMES.isdisjoint(found) or b"secret" in query or b"token" in query or b"%" in query:
-            kept = strip(query)
+    kept: list[bytes] = []
+    stripped = False
+    for name, pair in raw_pairs(query):
+        if name in STRIPPED_NAMES:
+            stripped = True
+            _note(found, name, pair)
+        else:
+            kept.append(pair)
+            if name == "source_id":
+                _note(found, name, pair)
+    source_id = found.get("source_id", "")
+    passed_on = b"&".join(kept) if stripped else query
     for name in ACCEPTED_NAMES:
         if name in found:
-            return Presented(found[name].encode("utf-8", "replace"), found.get("source_id", ""), kept)
-    return Presented(bearer(authorization), found.get("source_id", ""), kept)
+            return Presented(found[name].encode("utf-8", "replace"), source_id, passed_on)
+    return Presented(bearer(authorization), source_id, passed_on)
 
 
-def strip(query: bytes) -> bytes:
-    """The query without the pairs that carry a secret."""
-    return b"&".join(pair for name, pair in raw_pairs(query) if name not in STRIPPED_NAMES)
+def _note(found: dict[str, str], name: str, pair: bytes) -> None:
+    if name not in found:
+        ((_, value),) = parse_query(pair)
+        if value:
+            found[name] = value
 
 
 def bearer(authorization: bytes | None) -> bytes | None:

@@ -1,0 +1,134 @@
+"""A real `switchgear-streams` process behind a real edge, as a pod of a StreamsService would run."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from switchgear_local.processes import free_port
+from switchgear_model import kinds
+from tests.edge.world import HOST, EdgeProcess, Service, World, code, wait
+
+
+class StreamsPod:
+    """The server with the pod's command line, key by environment."""
+
+    def __init__(self, folder: Path, service: Service, edge: EdgeProcess, port: int) -> None:
+        self.folder, self.service, self.edge, self.port = folder, service, edge, port
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    def start(self) -> None:
+        root = f"/v1/stream/{self.service.service_id}"
+        command = ["--host", HOST, "--port", str(self.port), "--data-dir", str(self.folder / "data")]
+        command += ["--root-path", root, "--public-url", self.edge.url, "--long-poll-timeout-ms", "2000"]
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "switchgear_streams", *command],
+                env={**os.environ, "STREAMS_SECRET": self.service.pod_key},
+                stdout=log,
+                stderr=log,
+            )
+        wait(self._ready)
+
+    def _ready(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, (self.folder / "log").read_text()
+        try:
+            return httpx.get(f"{self.url}/ready", trust_env=False).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def end(self, number: int = signal.SIGKILL) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+        self.process.wait(20)
+
+
+@pytest.fixture
+async def pod(edge: EdgeProcess, world: World, tmp_path: Path) -> AsyncIterator[StreamsPod]:
+    service = world.service(kinds.STREAMS_SERVICE)
+    made = StreamsPod(tmp_path, service, edge, free_port())
+    await asyncio.to_thread(made.start)
+    world.pod(service, made.port)
+    await asyncio.to_thread(edge.wait_route, service)
+    yield made
+    made.end()
+
+
+async def test_create_append_read_close_delete(pod: StreamsPod, client: httpx.AsyncClient) -> None:
+    url = f"/v1/stream/{pod.service.service_id}/room/1"
+    headers = pod.service.bearer
+    json = {**headers, "Content-Type": "application/json"}
+    made = await client.put(url, headers=json)
+    assert made.status_code == 201
+    assert made.headers["location"] == pod.edge.url + url
+    for number in range(3):
+        sent = await client.post(url, headers=json, content=b'{"n":%d}' % number)
+        assert sent.status_code == 204
+    for base in (url, url.replace("/stream/", "/streams/")):
+        got = await client.get(base + "?offset=-1", headers=headers)
+        assert got.json() == [{"n": 0}, {"n": 1}, {"n": 2}]
+        assert got.headers["stream-up-to-date"] == "true"
+    again = await client.get(url + "?offset=-1", headers={**headers, "If-None-Match": got.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    head = await client.head(url, headers=headers)
+    assert head.headers["stream-next-offset"] == got.headers["stream-next-offset"]
+    assert (await client.request("PATCH", url, headers=headers)).status_code == 405
+    assert (await client.delete(url, headers=headers)).status_code == 204
+    assert (await client.get(url + "?offset=-1", headers=headers)).status_code == 404
+
+
+async def test_live_reads(pod: StreamsPod, client: httpx.AsyncClient) -> None:
+    url = f"/v1/stream/{pod.service.service_id}/live"
+    headers = {**pod.service.bearer, "Content-Type": "text/plain"}
+    await client.put(url, headers=headers)
+    poll = asyncio.ensure_future(client.get(f"{url}?offset=now&live=long-poll", headers=headers))
+    got = b""
+    async with client.stream("GET", f"{url}?offset=-1&live=sse", headers=headers) as events:
+        assert events.headers["content-type"].startswith("text/event-stream")
+        await asyncio.sleep(0.3)
+        await client.post(url, headers=headers, content=b"first")
+        assert (await poll).content == b"first"
+        async with asyncio.timeout(20):
+            async for part in events.aiter_raw():
+                got += part
+                if b"data:first" in got.replace(b"data: ", b"data:"):
+                    break
+
+
+async def test_the_pod_takes_nothing_but_its_key(pod: StreamsPod) -> None:
+    url = f"{pod.url}/v1/stream/{pod.service.service_id}/a"
+    async with httpx.AsyncClient(trust_env=False) as direct:
+        for headers in ({}, pod.service.bearer, {"Authorization": "Bearer x"}):
+            assert (await direct.put(url, headers=headers)).status_code == 401
+        assert (await direct.put(f"{url}?secret={pod.service.secret}")).status_code == 401
+        good = {"Authorization": f"Bearer {pod.service.pod_key}"}
+        assert (await direct.put(url, headers=good)).status_code == 201
+
+
+async def test_a_killed_pod_cuts_its_readers_and_comes_back(pod: StreamsPod, client: httpx.AsyncClient) -> None:
+    url = f"/v1/stream/{pod.service.service_id}/a"
+    headers = {**pod.service.bearer, "Content-Type": "text/plain"}
+    await client.put(url, headers=headers, content=b"kept")
+    with pytest.raises(httpx.RemoteProtocolError):
+        async with client.stream("GET", f"{url}?offset=-1&live=sse", headers=headers) as events:
+            async for part in events.aiter_raw():
+                if b"kept" in part:
+                    pod.end()
+    for method in ("GET", "POST"):
+        answer = await client.request(method, url, headers=headers, content=b"x" if method == "POST" else b"")
+        assert (answer.status_code, code(answer)) == (503, "SERVICE_UNAVAILABLE")
+    await asyncio.to_thread(pod.start)
+    assert (await client.get(f"{url}?offset=-1", headers=headers)).content == b"kept"
