@@ -1,0 +1,207 @@
+"""Making a shape: its table published, its snapshot taken and stitched to the replication stream, its file filled.
+
+Invariants: the shape is routed to before its snapshot is taken; no transaction is both in the snapshot and in the log,
+and none is in neither; rows go to disk as they come, never more than a block in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+
+from switchgear_shapes.definition import Definition, streamed_columns
+from switchgear_shapes.errors import ShapeError, database_unreachable, snapshot_failed
+from switchgear_shapes.ingest import Ingest
+from switchgear_shapes.log.shape import Shape
+from switchgear_shapes.log.snapshot_file import split_chunks
+from switchgear_shapes.log.store import Store
+from switchgear_shapes.postgres.pool import Pool, PoolTimeout
+from switchgear_shapes.postgres.session import ConnectionLost, PostgresError, Session
+from switchgear_shapes.relations import Relation, from_rows, query_by_oids
+from switchgear_shapes.replication.conversation import parse_lsn
+from switchgear_shapes.replication.publication import Publication
+from switchgear_shapes.snapshot import SnapshotMark, begin_statements, copy_statement
+
+log = logging.getLogger("switchgear.shapes.creation")
+
+BLOCK_BYTES = 1024 * 1024
+FIRST_ROW_SECONDS = 30.0
+MARK_SECONDS = 10.0
+LOCK_SECONDS = 5
+STITCH_ATTEMPTS = 100
+_INSUFFICIENT_PRIVILEGE = "42501"
+_LOCK_NOT_AVAILABLE = "55P03"
+_GONE = frozenset({"42P01", "3F000", "42703"})
+
+
+class SchemaChanged(Exception):
+    """The table is no longer what the definition was made for."""
+
+
+def must_refetch() -> ShapeError:
+    """The shape cannot be made as it was asked for; the client asks again."""
+    return ShapeError(409, {})
+
+
+class Creator:
+    """Runs creations; each ends with a complete snapshot or with the shape dropped and its `failure` set."""
+
+    def __init__(self, store: Store, ingest: Ingest, snapshots: Pool, publication: Publication, threshold: int) -> None:
+        self._store = store
+        self._ingest = ingest
+        self._snapshots = snapshots
+        self._publication = publication
+        self._threshold = threshold
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.stored_generated = False
+        """Whether the publication carries stored generated columns."""
+        self.created = 0
+        self.failed = 0
+        self.seconds = 0.0
+
+    def start(self, shape: Shape) -> None:
+        """Begin to make a registered shape."""
+        task = asyncio.ensure_future(self._create(shape))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def stop(self) -> None:
+        """Abandon what is under way; such shapes do not survive the process."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def running(self) -> int:
+        return len(self._tasks)
+
+    async def _create(self, shape: Shape) -> None:
+        started = time.monotonic()
+        try:
+            await self._make(shape)
+            self.created += 1
+            self.seconds += time.monotonic() - started
+        except Exception as error:
+            self.failed += 1
+            failure = self._failure(shape, error)
+            shape.snapshot.fail(failure)
+            self._store.drop(shape, f"its snapshot failed: {type(error).__name__}")
+
+    def _failure(self, shape: Shape, error: Exception) -> ShapeError:
+        if shape.snapshot.failure is not None:
+            return shape.snapshot.failure
+        if isinstance(error, ShapeError):
+            return error
+        if isinstance(error, SchemaChanged):
+            return must_refetch()
+        if isinstance(error, PoolTimeout):
+            return snapshot_failed("Timed out while waiting for a database connection to create the snapshot")
+        if isinstance(error, ConnectionLost):
+            return database_unreachable()
+        if isinstance(error, PostgresError):
+            if error.sqlstate == _INSUFFICIENT_PRIVILEGE:
+                return snapshot_failed(f"Unable to create initial snapshot: {error.message}")
+            if error.sqlstate == _LOCK_NOT_AVAILABLE:
+                return snapshot_failed("Unable to create initial snapshot: the table is locked by another transaction")
+            if error.sqlstate in _GONE:
+                return must_refetch()
+        log.error("cannot create shape %s", shape.handle, exc_info=error)
+        return ShapeError(500, {"message": "Unexpected error while creating snapshot"})
+
+    async def _make(self, shape: Shape) -> None:
+        definition = shape.definition
+        await self._publication.ensure(definition.oid, definition.schema, definition.table)
+        async with self._snapshots.session() as session:
+            registered = self._ingest.register(shape)
+            relation = await self._stitch(shape, session, registered)
+            fd = os.open(shape.snapshot.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            try:
+                if not definition.changes_only:
+                    await self._copy(shape, relation, session, fd)
+                await session.query("ROLLBACK")
+                await self._finish(shape, fd)
+            finally:
+                os.close(fd)
+
+    async def _stitch(self, shape: Shape, session: Session, registered: int) -> Relation:
+        """Open the snapshot's transaction, and tell the ingest what it sees."""
+        definition = shape.definition
+        for _ in range(STITCH_ATTEMPTS):
+            try:
+                rows = await session.query_limited(begin_statements(definition, LOCK_SECONDS), MARK_SECONDS)
+            except TimeoutError:
+                raise snapshot_failed("The database did not begin a snapshot in time") from None
+            relations = from_rows(await session.query(query_by_oids([definition.oid])))
+            if not relations or not self._as_defined(definition, relations[0]):
+                raise SchemaChanged
+            mark = SnapshotMark.parse(rows[0][0] or "", parse_lsn(rows[0][1] or ""))
+            if self._ingest.open(shape, mark, registered):
+                return relations[0]
+            # A commit that the stream already had is not visible yet: it will be in a moment.
+            await session.query("ROLLBACK")
+            await asyncio.sleep(0.05)
+        raise snapshot_failed("A transaction that is replicated already does not become visible; is a standby stuck?")
+
+    def _as_defined(self, definition: Definition, relation: Relation) -> bool:
+        streamed = streamed_columns(relation, stored_generated=self.stored_generated)
+        return (
+            relation.pk == definition.pk
+            and (relation.schema, relation.name) == (definition.schema, definition.table)
+            and tuple((column.name, column.type_oid) for column in streamed) == definition.signature
+        )
+
+    async def _copy(self, shape: Shape, relation: Relation, session: Session, fd: int) -> None:
+        loop = asyncio.get_running_loop()
+        snapshot = shape.snapshot
+        timed_out: list[asyncio.Future[None]] = []
+        watchdog = loop.call_later(
+            FIRST_ROW_SECONDS, lambda: timed_out.append(asyncio.ensure_future(session.cancel_and_close()))
+        )
+        position = chunk_start = 0
+        try:
+            await session.start_copy(copy_statement(shape.definition, relation))
+            async for rows in session.copy_blocks(BLOCK_BYTES):
+                watchdog.cancel()
+                if not shape.alive:
+                    raise SchemaChanged
+                data = rows[0] if len(rows) == 1 else b"".join(rows)
+                ends = split_chunks(rows, position, chunk_start, self._threshold)
+                await loop.run_in_executor(None, _write, fd, data, position)
+                position += len(data)
+                chunk_start = ends[-1] if ends else chunk_start
+                snapshot.advance(position, ends)
+        except (ConnectionLost, PostgresError):
+            if timed_out:
+                raise snapshot_failed(
+                    "Snapshot query took too long to return data"
+                    f" (cancelled after {FIRST_ROW_SECONDS * 1000:.0f}ms); check the query's plan and the load"
+                ) from None
+            raise
+        finally:
+            watchdog.cancel()
+
+    async def _finish(self, shape: Shape, fd: int) -> None:
+        loop = asyncio.get_running_loop()
+        snapshot = shape.snapshot
+        assert snapshot.mark is not None
+        line = snapshot.mark.control_line()
+        await loop.run_in_executor(None, _write, fd, line, snapshot.length)
+        if not shape.alive:
+            raise SchemaChanged
+        length = snapshot.length + len(line)
+        snapshot.advance(length, [length], complete=True)
+        await loop.run_in_executor(None, os.fdatasync, fd)
+        durable: asyncio.Future[None] = loop.create_future()
+        if shape.alive:
+            self._store.complete_snapshot(shape, lambda: None if durable.done() else durable.set_result(None))
+            await durable
+
+
+def _write(fd: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, offset)
+        offset += written
+        view = view[written:]

@@ -1,0 +1,177 @@
+"""What a shape is: a table and a projection of it, checked against the catalogue. Pure.
+
+Two requests with equal definitions share one shape; `identity` is what they are compared by.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from switchgear_shapes.errors import ShapeError, invalid
+from switchgear_shapes.relations import Column, Relation
+from switchgear_shapes.request import ShapeParams
+
+_HANDLE_BITS = 27
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """A resolved shape. `columns` is sorted; `signature` is the table's (column, type OID) list in table order."""
+
+    oid: int
+    schema: str
+    table: str
+    pk: tuple[str, ...]
+    columns: tuple[str, ...]
+    selects_all: bool
+    full_replica: bool
+    changes_only: bool
+    signature: tuple[tuple[str, int], ...]
+    salt: str = ""
+    """Mixed into keys of tables without a primary key, where columns outside of the projection tell rows apart."""
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        return (
+            self.oid,
+            self.schema,
+            self.table,
+            self.pk,
+            self.columns,
+            self.selects_all,
+            self.full_replica,
+            self.changes_only,
+        )
+
+    @property
+    def key_columns(self) -> tuple[str, ...]:
+        """The columns whose values are parts of the key, in their order."""
+        if self.pk:
+            return self.pk
+        chosen = set(self.columns)
+        return tuple(name for name, _ in self.signature if name in chosen)
+
+    @property
+    def hidden_columns(self) -> tuple[str, ...]:
+        """Columns that only a hash in the key stands for: there is no primary key, and they are not selected."""
+        if self.pk:
+            return ()
+        chosen = set(self.columns)
+        return tuple(name for name, _ in self.signature if name not in chosen)
+
+    def handle(self, microseconds: int) -> str:
+        digest = hashlib.blake2b(repr(self.identity).encode(), digest_size=8).digest()
+        return f"{int.from_bytes(digest, 'big') % (1 << _HANDLE_BITS)}-{microseconds}"
+
+    def survives(self, oid: int, schema: str, table: str, signature: tuple[tuple[str, int], ...]) -> bool:
+        """Whether a log with this definition can go on after the table became what the arguments say."""
+        if (oid, schema, table) != (self.oid, self.schema, self.table):
+            return False
+        if signature == self.signature:
+            return True
+        if self.selects_all or not self.pk:
+            return False
+        now, before = dict(signature), dict(self.signature)
+        return all(now.get(name) == before.get(name) for name in {*self.columns, *self.pk})
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "oid": self.oid,
+            "schema": self.schema,
+            "table": self.table,
+            "pk": self.pk,
+            "columns": self.columns,
+            "selects_all": self.selects_all,
+            "full_replica": self.full_replica,
+            "changes_only": self.changes_only,
+            "signature": self.signature,
+            "salt": self.salt,
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Definition:
+        return cls(
+            oid=data["oid"],
+            schema=data["schema"],
+            table=data["table"],
+            pk=tuple(data["pk"]),
+            columns=tuple(data["columns"]),
+            selects_all=data["selects_all"],
+            full_replica=data["full_replica"],
+            changes_only=data["changes_only"],
+            signature=tuple((name, oid) for name, oid in data["signature"]),
+            salt=data["salt"],
+        )
+
+
+def streamed_columns(relation: Relation, *, stored_generated: bool) -> tuple[Column, ...]:
+    """The columns whose values the replication stream carries."""
+    return tuple(c for c in relation.columns if not c.generated or (c.generated == "s" and stored_generated))
+
+
+def define(params: ShapeParams, relation: Relation, *, stored_generated: bool) -> Definition:
+    """The definition that the parameters mean for this table. Raises ShapeError (400)."""
+    if relation.kind == "p":
+        raise invalid("table", f"{relation_name(params)} is partitioned, which is not supported yet; use a partition")
+    allowed = None
+    if params.queryable_columns is not None:
+        allowed = _check_columns(params.queryable_columns, relation, "queryable_columns", "queryable columns", None)
+    if params.columns is not None:
+        chosen = _check_columns(params.columns, relation, "columns", "columns", allowed)
+    else:
+        chosen = allowed if allowed is not None else [column.name for column in relation.columns]
+    _check_generated(params, relation, chosen, stored_generated)
+    streamed = streamed_columns(relation, stored_generated=stored_generated)
+    return Definition(
+        oid=relation.oid,
+        schema=relation.schema,
+        table=relation.name,
+        pk=relation.pk,
+        columns=tuple(sorted(chosen)),
+        selects_all=params.columns is None and allowed is None,
+        full_replica=params.full_replica,
+        changes_only=params.changes_only,
+        signature=tuple((column.name, column.type_oid) for column in streamed),
+        salt="" if relation.pk else secrets.token_hex(8),
+    )
+
+
+def relation_name(params: ShapeParams) -> str:
+    return f'"{params.schema}"."{params.table}"'
+
+
+def no_such_table(params: ShapeParams) -> ShapeError:
+    return invalid(
+        "table",
+        f"Table {relation_name(params)} does not exist."
+        " If the table name contains capitals or special characters you must quote it.",
+    )
+
+
+def _check_columns(
+    names: tuple[str, ...], relation: Relation, field: str, what: str, allowed: list[str] | None
+) -> list[str]:
+    missing = [name for name in relation.pk if name not in names]
+    if missing:
+        text = f"The list of {what} must include all primary key columns, missing: {', '.join(missing)}"
+        raise invalid(field, text)
+    known = {column.name for column in relation.columns} if allowed is None else set(allowed)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise invalid(field, f"The following {what} are not found on the table: {', '.join(unknown)}")
+    return list(names)
+
+
+def _check_generated(params: ShapeParams, relation: Relation, chosen: list[str], stored_generated: bool) -> None:
+    carried = {column.name for column in streamed_columns(relation, stored_generated=stored_generated)}
+    bad = [name for name in chosen if name not in carried]
+    if not bad:
+        return
+    text = f"The following columns are generated and cannot be included in the shape: {', '.join(bad)}"
+    if params.columns is None:
+        text += ". You can exclude them from the shape by explicitly listing which columns to fetch in the"
+        text += " 'columns' query param"
+    raise invalid("columns", text)

@@ -1,0 +1,165 @@
+"""A live long-poll and a live event stream, as waiters on a shape.
+
+Each holds one client; what they send is rendered once per shape and position by `Renderer` and shared by all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from switchgear_shapes.live import Live
+from switchgear_shapes.log.shape import Shape
+from switchgear_shapes.offsets import Offset
+from switchgear_wire import AnyResponse, Response, StreamResponse, Writer, frame
+
+MAX_EVENT_BUFFER = 2 * 1024 * 1024
+"""A stream whose client is this far behind is ended; the client comes back with its offset."""
+KEEPALIVE = b": keep-alive\n\n"
+
+
+class Answerer(Protocol):
+    """Builds the answers of one request."""
+
+    def data(self) -> AnyResponse | None:
+        """The log from the request's position on, or None when there is nothing yet."""
+
+    def nothing(self) -> Response:
+        """The wait is over without a change."""
+
+    def gone(self) -> Response:
+        """The shape was dropped."""
+
+
+class LongPoll:
+    """Waits for data, a timeout or the shape's end; the first one answers."""
+
+    __slots__ = ("_answerer", "_live", "_timer", "future", "shape")
+
+    def __init__(self, shape: Shape, answerer: Answerer, live: Live, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        self.shape = shape
+        self.future: asyncio.Future[AnyResponse] = loop.create_future()
+        self._answerer = answerer
+        self._live = live
+        self._timer = loop.call_later(seconds, self.on_stop)
+        live.add(self)
+
+    def on_change(self) -> None:
+        response = self._answerer.data()
+        if response is not None:
+            self._finish(response)
+
+    def on_drop(self) -> None:
+        self._finish(self._answerer.gone())
+
+    def on_stop(self) -> None:
+        """The time is over, or the server stops."""
+        self._finish(self._answerer.nothing())
+
+    def cancel(self) -> None:
+        """The client went away."""
+        self._timer.cancel()
+        self._live.remove(self)
+        self.future.cancel()
+
+    def _finish(self, response: AnyResponse) -> None:
+        self._timer.cancel()
+        self._live.remove(self)
+        if not self.future.done():
+            self.future.set_result(response)
+
+
+class EventSource(Protocol):
+    """Renders what a stream sends; shared by all streams at a position."""
+
+    def events_after(self, shape: Shape, offset: Offset) -> tuple[bytes, Offset] | None:
+        """A chunk-framed piece of the stream, and the offset it ends at; None when there is nothing."""
+
+
+class EventStream:
+    """Sends every change until its time is over, the shape ends, or the client falls behind or goes away."""
+
+    __slots__ = (
+        "_ended",
+        "_keepalive",
+        "_keepalive_seconds",
+        "_live",
+        "_source",
+        "_timer",
+        "_writer",
+        "offset",
+        "on_end",
+        "shape",
+    )
+
+    def __init__(
+        self, shape: Shape, offset: Offset, source: EventSource, live: Live, seconds: float, keepalive: float
+    ) -> None:
+        self.shape = shape
+        self.offset = offset
+        self._source = source
+        self._live = live
+        self._keepalive_seconds = keepalive
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(seconds, self.on_stop)
+        self._keepalive = loop.call_later(keepalive, self._on_quiet)
+        self._writer: Writer | None = None
+        self._ended = False
+        self.on_end: Callable[[], None] = lambda: None
+
+    def response(self, status: int, headers: bytes) -> StreamResponse:
+        return StreamResponse(status, headers, self._start)
+
+    def _start(self, writer: Writer) -> None:
+        self._writer = writer
+        writer.on_close(self.end)
+        if not self.shape.alive:
+            self.on_drop()
+            return
+        self._live.add(self)
+        self.on_change()
+
+    def on_change(self) -> None:
+        writer = self._writer
+        if writer is None or writer.closed:
+            return
+        if writer.buffered > MAX_EVENT_BUFFER:
+            self.end()
+            writer.abort()
+            return
+        while (found := self._source.events_after(self.shape, self.offset)) is not None:
+            framed, self.offset = found
+            writer.write_chunk(framed)
+            if writer.buffered > MAX_EVENT_BUFFER:
+                self.on_stop()
+                return
+        self._keepalive.cancel()
+        self._keepalive = asyncio.get_running_loop().call_later(self._keepalive_seconds, self._on_quiet)
+
+    def on_drop(self) -> None:
+        """The stream ends without a word; the client's next request learns the rest."""
+        self.on_stop()
+
+    def on_stop(self) -> None:
+        self.end()
+        if self._writer is not None and not self._writer.closed:
+            self._writer.finish()
+
+    def _on_quiet(self) -> None:
+        if self._writer is not None and not self._writer.closed:
+            self._writer.write_chunk(_KEEPALIVE_FRAME)
+        self._keepalive = asyncio.get_running_loop().call_later(self._keepalive_seconds, self._on_quiet)
+
+    def end(self) -> None:
+        """Stop waiting; what was sent stays as it is."""
+        if not self._ended:
+            self._ended = True
+            self._timer.cancel()
+            self._keepalive.cancel()
+            self._live.remove(self)
+            self.on_end()
+
+
+_KEEPALIVE_FRAME = frame(KEEPALIVE)

@@ -1,0 +1,466 @@
+"""All shapes of the process and what is durable of them: registry, write-ahead log, checkpoints, recovery.
+
+Every change of state is a record of the write-ahead log, applied when it is durable; recovery applies the same records
+to the last checkpoint. Shape files are filled from memory when that is cheap, and synced only for a checkpoint.
+Everything here runs on the event loop's thread; only syncing and deleting files happens elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import fcntl
+import logging
+import os
+import time
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from switchgear_shapes.definition import Definition
+from switchgear_shapes.errors import CorruptStorage, FatalError
+from switchgear_shapes.log import frames
+from switchgear_shapes.log.files import FileCache
+from switchgear_shapes.log.frames import Batch
+from switchgear_shapes.log.shape import Shape
+from switchgear_shapes.log.wal import Replay, Wal, segment_numbers, segment_path, sync_directory
+
+log = logging.getLogger("switchgear.shapes.store")
+
+FORMAT = "switchgear-shapes 1"
+CHECKPOINT_BYTES = 64 * 1024 * 1024
+CHECKPOINT_SECONDS = 600.0
+TAIL_LIMIT = 32 * 1024 * 1024
+"""Bytes of all shapes together that may wait in memory for their file."""
+SHAPE_TAIL_LIMIT = 1024 * 1024
+
+
+class StorageLocked(Exception):
+    """Another process writes this storage directory."""
+
+
+class Store:
+    """See the module. Made with `Store.open`."""
+
+    def __init__(self, directory: Path, threshold: int, lock_fd: int) -> None:
+        self._directory = directory
+        self._shapes_directory = directory / "shapes"
+        self._wal_directory = directory / "wal"
+        self._threshold = threshold
+        self._lock_fd = lock_fd
+        self._loop = asyncio.get_running_loop()
+        self._next_id = 1
+        self._last_microseconds = 0
+        self._staged: dict[int, Shape] = {}
+        self._tails: OrderedDict[int, Shape] = OrderedDict()
+        self._tail_bytes = 0
+        self._checkpoint: asyncio.Task[None] | None = None
+        self._checkpoint_due = 0.0
+        self._deleting: set[asyncio.Future[None]] = set()
+        self._wal: Wal
+        self.files = FileCache()
+        self.by_id: dict[int, Shape] = {}
+        self.by_handle: dict[str, Shape] = {}
+        self.by_identity: dict[tuple[Any, ...], Shape] = {}
+        self.system: tuple[str, int] | None = None
+        """(Postgres system identifier, timeline) that the shapes belong to."""
+        self.commit_lsn = 0
+        """Commit LSN of the last transaction that is durable here and visible to readers."""
+        self.durable_lsn = 0
+        """Everything up to here is durable: what may be acknowledged to Postgres."""
+        self.on_publish: Callable[[Iterable[Shape]], None] = lambda shapes: None
+        self.on_drop: Callable[[Shape], None] = lambda shape: None
+
+    # -- opening and recovery --
+
+    @classmethod
+    def open(cls, directory: Path, threshold: int) -> Store:
+        """Lock the directory, recover what is in it. Raises StorageLocked, FatalError."""
+        try:
+            for path in (directory, directory / "shapes", directory / "wal"):
+                path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for number in range(256):
+                (directory / "shapes" / f"{number:02x}").mkdir(mode=0o700, exist_ok=True)
+            lock_fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise FatalError(f"the storage directory cannot be used: {error}") from None
+        try:
+            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock_fd)
+            raise StorageLocked(f"another process uses {directory}") from None
+        store = cls(directory, threshold, lock_fd)
+        store._check_format()
+        store._recover()
+        return store
+
+    def _check_format(self) -> None:
+        path = self._directory / "FORMAT"
+        if not path.exists():
+            self._write_atomically(path, FORMAT.encode() + b"\n")
+        found = path.read_text("utf-8").strip()
+        if found != FORMAT:
+            raise FatalError(
+                f"{path} says {found!r}, and this version reads {FORMAT!r};"
+                " empty the directory (clients fetch their shapes anew) or run the version that wrote it"
+            )
+
+    def _recover(self) -> None:
+        started = time.monotonic()
+        first = 1
+        try:
+            first = self._read_checkpoint()
+            replay = Replay(self._wal_directory, first)
+            for kind, body in replay:
+                self._replay(kind, body)
+            next_segment, next_sequence = replay.next_segment, replay.next_sequence
+        except (CorruptStorage, ValueError, KeyError, TypeError) as error:
+            # Postgres still has the rows: clients fetch them again, under new handles. Nothing is patched up.
+            log.error("the storage is damaged (%s); all shapes are dropped", error)
+            self.__init__(self._directory, self._threshold, self._lock_fd)  # type: ignore[misc]
+            next_segment = max([first, *segment_numbers(self._wal_directory)]) + 1
+            next_sequence = 0
+            self._next_id = int(time.time())
+        for shape in [s for s in self.by_id.values() if not s.snapshot.complete]:
+            self._forget(shape)
+        for shape in self._staged.values():
+            shape.log.rollback()
+        self._staged.clear()
+        self._wal = Wal(self._wal_directory, max(next_segment, 1), next_sequence or 1)
+        state = self._checkpoint_lines(self._wal.segment)
+        self._flush_all()
+        self._sync()
+        self._write_checkpoint(state)
+        self._remove_segments_before(self._wal.segment)
+        self._remove_orphans()
+        self._checkpoint_due = self._loop.time() + CHECKPOINT_SECONDS
+        log.info("%d shapes recovered in %.0f ms", len(self.by_id), (time.monotonic() - started) * 1000)
+
+    def _replay(self, kind: int, body: bytes) -> None:
+        if kind == frames.BATCH:
+            self._apply(frames.read_batch(body))
+        elif kind == frames.CREATE:
+            data = orjson.loads(body)
+            self._add(Shape.from_json(data, self._shapes_directory, self._threshold))
+        elif kind == frames.SNAPSHOT:
+            data = orjson.loads(body)
+            shape = self.by_id.get(data["id"])
+            if shape is not None:
+                shape.restore_snapshot(data["chunks"], data["mark"])
+        elif kind == frames.DROP:
+            shape = self.by_id.get(int.from_bytes(body, "little"))
+            if shape is not None:
+                self._forget(shape)
+        elif kind == frames.PROGRESS:
+            lsn = int.from_bytes(body, "little")
+            self.durable_lsn = max(self.durable_lsn, lsn)
+            self.commit_lsn = max(self.commit_lsn, lsn - 1)
+        elif kind == frames.SYSTEM:
+            identifier, timeline, self.durable_lsn = orjson.loads(body)
+            self.system = (identifier, timeline)
+        elif kind == frames.PURGE:
+            for shape in list(self.by_id.values()):
+                self._forget(shape)
+            self.commit_lsn = 0
+        else:
+            raise CorruptStorage(f"unknown record kind {kind}")
+
+    # -- changes --
+
+    def create(self, definition: Definition) -> Shape:
+        """A new shape, registered at once; it survives a restart once `complete_snapshot` is durable."""
+        microseconds = max(time.time_ns() // 1000, self._last_microseconds + 1)
+        self._last_microseconds = microseconds
+        shape = Shape(
+            self._next_id, definition.handle(microseconds), definition, self._shapes_directory, self._threshold
+        )
+        self._add(shape)
+        self._wal.append(frames.json_record(frames.CREATE, shape.to_json()))
+        return shape
+
+    def complete_snapshot(self, shape: Shape, callback: Callable[[], None]) -> None:
+        """The snapshot's file is synced: make that known to recovery."""
+        mark = shape.snapshot.mark
+        assert mark is not None
+        body = {"id": shape.id, "chunks": shape.snapshot.chunk_ends, "mark": mark.to_json()}
+        self._wal.append(frames.json_record(frames.SNAPSHOT, body), callback)
+
+    def drop(self, shape: Shape, reason: str, callback: Callable[[], None] | None = None) -> None:
+        """End a shape: gone for readers now, for recovery when the record is durable (`callback`)."""
+        if not shape.alive:
+            if callback is not None:
+                callback()
+            return
+        log.info("shape %s of %s.%s dropped: %s", shape.handle, shape.definition.schema, shape.definition.table, reason)
+        self._forget(shape)
+        self._wal.append(frames.drop_record(shape.id), callback)
+        self.on_drop(shape)
+
+    def purge(self, reason: str) -> None:
+        """End all shapes."""
+        shapes = list(self.by_id.values())
+        if shapes:
+            log.warning("%d shapes dropped: %s", len(shapes), reason)
+        for shape in shapes:
+            self._forget(shape)
+        self._wal.append(frames.record(frames.PURGE, b""))
+        self.commit_lsn = 0
+        for shape in shapes:
+            self.on_drop(shape)
+
+    def set_system(self, identifier: str, timeline: int, lsn: int) -> None:
+        """Remember whose changes the shapes hold; `lsn` is where the (new) slot begins."""
+        self.system = (identifier, timeline)
+        self.durable_lsn = lsn
+        self._wal.append(frames.json_record(frames.SYSTEM, [identifier, timeline, lsn]))
+
+    def submit(self, batch: Batch, callback: Callable[[], None]) -> None:
+        """Log transactions; readers see them once they are durable, then `callback` runs."""
+
+        def durable() -> None:
+            self._publish(batch)
+            callback()
+
+        self._wal.append(frames.batch_record(batch), durable)
+
+    def seen(self, commit_lsn: int) -> None:
+        """A transaction that concerns no shape, while nothing before it is still on its way to the disk."""
+        self.commit_lsn = max(self.commit_lsn, commit_lsn)
+
+    def progress(self, lsn: int, callback: Callable[[], None]) -> None:
+        """Nothing up to `lsn` concerned a shape; `callback` when that is durable and may be acknowledged."""
+
+        def durable() -> None:
+            self.durable_lsn = max(self.durable_lsn, lsn)
+            callback()
+
+        self._wal.append(frames.progress_record(lsn), durable)
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes on their way into the write-ahead log: above a bound, the replication stream is paused."""
+        return self._wal.pending_bytes
+
+    @property
+    def wal_syncs(self) -> tuple[int, float]:
+        """(number, seconds in total)"""
+        return self._wal.syncs, self._wal.sync_seconds
+
+    @property
+    def tail_bytes(self) -> int:
+        return self._tail_bytes
+
+    def _add(self, shape: Shape) -> None:
+        self._next_id = max(self._next_id, shape.id + 1)
+        self._last_microseconds = max(self._last_microseconds, int(shape.handle.rpartition("-")[2]))
+        self.by_id[shape.id] = shape
+        self.by_handle[shape.handle] = shape
+        self.by_identity[shape.definition.identity] = shape
+
+    def _forget(self, shape: Shape) -> None:
+        shape.alive = False
+        self.by_id.pop(shape.id, None)
+        self.by_handle.pop(shape.handle, None)
+        if self.by_identity.get(shape.definition.identity) is shape:
+            del self.by_identity[shape.definition.identity]
+        self._staged.pop(shape.id, None)
+        if self._tails.pop(shape.id, None) is not None:
+            self._tail_bytes -= shape.log.tail_bytes
+        self.files.forget(shape.snapshot.path)
+        self.files.forget(shape.log.path)
+        self._unlink(shape.snapshot.path, shape.log.path)
+
+    def _unlink(self, *paths: Path) -> None:
+        """Deleting a large file takes a while: not on the loop."""
+
+        def unlink() -> None:
+            for path in paths:
+                path.unlink(missing_ok=True)
+
+        task = self._loop.run_in_executor(None, unlink)
+        self._deleting.add(task)
+        task.add_done_callback(self._deleting.discard)
+
+    # -- durable batches --
+
+    def _apply(self, batch: Batch) -> dict[int, Shape]:
+        touched = self._staged
+        for entry in batch.entries:
+            shape = self.by_id.get(entry.shape)
+            if shape is None:
+                continue
+            shape.log.append(entry.tx, entry.last_op, entry.data)
+            touched[shape.id] = shape
+            self._tails[shape.id] = shape
+            self._tail_bytes += len(entry.data)
+        if batch.final:
+            self._staged = {}
+            for shape in touched.values():
+                shape.log.publish()
+            self.commit_lsn = max(self.commit_lsn, batch.commit_lsn)
+            self.durable_lsn = max(self.durable_lsn, batch.end_lsn)
+        while self._tail_bytes > TAIL_LIMIT:
+            self._flush_oldest()
+        return touched if batch.final else {}
+
+    def _publish(self, batch: Batch) -> None:
+        touched = self._apply(batch)
+        if batch.final:
+            self.on_publish(touched.values())
+        for shape in touched.values():
+            if shape.log.tail_bytes > SHAPE_TAIL_LIMIT:
+                self._flush(shape)
+        if self._wal.segment_bytes > CHECKPOINT_BYTES:
+            self.checkpoint()
+
+    def _flush_oldest(self) -> None:
+        self._flush(next(iter(self._tails.values())))
+
+    def _flush(self, shape: Shape) -> None:
+        if self._tails.pop(shape.id, None) is not None:
+            try:
+                self._tail_bytes -= shape.log.flush()
+            except OSError as error:
+                self._die(error)
+
+    def _flush_all(self) -> None:
+        while self._tails:
+            self._flush_oldest()
+
+    def _die(self, error: OSError) -> None:
+        log.critical("a shape's log cannot be written (%s); stopping, recovery will decide", error)
+        os._exit(74)
+
+    # -- checkpoints --
+
+    def tick(self) -> None:
+        """Called now and then: a checkpoint is made when the last one is old."""
+        if self._loop.time() > self._checkpoint_due and self._wal.segment_bytes:
+            self.checkpoint()
+
+    def checkpoint(self) -> None:
+        """Bring everything that is durable in the write-ahead log into the files, so that its segments can go."""
+        if self._checkpoint is None and not self._staged:
+            self._checkpoint = asyncio.ensure_future(self._make_checkpoint())
+
+    async def _make_checkpoint(self) -> None:
+        try:
+            captured: asyncio.Future[list[bytes] | None] = self._loop.create_future()
+
+            def capture() -> None:
+                # All records of the old segments are applied, none of the new one is. Within a large transaction
+                # the state is not one that recovery could begin with.
+                captured.set_result(None if self._staged else self._checkpoint_lines(self._wal.segment))
+
+            self._wal.rotate(capture)
+            lines = await captured
+            if lines is None:
+                return
+            segment = self._wal.segment
+            waiting = list(self._tails.values())
+            for index, shape in enumerate(waiting):
+                self._flush(shape)
+                if index % 64 == 63:
+                    await asyncio.sleep(0)
+            await self._loop.run_in_executor(None, self._sync)
+            await self._loop.run_in_executor(None, self._write_checkpoint, lines)
+            await self._loop.run_in_executor(None, self._remove_segments_before, segment)
+            self._checkpoint_due = self._loop.time() + CHECKPOINT_SECONDS
+        except OSError as error:
+            self._die(error)
+        finally:
+            self._checkpoint = None
+
+    def _checkpoint_lines(self, segment: int) -> list[bytes]:
+        head = {
+            "segment": segment,
+            "next_id": self._next_id,
+            "system": self.system,
+            "commit_lsn": self.commit_lsn,
+            "durable_lsn": self.durable_lsn,
+            "shapes": len(self.by_id),
+        }
+        return [orjson.dumps(head), *(orjson.dumps(shape.to_json()) for shape in self.by_id.values())]
+
+    def _write_checkpoint(self, lines: list[bytes]) -> None:
+        data = b"\n".join(lines) + b"\n"
+        self._write_atomically(self._directory / "checkpoint", data + b"%08x\n" % zlib.crc32(data))
+
+    def _read_checkpoint(self) -> int:
+        """Restore the checkpoint's state; the number of the first segment to replay."""
+        path = self._directory / "checkpoint"
+        if not path.exists():
+            return min(segment_numbers(self._wal_directory), default=1)
+        whole = path.read_bytes()
+        data, checksum = whole[:-9], whole[-9:]
+        if checksum != b"%08x\n" % zlib.crc32(data):
+            raise CorruptStorage("the checkpoint's checksum is wrong")
+        lines = data.splitlines()
+        head = orjson.loads(lines[0])
+        for line in lines[1:]:
+            self._add(Shape.from_json(orjson.loads(line), self._shapes_directory, self._threshold))
+        self._next_id = max(self._next_id, head["next_id"])
+        self.system = None if head["system"] is None else (head["system"][0], head["system"][1])
+        self.commit_lsn = head["commit_lsn"]
+        self.durable_lsn = head["durable_lsn"]
+        segment: int = head["segment"]
+        return segment
+
+    def _write_atomically(self, path: Path, data: bytes) -> None:
+        temporary = path.with_suffix(".new")
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(fd, view) :]
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        temporary.replace(path)
+        sync_directory(path.parent)
+
+    def _sync(self) -> None:
+        """All files of the storage's file system at once, instead of one fsync per shape. Raises OSError."""
+        if _LIBC.syncfs(self._lock_fd) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+
+    def _remove_segments_before(self, segment: int) -> None:
+        for number in segment_numbers(self._wal_directory):
+            if number < segment:
+                segment_path(self._wal_directory, number).unlink(missing_ok=True)
+
+    def _remove_orphans(self) -> None:
+        """Files of shapes that are no more (a crash came between their record and the deletion)."""
+        known = set(self.by_id)
+
+        def remove() -> None:
+            for path in self._files():
+                if path.stem.isdigit() and int(path.stem) not in known and int(path.stem) < first_new:
+                    path.unlink(missing_ok=True)
+
+        first_new = self._next_id
+        task = self._loop.run_in_executor(None, remove)
+        self._deleting.add(task)
+        task.add_done_callback(self._deleting.discard)
+
+    def _files(self) -> Iterator[Path]:
+        for directory in self._shapes_directory.iterdir():
+            yield from directory.iterdir()
+
+    async def close(self) -> None:
+        """Stop cleanly: everything durable, a checkpoint, the lock released."""
+        if self._checkpoint is not None:
+            await asyncio.wait([self._checkpoint])
+        if not self._staged:
+            await self._make_checkpoint()
+        await self._loop.run_in_executor(None, self._wal.close)
+        await asyncio.gather(*self._deleting, return_exceptions=True)
+        os.close(self._lock_fd)
+
+
+_LIBC = ctypes.CDLL(None, use_errno=True)

@@ -1,0 +1,103 @@
+"""The process's metrics, under Electric's names for what both have. Sources are read when somebody scrapes."""
+
+from __future__ import annotations
+
+import resource
+import time
+
+from switchgear_shapes.creation import Creator
+from switchgear_shapes.ingest import Ingest
+from switchgear_shapes.live import Live
+from switchgear_shapes.log.store import Store
+from switchgear_shapes.postgres.pool import Pool
+from switchgear_shapes.replication.client import Replication
+from switchgear_shapes.shape_api import Admission
+from switchgear_wire import Response, Server
+from switchgear_wire.metrics import Registry
+
+_TEXT = b"content-type: text/plain; version=0.0.4; charset=utf-8\r\ncache-control: no-store\r\n"
+
+
+class Metrics:
+    """A registry and what it reads."""
+
+    def __init__(self) -> None:
+        self.registry = Registry()
+        self._started = time.time()
+        gauge = self.registry.gauge
+        gauge("process_start_time_seconds", "Unix time of the start", lambda: self._started)
+        gauge("process_resident_memory_bytes", "Resident memory", _resident)
+        gauge("process_cpu_seconds_total", "CPU time", time.process_time)
+        self._retained = gauge(
+            "electric_postgres_replication_slot_retained_wal_size", "Bytes of WAL that the slot keeps in Postgres"
+        )
+        self._lag = gauge(
+            "electric_postgres_replication_slot_confirmed_flush_lsn_lag",
+            "Bytes of WAL not acknowledged yet",
+        )
+
+    def response(self, base: bytes) -> Response:
+        return Response(200, base + _TEXT, self.registry.render())
+
+    def watch_server(self, server: Server) -> None:
+        gauge = self.registry.gauge
+        gauge("electric_plug_serve_shape_requests_count", "Requests on the main port", lambda: server.requests.value)
+        gauge("switchgear_http_connections", "Open connections", lambda: server.connections)
+
+    def watch_admission(self, admission: Admission) -> None:
+        for kind in admission.limits:
+            self.registry.gauge(
+                "electric_admission_control_acquire_current",
+                "Requests that wait for something",
+                lambda kind=kind: admission.current[kind],  # type: ignore[misc]
+                kind=kind,
+            )
+            self.registry.gauge(
+                "electric_admission_control_reject_count",
+                "Requests refused because too many waited",
+                lambda kind=kind: admission.rejected[kind],  # type: ignore[misc]
+                kind=kind,
+            )
+
+    def watch_live(self, live: Live) -> None:
+        self.registry.gauge("switchgear_live_waiters", "Live requests that wait for a change", lambda: live.count)
+
+    def watch_store(self, store: Store, creator: Creator) -> None:
+        gauge = self.registry.gauge
+        gauge("electric_shapes_total_shapes_count", "Shapes", lambda: len(store.by_id))
+        gauge("switchgear_storage_pending_bytes", "Bytes waiting for the disk", lambda: store.pending_bytes)
+        gauge("switchgear_storage_tail_bytes", "Durable bytes not yet in shape files", lambda: store.tail_bytes)
+        gauge("switchgear_storage_open_files", "Cached open files", lambda: len(store.files))
+        gauge("switchgear_wal_syncs_total", "fdatasync calls", lambda: store.wal_syncs[0])
+        gauge("switchgear_wal_sync_seconds_total", "Time in them", lambda: store.wal_syncs[1])
+        gauge("switchgear_snapshots_running", "Shapes being created", lambda: creator.running)
+        gauge("switchgear_snapshots_total", "Shapes created", lambda: creator.created)
+        gauge("switchgear_snapshots_failed_total", "Creations that failed", lambda: creator.failed)
+        gauge("switchgear_snapshots_seconds_total", "Time in creations", lambda: creator.seconds)
+
+    def watch_replication(self, replication: Replication, ingest: Ingest) -> None:
+        gauge = self.registry.gauge
+        gauge("electric_postgres_replication_transaction_received_count", "Transactions", lambda: ingest.transactions)
+        gauge("electric_postgres_replication_transaction_received_operations", "Row changes", lambda: ingest.changes)
+        gauge("switchgear_replication_lines_total", "Lines written to shape logs", lambda: ingest.routed)
+        gauge("switchgear_replication_acknowledged_lsn", "Acknowledged LSN", lambda: replication.acknowledged)
+
+    async def ask_slot(self, admin: Pool, slot: str) -> None:
+        """Read the slot's state. Raises ConnectionLost, PoolTimeout, PostgresError."""
+        async with admin.session() as session:
+            rows = await session.query(
+                "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::int8,"  # noqa: S608
+                " pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::int8"
+                f" FROM pg_replication_slots WHERE slot_name = '{slot}'"
+            )
+        if rows:
+            self._retained.set(float(rows[0][0] or 0))
+            self._lag.set(float(rows[0][1] or 0))
+
+
+def _resident() -> float:
+    try:
+        with open("/proc/self/statm", "rb") as file:  # noqa: PTH123
+            return int(file.read().split()[1]) * resource.getpagesize()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0

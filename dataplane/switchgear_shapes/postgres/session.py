@@ -1,0 +1,375 @@
+"""One connection to Postgres, driven by the event loop over `psycopg.pq`.
+
+Only the simple query protocol is used, so that any pooler and the walsender understand it. A session is used by one
+task at a time; after a lost connection, a cancelled wait or a protocol surprise it is closed and never used again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+from collections.abc import AsyncIterator, Callable
+
+import psycopg
+from psycopg import pq
+
+from switchgear_shapes.postgres.conninfo import Conninfo
+
+Row = tuple[str | None, ...]
+
+# Both the walsender and the snapshot queries render values under these, so that the two agree byte for byte.
+DISPLAY_SETTINGS = {
+    "bytea_output": "hex",
+    "DateStyle": "ISO, DMY",
+    "TimeZone": "UTC",
+    "extra_float_digits": "1",
+    "IntervalStyle": "iso_8601",
+}
+
+_COPY_STATES = (pq.ExecStatus.COPY_OUT, pq.ExecStatus.COPY_BOTH, pq.ExecStatus.COPY_IN)
+
+
+class PostgresError(Exception):
+    """An error that the server reported. `sqlstate` is its five-character code."""
+
+    def __init__(self, sqlstate: str, message: str) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+        self.message = message
+
+
+class ConnectionLost(Exception):
+    """The connection could not be made, or broke. What was under way may or may not have happened."""
+
+
+class Session:
+    """A connected session."""
+
+    def __init__(self, connection: pq.abc.PGconn) -> None:
+        self._pg = connection
+        self._loop = asyncio.get_running_loop()
+        self._waiting: asyncio.Future[None] | None = None
+        self.closed = False
+        self.last_used = 0.0
+
+    # -- making and ending --
+
+    @classmethod
+    async def connect(cls, info: Conninfo, *, limit: float = 10.0, **extra: str) -> Session:
+        """Connect within `limit` seconds. Raises ConnectionLost, PostgresError when the server refuses."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(limit):
+                resolved = await _resolve(info)
+                connection = pq.PGconn.connect_start(
+                    info.render(**resolved, client_encoding="UTF8", application_name="switchgear-shapes", **extra)
+                )
+                await _poll_connect(loop, connection)
+        except TimeoutError:
+            raise ConnectionLost(f"no connection to the database within {limit:g} s") from None
+        except OSError as error:
+            raise ConnectionLost(f"cannot reach the database: {error}") from None
+        connection.nonblocking = 1
+        return cls(connection)
+
+    def close(self) -> None:
+        """Close at once; the server rolls back what was open."""
+        if not self.closed:
+            self.closed = True
+            with contextlib.suppress(OSError, ValueError, psycopg.Error):
+                fd = self._pg.socket
+                self._loop.remove_reader(fd)
+                self._loop.remove_writer(fd)
+            if self._waiting is not None and not self._waiting.done():
+                self._waiting.set_result(None)
+            self._pg.finish()
+
+    async def cancel_and_close(self) -> None:
+        """Ask the server to stop the running statement, then close."""
+        if self.closed:
+            return
+        with contextlib.suppress(psycopg.Error, TimeoutError):
+            cancel = self._pg.get_cancel()
+            async with asyncio.timeout(5.0):
+                await self._loop.run_in_executor(None, cancel.cancel)
+        self.close()
+
+    @property
+    def server_version(self) -> int:
+        """As libpq has it: 150018 for 15.18."""
+        return self._pg.server_version
+
+    @property
+    def usable(self) -> bool:
+        """Whether the idle connection still stands."""
+        if self.closed:
+            return False
+        try:
+            self._pg.consume_input()
+        except psycopg.Error:
+            return False
+        return self._pg.status == pq.ConnStatus.OK and self._pg.transaction_status == pq.TransactionStatus.IDLE
+
+    # -- statements --
+
+    async def query(self, sql: str) -> list[Row]:
+        """Run one or more statements; the rows of the last one. Raises PostgresError, ConnectionLost."""
+        try:
+            result = await self._run(sql)
+        except asyncio.CancelledError:
+            self.close()
+            raise
+        if result is None:
+            return []
+        if result.status in _COPY_STATES:
+            self.close()
+            raise ConnectionLost("the statement began a COPY")
+        return _rows(result)
+
+    async def query_limited(self, sql: str, seconds: float) -> list[Row]:
+        """`query`, cancelled on the server after `seconds` (TimeoutError; the session is closed then)."""
+        task = asyncio.ensure_future(self._run(sql))
+        done, _ = await asyncio.wait([task], timeout=seconds)
+        if not done:
+            await self.cancel_and_close()
+            task.cancel()
+            with contextlib.suppress(BaseException):
+                await task
+            raise TimeoutError
+        result = task.result()
+        return [] if result is None else _rows(result)
+
+    async def start_copy(self, sql: str) -> None:
+        """Run a statement that begins COPY OUT or COPY BOTH. Raises PostgresError, ConnectionLost."""
+        result = await self._run(sql)
+        if result is None or result.status not in _COPY_STATES:
+            self.close()
+            raise ConnectionLost("the server did not begin the copy")
+
+    async def copy_blocks(self, block_bytes: int) -> AsyncIterator[list[bytes]]:
+        """The data of COPY OUT: lists of rows, about `block_bytes` each, as fast as the consumer takes them.
+
+        Raises PostgresError, ConnectionLost.
+        """
+        get = self._pg.get_copy_data
+        rows: list[bytes] = []
+        size = 0
+        while True:
+            try:
+                count, data = get(1)
+            except psycopg.Error as error:
+                raise self._lost(error) from None
+            if count > 0:
+                rows.append(bytes(data))
+                size += count
+                if size >= block_bytes:
+                    yield rows
+                    rows, size = [], 0
+            elif count == 0:
+                if rows:
+                    yield rows
+                    rows, size = [], 0
+                await self._wait(self._loop.add_reader, self._loop.remove_reader)
+                self._consume()
+            else:
+                if rows:
+                    yield rows
+                await self._last_result()
+                return
+
+    # -- the replication stream --
+
+    def received(self, limit: int) -> tuple[list[bytes], bool]:
+        """Up to `limit` messages of COPY BOTH that are here already, and whether the stream goes on.
+
+        Raises ConnectionLost.
+        """
+        messages: list[bytes] = []
+        get = self._pg.get_copy_data
+        try:
+            while len(messages) < limit:
+                count, data = get(1)
+                if count > 0:
+                    messages.append(bytes(data))
+                elif count == 0:
+                    return messages, True
+                else:
+                    return messages, False
+        except psycopg.Error as error:
+            raise self._lost(error) from None
+        return messages, True
+
+    def read_socket(self) -> None:
+        """Take what the socket has. Raises ConnectionLost."""
+        self._consume()
+
+    @property
+    def fileno(self) -> int:
+        return self._pg.socket
+
+    async def readable(self, limit: float) -> bool:
+        """Wait for bytes from the server, at most `limit` seconds."""
+        return await self._wait(self._loop.add_reader, self._loop.remove_reader, limit)
+
+    def send_copy(self, data: bytes) -> None:
+        """Queue one message of COPY BOTH and push what the socket takes. Raises ConnectionLost."""
+        try:
+            self._pg.put_copy_data(data)
+            self._pg.flush()
+        except psycopg.Error as error:
+            raise self._lost(error) from None
+
+    async def stream_error(self) -> Exception:
+        """Why the stream ended."""
+        try:
+            await self._last_result()
+        except (PostgresError, ConnectionLost) as error:
+            return error
+        return ConnectionLost("the server ended the replication stream")
+
+    # -- below --
+
+    async def _run(self, sql: str) -> pq.abc.PGresult | None:
+        if self.closed:
+            raise ConnectionLost("the connection is closed")
+        try:
+            self._pg.send_query(sql.encode())
+            while self._pg.flush():
+                await self._wait(self._loop.add_writer, self._loop.remove_writer)
+        except psycopg.Error as error:
+            raise self._lost(error) from None
+        return await self._last_result()
+
+    async def _last_result(self) -> pq.abc.PGresult | None:
+        pg = self._pg
+        last: pq.abc.PGresult | None = None
+        failed: PostgresError | None = None
+        while True:
+            while pg.is_busy():
+                await self._wait(self._loop.add_reader, self._loop.remove_reader)
+                self._consume()
+            result = pg.get_result()
+            if result is None:
+                break
+            if result.status == pq.ExecStatus.FATAL_ERROR:
+                failed = failed or _error(result)
+                if pg.status != pq.ConnStatus.OK:
+                    break
+                continue
+            last = result
+            if result.status in _COPY_STATES:
+                break
+        if pg.status != pq.ConnStatus.OK:
+            self.close()
+            raise ConnectionLost(failed.message if failed else "the connection to the database broke")
+        if failed is not None:
+            raise failed
+        return last
+
+    def _consume(self) -> None:
+        if self.closed:
+            raise ConnectionLost("the connection is closed")
+        try:
+            self._pg.consume_input()
+        except psycopg.Error as error:
+            raise self._lost(error) from None
+
+    def _lost(self, error: Exception) -> ConnectionLost:
+        message = str(error).strip() or "the connection to the database broke"
+        self.close()
+        return ConnectionLost(message)
+
+    async def _wait(self, add: Callable[..., None], remove: Callable[[int], bool], limit: float | None = None) -> bool:
+        if self.closed:
+            raise ConnectionLost("the connection is closed")
+        fd = self._pg.socket
+        ready = self._waiting = self._loop.create_future()
+        add(fd, _set, ready)
+        try:
+            if limit is None:
+                await ready
+                return True
+            done, _ = await asyncio.wait([ready], timeout=limit)
+            return bool(done)
+        finally:
+            self._waiting = None
+            if not self.closed:
+                remove(fd)
+
+
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _rows(result: pq.abc.PGresult) -> list[Row]:
+    columns = range(result.nfields)
+    rows: list[Row] = []
+    for row in range(result.ntuples):
+        values = (result.get_value(row, column) for column in columns)
+        rows.append(tuple(None if value is None else value.decode("utf-8", "replace") for value in values))
+    return rows
+
+
+def _error(result: pq.abc.PGresult) -> PostgresError:
+    field = result.error_field
+    sqlstate = field(pq.DiagnosticField.SQLSTATE) or b""
+    message = field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"unknown error"
+    return PostgresError(sqlstate.decode(), message.decode("utf-8", "replace"))
+
+
+async def _resolve(info: Conninfo) -> dict[str, str]:
+    """Look the host up without blocking the loop: libpq would do it in the foreground. All addresses are tried."""
+    host, port = info.params["host"], info.params["port"]
+    if host.startswith(("/", "@")) or "," in host:
+        return {}
+    with contextlib.suppress(ValueError):
+        ipaddress.ip_address(host)
+        return {}
+    found = await asyncio.get_running_loop().getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
+    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    count = len(addresses)
+    return {"host": ",".join([host] * count), "hostaddr": ",".join(addresses), "port": ",".join([port] * count)}
+
+
+async def _poll_connect(loop: asyncio.AbstractEventLoop, connection: pq.abc.PGconn) -> None:
+    while True:
+        if connection.status == pq.ConnStatus.BAD:
+            raise _connect_error(connection)
+        state = connection.connect_poll()
+        if state == pq.PollingStatus.OK:
+            return
+        if state == pq.PollingStatus.FAILED:
+            raise _connect_error(connection)
+        fd = connection.socket
+        ready = loop.create_future()
+        reading = state == pq.PollingStatus.READING
+        (loop.add_reader if reading else loop.add_writer)(fd, _set, ready)
+        try:
+            await ready
+        finally:
+            (loop.remove_reader if reading else loop.remove_writer)(fd)
+
+
+# libpq reports refusals while connecting as text only; these fragments tell those that a human must repair.
+_REFUSALS = (
+    ("password authentication failed", "28P01"),
+    ("no pg_hba.conf entry", "28000"),
+    ("does not exist", "3D000"),
+    ("permission denied", "42501"),
+    ("must be superuser or replication role", "42501"),
+    ("too many clients", "53300"),
+    ("remaining connection slots", "53300"),
+    ("too many connections", "53300"),
+)
+
+
+def _connect_error(connection: pq.abc.PGconn) -> Exception:
+    text = connection.get_error_message().strip()
+    connection.finish()
+    for fragment, sqlstate in _REFUSALS:
+        if fragment in text and "could not translate" not in text:
+            return PostgresError(sqlstate, text)
+    return ConnectionLost(text)

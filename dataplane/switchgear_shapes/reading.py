@@ -1,0 +1,251 @@
+"""From a request and a shape to bytes: which part of the snapshot or the log, under which headers.
+
+Everything here is synchronous and bounded: large parts are answered as file slices, never read into memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable
+
+from switchgear_shapes import answers, offsets
+from switchgear_shapes.errors import ShapeError
+from switchgear_shapes.log.files import Handle
+from switchgear_shapes.log.shape import Shape
+from switchgear_shapes.log.shape_log import Slice
+from switchgear_shapes.log.store import Store
+from switchgear_shapes.offsets import Offset
+from switchgear_shapes.request import ShapeRequest
+from switchgear_wire import AnyResponse, ClientGone, FileResponse, FileSlice, Request, Response, StreamResponse, Writer
+
+log = logging.getLogger("switchgear.shapes.reading")
+
+INLINE_BYTES = 65_536
+"""Up to here a body is read and sent in one write; larger ones go as file slices."""
+BLOCK_BYTES = 262_144
+GROWTH_SECONDS = 60.0
+"""How long a reader waits for the next bytes of a snapshot that is being written."""
+_SEPARATOR = b",\n"
+
+
+def unreadable() -> ShapeError:
+    return ShapeError(500, {"message": "Unable to retrieve shape log: storage error"})
+
+
+class Reader:
+    """Builds the answers that carry a shape's data."""
+
+    def __init__(self, store: Store, cache: answers.CacheRules, cursor: Callable[[int], int]) -> None:
+        self._store = store
+        self._cache = cache
+        self._cursor = cursor
+        self._memo_key: tuple[int, int, int] | None = None
+        self._memo = b""
+
+    # -- headers --
+
+    def headers(
+        self,
+        request: Request,
+        base: bytes,
+        sr: ShapeRequest,
+        shape: Shape,
+        offset: Offset,
+        *,
+        schema: bytes | None,
+        reaches_end: bool = False,
+        has_data: bool = True,
+        content_type: bytes = answers.JSON_TYPE,
+    ) -> bytes:
+        """All headers of a 200. `schema` only for answers that are not live."""
+        unique = None if has_data else time.monotonic_ns()
+        parts = [
+            base,
+            content_type,
+            self._cache.of(request, sr),
+            b"electric-handle: %b\r\nelectric-offset: %b\r\nelectric-has-data: %b\r\n"
+            % (shape.handle.encode(), offsets.render(offset).encode(), b"true" if has_data else b"false"),
+        ]
+        if content_type is answers.JSON_TYPE:
+            parts.append(b'etag: "%b"\r\n' % answers.etag(shape.handle, sr.offset_text, offset, unique))
+        if sr.live:
+            parts.append(b"electric-cursor: %d\r\n" % self._cursor(sr.cursor))
+        elif schema is not None:
+            parts.append(b"electric-schema: " + schema + b"\r\n")
+        if reaches_end:
+            parts.append(b"electric-up-to-date: \r\n")
+        return b"".join(parts)
+
+    def _not_modified(
+        self, request: Request, base: bytes, sr: ShapeRequest, shape: Shape, offset: Offset, reaches_end: bool
+    ) -> Response | None:
+        tag = answers.etag(shape.handle, sr.offset_text, offset)
+        if not answers.matches(request.headers.get(b"if-none-match"), tag):
+            return None
+        return Response(304, self.headers(request, base, sr, shape, offset, schema=None, reaches_end=reaches_end))
+
+    # -- the snapshot --
+
+    def chunk(
+        self, request: Request, base: bytes, sr: ShapeRequest, shape: Shape, number: int, schema: bytes | None
+    ) -> AnyResponse:
+        """Snapshot chunk `number`, which exists or is being written."""
+        offset = (0, number)
+        not_modified = self._not_modified(request, base, sr, shape, offset, reaches_end=False)
+        if not_modified is not None:
+            return not_modified
+        headers = self.headers(request, base, sr, shape, offset, schema=schema)
+        snapshot = shape.snapshot
+        try:
+            handle = self._store.files.get(snapshot.path)
+        except OSError as error:
+            log.error("cannot read the snapshot of %s: %s", shape.handle, error)
+            return answers.error_response(request, base, unreadable())
+        start = snapshot.chunk_start(number)
+        if number >= len(snapshot.chunk_ends):
+            return StreamResponse(200, headers, lambda writer: _stream_growing(writer, shape, number, start, handle))
+        end = snapshot.chunk_ends[number]
+        return self._body(request, base, headers, Slice(handle, start, end - start, b""), b"")
+
+    # -- the log --
+
+    def after(
+        self, request: Request, base: bytes, sr: ShapeRequest, shape: Shape, offset: Offset, schema: bytes | None
+    ) -> AnyResponse | None:
+        """The log behind `offset`; None for a live request when nothing is there. Raises ShapeError."""
+        shape_log = shape.log
+        try:
+            position = shape_log.position_of(offset, self._store.files)
+        except (OSError, ValueError, AssertionError) as error:
+            log.error("cannot find a position in the log of %s: %s", shape.handle, error)
+            raise unreadable() from None
+        end, end_offset = shape_log.chunk_after(position)
+        if position >= end:
+            return None if sr.live else self._empty(request, base, sr, shape, max(offset, shape_log.latest), schema)
+        reaches_end = end == shape_log.visible
+        not_modified = self._not_modified(request, base, sr, shape, end_offset, reaches_end)
+        if not_modified is not None:
+            return not_modified
+        control = b""
+        if reaches_end:
+            control = answers.up_to_date(end_offset[0] if sr.live else max(self._store.commit_lsn, end_offset[0]))
+        headers = self.headers(request, base, sr, shape, end_offset, schema=schema, reaches_end=reaches_end)
+        if end - position <= INLINE_BYTES:
+            return Response(200, headers, self._small_body(shape, position, end, control))
+        try:
+            piece = shape_log.slice(position, end, self._store.files)
+        except OSError as error:
+            log.error("cannot read the log of %s: %s", shape.handle, error)
+            raise unreadable() from None
+        return self._body(request, base, headers, piece, control)
+
+    def nothing(
+        self, request: Request, base: bytes, sr: ShapeRequest, shape: Shape, offset: Offset, schema: bytes | None
+    ) -> Response:
+        """No changes: a live request's time is over, or `offset=now`."""
+        end = max(offset, shape.log.latest)
+        headers = self.headers(request, base, sr, shape, end, schema=schema, reaches_end=True, has_data=False)
+        lsn = max(self._store.commit_lsn, end[0])
+        return Response(200, headers, b"[" + answers.up_to_date(lsn) + b"]")
+
+    def _empty(
+        self, request: Request, base: bytes, sr: ShapeRequest, shape: Shape, end: Offset, schema: bytes | None
+    ) -> Response:
+        not_modified = self._not_modified(request, base, sr, shape, end, reaches_end=True)
+        if not_modified is not None:
+            return not_modified
+        headers = self.headers(request, base, sr, shape, end, schema=schema, reaches_end=True)
+        return Response(200, headers, b"[" + answers.up_to_date(max(self._store.commit_lsn, end[0])) + b"]")
+
+    def _small_body(self, shape: Shape, start: int, end: int, control: bytes) -> bytes:
+        """The body's bytes, kept for the next request at the same position: live clients come together."""
+        key = (shape.id, start, end)
+        if self._memo_key != key:
+            self._memo = self._read(shape, start, end)
+            self._memo_key = key
+        data = self._memo
+        return b"[" + data + control + b"]" if control else b"[" + data[: -len(_SEPARATOR)] + b"]"
+
+    def _read(self, shape: Shape, start: int, end: int) -> bytes:
+        try:
+            return shape.log.slice(start, end, self._store.files).read()
+        except OSError as error:
+            log.error("cannot read the log of %s: %s", shape.handle, error)
+            raise unreadable() from None
+
+    def _body(self, request: Request, base: bytes, headers: bytes, piece: Slice, control: bytes) -> AnyResponse:
+        if piece.size <= INLINE_BYTES:
+            try:
+                data = piece.read()
+            except OSError as error:
+                log.error("cannot read a shape's file: %s", error)
+                return answers.error_response(request, base, unreadable())
+            return Response(200, headers, b"[" + (data + control if control else data[: -len(_SEPARATOR)]) + b"]")
+        parts: list[bytes | FileSlice] = [b"["]
+        tail = piece.tail + control + b"]" if control else piece.tail[: -len(_SEPARATOR)] + b"]"
+        cut = 0 if piece.tail or control else len(_SEPARATOR)
+        if piece.handle is not None:
+            parts.append(FileSlice(piece.handle.fd, piece.start, piece.length - cut))
+        parts.append(tail)
+        return FileResponse(200, headers, parts, None if piece.handle is None else piece.handle.release)
+
+    # -- events --
+
+    def events_after(self, shape: Shape, offset: Offset) -> tuple[bytes, Offset] | None:
+        """The log behind `offset` as server-sent events (not framed), at most a chunk; and where they end."""
+        position = shape.log.position_of(offset, self._store.files)
+        end, end_offset = shape.log.chunk_after(position)
+        if position >= end:
+            return None
+        data = self._read(shape, position, end) if end - position > INLINE_BYTES else None
+        if data is None:
+            self._small_body(shape, position, end, b"")
+            data = self._memo
+        events = b"data: " + data[: -len(_SEPARATOR)].replace(_SEPARATOR, b"\n\ndata: ") + b"\n\n"
+        if end == shape.log.visible:
+            events += b"data: " + answers.up_to_date(end_offset[0]) + b"\n\n"
+        return events, end_offset
+
+
+def _stream_growing(writer: Writer, shape: Shape, number: int, start: int, handle: Handle) -> None:
+    task = asyncio.ensure_future(_follow(writer, shape, number, start, handle.fd))
+
+    def done(_: object) -> None:
+        handle.release()
+        if not task.cancelled() and task.exception() is not None:
+            log.error("streaming a snapshot failed", exc_info=task.exception())
+            writer.abort()
+
+    task.add_done_callback(done)
+
+
+async def _follow(writer: Writer, shape: Shape, number: int, position: int, fd: int) -> None:
+    """Send chunk `number` while the snapshot is being written. Blocks of the file end between lines."""
+    snapshot = shape.snapshot
+    opening = b"["
+    try:
+        while True:
+            closed = number < len(snapshot.chunk_ends)
+            end = snapshot.chunk_ends[number] if closed else snapshot.length
+            while position < end:
+                data = os.pread(fd, min(BLOCK_BYTES, end - position), position)
+                if not data:
+                    raise OSError("the snapshot file is shorter than it was")
+                position += len(data)
+                # The last separator of what is there waits until something follows it.
+                held = position == end
+                writer.write(opening + (data[: -len(_SEPARATOR)] if held else data))
+                opening = _SEPARATOR if held else b""
+                await writer.drain()
+            if closed:
+                writer.write(b"]")
+                writer.finish()
+                return
+            if snapshot.failure is not None or not shape.alive or not await snapshot.changed(GROWTH_SECONDS):
+                writer.abort()
+                return
+    except (ClientGone, OSError):
+        writer.abort()

@@ -1,0 +1,47 @@
+"""Compares shapes with the catalogue and the publication now and then, for what the stream does not tell.
+
+A table that was dropped, renamed or altered without a write afterwards, or taken out of the publication behind our
+back, ends its shapes here: their logs would silently stop being true.
+"""
+
+from __future__ import annotations
+
+from switchgear_shapes.catalog import Catalog
+from switchgear_shapes.definition import streamed_columns
+from switchgear_shapes.log.shape import Shape
+from switchgear_shapes.log.store import Store
+from switchgear_shapes.replication.publication import Publication
+
+
+async def reconcile(store: Store, catalog: Catalog, publication: Publication, *, stored_generated: bool) -> None:
+    """One pass. Raises ConnectionLost, PoolTimeout, PostgresError."""
+    complete = [shape for shape in store.by_id.values() if shape.snapshot.complete]
+    by_table: dict[int, list[Shape]] = {}
+    for shape in complete:
+        by_table.setdefault(shape.definition.oid, []).append(shape)
+    relations = await catalog.read(list(by_table))
+    published = await publication.published()
+    for oid, shapes in by_table.items():
+        relation = relations.get(oid)
+        if relation is None:
+            _drop(store, shapes, "its table was dropped")
+            continue
+        if published is not None and oid not in published:
+            publication.forget(oid)
+            _drop(store, shapes, "its table left the publication or lost its full replica identity")
+            continue
+        streamed = streamed_columns(relation, stored_generated=stored_generated)
+        signature = tuple((column.name, column.type_oid) for column in streamed)
+        changed = [
+            shape
+            for shape in shapes
+            if relation.pk != shape.definition.pk
+            or not shape.definition.survives(relation.oid, relation.schema, relation.name, signature)
+        ]
+        _drop(store, changed, "its table's definition changed")
+    await publication.remove_unused({shape.definition.oid for shape in store.by_id.values()})
+
+
+def _drop(store: Store, shapes: list[Shape], reason: str) -> None:
+    for shape in shapes:
+        store.drop(shape, reason)

@@ -1,0 +1,174 @@
+"""What the catalogue says of a table: columns, types, key; and the `electric-schema` header made from it. Pure.
+
+The catalogue query is here beside the code that reads its rows; running it is the caller's work.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from switchgear_shapes.identifiers import literal
+from switchgear_shapes.postgres.session import Row
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column as `pg_attribute` has it. `pk_position` is its place in the primary key, or None."""
+
+    name: str
+    number: int
+    type_oid: int
+    type_name: str
+    type_kind: str
+    """`pg_type.typtype`: b base, c composite, d domain, e enum, r range, m multirange."""
+    type_modifier: int
+    dimensions: int
+    element_type: str | None
+    """For arrays, the element's type name."""
+    not_null: bool
+    pk_position: int | None
+    generated: str
+    """`''`, `s` (stored) or `v` (virtual)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """A table, its columns in table order."""
+
+    oid: int
+    schema: str
+    name: str
+    kind: str
+    """`pg_class.relkind`: r ordinary, p partitioned."""
+    replica_identity: str
+    columns: tuple[Column, ...]
+    pk: tuple[str, ...] = field(default=())
+    """Primary key columns in key order; empty without one."""
+
+    @property
+    def signature(self) -> tuple[tuple[str, int], ...]:
+        """(column, type OID) in table order: what must stay the same for rows to stay decodable."""
+        return tuple((column.name, column.type_oid) for column in self.columns)
+
+
+_COLUMNS_QUERY = """
+SELECT c.oid::int8, n.nspname, c.relname, c.relkind, c.relreplident,
+       a.attname, a.attnum, a.atttypid::int8, t.typname, t.typtype, a.atttypmod,
+       CASE WHEN t.typcategory = 'A' AND t.typelem <> 0 THEN greatest(a.attndims, 1) ELSE 0 END,
+       e.typname, a.attnotnull,
+       CASE WHEN array_position(i.indkey, a.attnum) < i.indnkeyatts THEN array_position(i.indkey, a.attnum) END,
+       a.attgenerated
+FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+LEFT JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem AND t.typcategory = 'A'
+LEFT JOIN pg_catalog.pg_index i ON i.indrelid = c.oid AND i.indisprimary
+WHERE c.relkind IN ('r', 'p') AND {condition}
+ORDER BY c.oid, a.attnum
+"""
+
+
+def query_by_name(schema: str, table: str) -> str:
+    return _COLUMNS_QUERY.format(condition=f"n.nspname = {literal(schema)} AND c.relname = {literal(table)}")
+
+
+def query_by_oids(oids: list[int]) -> str:
+    return _COLUMNS_QUERY.format(condition=f"c.oid IN ({','.join(map(str, oids))})")
+
+
+def from_rows(rows: list[Row]) -> list[Relation]:
+    """Relations from the rows of either query."""
+    grouped: dict[int, list[Row]] = {}
+    for row in rows:
+        grouped.setdefault(int(row[0] or 0), []).append(row)
+    return [_relation(oid, group) for oid, group in grouped.items()]
+
+
+def _relation(oid: int, rows: list[Row]) -> Relation:
+    columns = tuple(_column(row) for row in rows if row[5] is not None)
+    keyed = sorted((c.pk_position, c.name) for c in columns if c.pk_position is not None)
+    first = rows[0]
+    return Relation(
+        oid=oid,
+        schema=first[1] or "",
+        name=first[2] or "",
+        kind=first[3] or "",
+        replica_identity=first[4] or "",
+        columns=columns,
+        pk=tuple(name for _, name in keyed),
+    )
+
+
+def _column(row: Row) -> Column:
+    return Column(
+        name=row[5] or "",
+        number=int(row[6] or 0),
+        type_oid=int(row[7] or 0),
+        type_name=row[8] or "",
+        type_kind=row[9] or "",
+        type_modifier=int(row[10] or -1),
+        dimensions=int(row[11] or 0),
+        element_type=row[12],
+        not_null=row[13] == "t",
+        pk_position=None if row[14] is None else int(row[14]),
+        generated=row[15] or "",
+    )
+
+
+def schema_header(relation: Relation, selected: tuple[str, ...]) -> bytes:
+    """The `electric-schema` value for the selected columns. ASCII only, so that it is a valid header."""
+    wanted = set(selected)
+    schema = {column.name: _column_schema(column) for column in relation.columns if column.name in wanted}
+    return json.dumps(schema, separators=(",", ":"), ensure_ascii=True).encode("ascii")
+
+
+def _column_schema(column: Column) -> dict[str, Any]:
+    is_array = column.dimensions > 0 and column.element_type is not None
+    type_name = column.element_type if is_array and column.element_type is not None else column.type_name
+    made: dict[str, Any] = {"type": type_name}
+    if is_array:
+        made["dims"] = column.dimensions
+    if column.pk_position is not None:
+        made["pk_index"] = column.pk_position
+    if column.not_null:
+        made["not_null"] = True
+    if column.type_modifier >= 0:
+        made |= _modifier(type_name, column.type_modifier)
+    return made
+
+
+_INTERVAL_BITS = (("YEAR", 2), ("MONTH", 1), ("DAY", 3), ("HOUR", 10), ("MINUTE", 11), ("SECOND", 12))
+
+
+def _modifier(type_name: str, typmod: int) -> dict[str, Any]:
+    match type_name:
+        case "varchar" | "text":
+            return {"max_length": typmod - 4}
+        case "bpchar":
+            return {"length": typmod - 4}
+        case "bit" | "varbit":
+            return {"length": typmod}
+        case "numeric":
+            scale = (typmod - 4) & 0x7FF
+            return {"precision": ((typmod - 4) >> 16) & 0xFFFF, "scale": scale - 2048 if scale > 1023 else scale}
+        case "time" | "timetz" | "timestamp" | "timestamptz":
+            return {"precision": typmod}
+        case "interval":
+            return _interval_modifier(typmod)
+        case _:
+            return {"type_mod": typmod}
+
+
+def _interval_modifier(typmod: int) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    precision, fields = typmod & 0xFFFF, (typmod >> 16) & 0x7FFF
+    if precision != 0xFFFF:
+        made["precision"] = precision
+    if fields != 0x7FFF:
+        named = [name for name, bit in _INTERVAL_BITS if fields & (1 << bit)]
+        if named:
+            made["fields"] = named[0] if len(named) == 1 else f"{named[0]} TO {named[-1]}"
+    return made

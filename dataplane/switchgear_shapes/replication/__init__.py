@@ -1,0 +1,1 @@
+"""The replication stream: the conversation with the walsender, its messages, the publication."""

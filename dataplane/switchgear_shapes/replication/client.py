@@ -1,0 +1,205 @@
+"""The replication connection: starts it, feeds the ingest, acknowledges what is durable.
+
+Invariants: Postgres is told only what the store has on disk; while the store is behind, the socket is not read, but
+status messages go on, so that Postgres does not give the connection up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import struct
+import time
+from collections.abc import Callable
+
+from switchgear_shapes.ingest import Ingest
+from switchgear_shapes.log.store import Store
+from switchgear_shapes.postgres.conninfo import Conninfo
+from switchgear_shapes.postgres.session import ConnectionLost, PostgresError, Session
+from switchgear_shapes.replication.conversation import Names, Started, start
+
+log = logging.getLogger("switchgear.shapes.replication")
+
+QUEUE_LIMIT = 32 * 1024 * 1024
+"""Bytes on their way into the write-ahead log at which reading pauses; it goes on at half of it."""
+SLICE_MESSAGES = 256
+STATUS_SECONDS = 1.0
+STATUS_DELAY = 0.1
+"""How soon after something became durable it is acknowledged."""
+_XLOG = struct.Struct("!cQQq")
+_KEEPALIVE = struct.Struct("!cQqB")
+_STATUS = struct.Struct("!cQQQqB")
+_PG_EPOCH_SECONDS = 946_684_800
+_XLOG_DATA, _PRIMARY_KEEPALIVE = b"wk"
+
+
+class Replication:
+    """One connection's life. `run` ends only by an exception."""
+
+    def __init__(self, session: Session, ingest: Ingest, store: Store) -> None:
+        self._session = session
+        self._ingest = ingest
+        self._store = store
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+        self._reading = False
+        self._paused = False
+        self._busy = False
+        self._received = 0
+        self._acknowledged = 0
+        self._status_timer: asyncio.TimerHandle | None = None
+        self._progress_at = 0.0
+        self.received_at = time.monotonic()
+
+    @classmethod
+    async def connect(cls, info: Conninfo, names: Names, on_phase: Callable[[str], None]) -> tuple[Session, Started]:
+        """Connect and do everything that comes before the stream.
+
+        Raises ConnectionLost, PostgresError, StartupRefused.
+        """
+        session = await Session.connect(info, replication="database")
+        try:
+            conversation = start(names, session.server_version)
+            ask = next(conversation)
+            while True:
+                on_phase(ask.phase)
+                try:
+                    rows = await session.query(ask.sql)
+                except PostgresError as error:
+                    ask = conversation.throw(error)
+                else:
+                    ask = conversation.send(rows)
+        except StopIteration as done:
+            started: Started = done.value
+            return session, started
+        except BaseException:
+            session.close()
+            raise
+
+    async def run(self, started: Started, on_streaming: Callable[[], None]) -> None:
+        """Stream until the connection ends; `on_streaming` is called when it begins.
+
+        Raises ConnectionLost, PostgresError and the ingest's errors.
+        """
+        self._ingest.restart()
+        self._ingest.on_durable = self._on_durable
+        self._acknowledged = started.slot_lsn
+        await self._session.start_copy(started.start_statement)
+        every = min(STATUS_SECONDS, started.sender_timeout / 3) if started.sender_timeout else STATUS_SECONDS
+        ticker = asyncio.ensure_future(self._tick(every))
+        try:
+            on_streaming()
+            self._resume()
+            self._process()
+            await self._ended
+        finally:
+            ticker.cancel()
+            if self._status_timer is not None:
+                self._status_timer.cancel()
+            self._ingest.on_durable = lambda: None
+            self._stop_reading()
+            self._session.close()
+
+    @property
+    def acknowledged(self) -> int:
+        return self._acknowledged
+
+    @property
+    def received(self) -> int:
+        """The end of what Postgres has sent."""
+        return self._received
+
+    # -- reading --
+
+    def _resume(self) -> None:
+        self._reading = True
+        self._loop.add_reader(self._session.fileno, self._on_readable)
+
+    def _stop_reading(self) -> None:
+        if self._reading and not self._session.closed:
+            self._loop.remove_reader(self._session.fileno)
+        self._reading = False
+
+    def _on_readable(self) -> None:
+        if self._busy:  # what is here already comes first, or the library's buffer would grow without bound
+            return
+        try:
+            self._session.read_socket()
+        except ConnectionLost as error:
+            self._end(error)
+            return
+        if not self._paused:
+            self._process()
+
+    def _process(self) -> None:
+        """Handle what is here, a slice at a time, so that requests are served in between."""
+        if self._ended.done() or self._session.closed:
+            return
+        try:
+            messages, going = self._session.received(SLICE_MESSAGES)
+            for message in messages:
+                self._message(message)
+            self._ingest.flush()
+        except Exception as error:
+            self._end(error)
+            return
+        if not going:
+            self._stop_reading()
+            task = asyncio.ensure_future(self._session.stream_error())
+            task.add_done_callback(lambda done: self._end(done.result()))
+            return
+        if self._store.pending_bytes > QUEUE_LIMIT:
+            self._paused = True
+            self._stop_reading()
+            self._busy = False
+            return
+        self._busy = len(messages) == SLICE_MESSAGES
+        if self._busy:
+            self._loop.call_soon(self._process)
+
+    def _message(self, data: bytes) -> None:
+        kind = data[0]
+        if kind == _XLOG_DATA:
+            self._ingest.message(data, _XLOG.size)
+        elif kind == _PRIMARY_KEEPALIVE and len(data) >= _KEEPALIVE.size:
+            _, wal_end, _, reply = _KEEPALIVE.unpack_from(data)
+            self._received = max(self._received, wal_end)
+            self._ingest.keepalive(wal_end)
+            if reply:
+                self._send_status()
+
+    def _end(self, error: BaseException) -> None:
+        if not self._ended.done():
+            self._ended.set_exception(error)
+
+    # -- acknowledging --
+
+    def _on_durable(self) -> None:
+        if self._paused and self._store.pending_bytes < QUEUE_LIMIT // 2 and not self._session.closed:
+            self._paused = False
+            self._resume()
+            self._loop.call_soon(self._process)
+        if self._status_timer is None and self._store.durable_lsn > self._acknowledged:
+            self._status_timer = self._loop.call_later(STATUS_DELAY, self._send_status)
+
+    async def _tick(self, every: float) -> None:
+        while True:
+            await asyncio.sleep(every)
+            self._ingest.write_progress()
+            self._send_status()
+
+    def _send_status(self) -> None:
+        if self._status_timer is not None:
+            self._status_timer.cancel()
+            self._status_timer = None
+        if self._session.closed:
+            return
+        flushed = self._store.durable_lsn
+        self._received = max(self._received, flushed)
+        now = int((time.time() - _PG_EPOCH_SECONDS) * 1_000_000)
+        try:
+            self._session.send_copy(_STATUS.pack(b"r", self._received, flushed, flushed, now, 0))
+        except ConnectionLost as error:
+            self._end(error)
+            return
+        self._acknowledged = flushed

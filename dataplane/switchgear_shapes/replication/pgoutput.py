@@ -1,0 +1,260 @@
+"""Messages of Postgres' `pgoutput` plugin, protocol version 1: bytes → typed values. Pure.
+
+Every length in a message is checked against the bytes that are there: a truncated or malformed frame raises
+`MalformedMessage`, never another error, and never reads or allocates beyond the frame.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from struct import Struct
+from typing import Final, TypeVar
+
+
+class MalformedMessage(ValueError):
+    """The bytes are no pgoutput message of protocol version 1."""
+
+
+class _Unchanged:
+    """A large value that the update did not touch; its bytes are not in the stream."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "UNCHANGED"
+
+
+UNCHANGED: Final = _Unchanged()
+Value = bytes | None | _Unchanged
+Values = list[Value]
+"""A row in column order, each value as text in UTF-8, None for NULL."""
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    final_lsn: int
+    commit_time: int
+    """Microseconds since 2000-01-01."""
+    xid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    lsn: int
+    end_lsn: int
+
+
+@dataclass(frozen=True, slots=True)
+class RelationColumn:
+    name: str
+    type_oid: int
+    type_modifier: int
+    in_identity: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RelationMessage:
+    oid: int
+    schema: str
+    name: str
+    replica_identity: str
+    columns: tuple[RelationColumn, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Insert:
+    oid: int
+    new: Values
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """`old` is None when the stream has no old row; `old_is_key` when it has only key columns."""
+
+    oid: int
+    old: Values | None
+    old_is_key: bool
+    new: Values
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    oid: int
+    old: Values
+    old_is_key: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Truncate:
+    oids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """Origin, type and logical-decoding messages."""
+
+    kind: int
+
+
+Message = Begin | Commit | RelationMessage | Insert | Update | Delete | Truncate | Ignored
+
+_I16 = Struct("!H").unpack_from
+_I32 = Struct("!I").unpack_from
+_BEGIN = Struct("!QqI")
+_COMMIT = Struct("!BQQq")
+_COLUMN = Struct("!Ii")
+
+BEGIN, COMMIT, RELATION, INSERT, UPDATE, DELETE, TRUNCATE = b"BCRIUDT"
+_IGNORED = frozenset(b"OYM")
+ROW_KINDS = frozenset((INSERT, UPDATE, DELETE))
+
+
+def row_oid(data: bytes, start: int = 0) -> int:
+    """The relation of an insert, update or delete message, without decoding the rest. Raises MalformedMessage."""
+    if len(data) < start + 5:
+        raise MalformedMessage("row message is too short")
+    oid: int = _I32(data, start + 1)[0]
+    return oid
+
+
+def decode(data: bytes, start: int = 0) -> Message:
+    """One message, from `start` to the end of `data`. Raises MalformedMessage."""
+    try:
+        return _decode(data, start)
+    except (IndexError, UnicodeDecodeError, ValueError) as error:
+        if isinstance(error, MalformedMessage):
+            raise
+        raise MalformedMessage(f"malformed message: {error}") from None
+
+
+def _decode(data: bytes, start: int) -> Message:
+    size = len(data)
+    kind = data[start]
+    at = start + 1
+    if kind == INSERT:
+        _need(size, at + 5)
+        _tag(data, at + 4, b"N")
+        new, end = _row(data, at + 5, size)
+        return _whole(Insert(_I32(data, at)[0], new), end, size)
+    if kind == UPDATE:
+        return _update(data, at, size)
+    if kind == DELETE:
+        _need(size, at + 5)
+        old_is_key = _tag(data, at + 4, b"OK") == b"K"
+        old, end = _row(data, at + 5, size)
+        return _whole(Delete(_I32(data, at)[0], old, old_is_key), end, size)
+    if kind == BEGIN:
+        _need(size, at + _BEGIN.size)
+        return _whole(Begin(*_BEGIN.unpack_from(data, at)), at + _BEGIN.size, size)
+    if kind == COMMIT:
+        _need(size, at + _COMMIT.size)
+        _, lsn, end_lsn, _ = _COMMIT.unpack_from(data, at)
+        return _whole(Commit(lsn, end_lsn), at + _COMMIT.size, size)
+    if kind == RELATION:
+        return _relation(data, at, size)
+    if kind == TRUNCATE:
+        return _truncate(data, at, size)
+    if kind in _IGNORED:
+        return Ignored(kind)
+    raise MalformedMessage(f"unknown message kind {kind:#04x}")
+
+
+def _update(data: bytes, at: int, size: int) -> Update:
+    _need(size, at + 5)
+    oid: int = _I32(data, at)[0]
+    tag = _tag(data, at + 4, b"NOK")
+    at += 5
+    old: Values | None = None
+    if tag != b"N":
+        old, at = _row(data, at, size)
+        _need(size, at + 1)
+        _tag(data, at, b"N")
+        at += 1
+    new, end = _row(data, at, size)
+    return _whole(Update(oid, old, tag == b"K", new), end, size)
+
+
+def _relation(data: bytes, at: int, size: int) -> RelationMessage:
+    _need(size, at + 4)
+    oid: int = _I32(data, at)[0]
+    schema, at = _string(data, at + 4)
+    name, at = _string(data, at)
+    _need(size, at + 3)
+    identity = chr(data[at])
+    count: int = _I16(data, at + 1)[0]
+    at += 3
+    columns = []
+    for _ in range(count):
+        _need(size, at + 1)
+        in_identity = bool(data[at] & 1)
+        column, at = _string(data, at + 1)
+        _need(size, at + _COLUMN.size)
+        type_oid, modifier = _COLUMN.unpack_from(data, at)
+        at += _COLUMN.size
+        columns.append(RelationColumn(column, type_oid, modifier, in_identity))
+    # An empty schema stands for pg_catalog.
+    return _whole(RelationMessage(oid, schema or "pg_catalog", name, identity, tuple(columns)), at, size)
+
+
+def _truncate(data: bytes, at: int, size: int) -> Truncate:
+    _need(size, at + 5)
+    count: int = _I32(data, at)[0]
+    at += 5
+    _need(size, at + 4 * count)
+    oids = tuple(_I32(data, at + 4 * index)[0] for index in range(count))
+    return _whole(Truncate(oids), at + 4 * count, size)
+
+
+def _row(data: bytes, at: int, size: int) -> tuple[Values, int]:
+    """The values of a row whose column count is at `at`; and where the row ends."""
+    _need(size, at + 2)
+    count: int = _I16(data, at)[0]
+    at += 2
+    values: Values = []
+    append = values.append
+    for _ in range(count):
+        tag = data[at]
+        if tag == 116:  # t: text
+            end = at + 5
+            if end > size:
+                raise MalformedMessage("value length is cut off")
+            end += _I32(data, at + 1)[0]
+            if end > size:
+                raise MalformedMessage("value is longer than its message")
+            append(data[at + 5 : end])
+            at = end
+        elif tag == 110:  # n: NULL
+            append(None)
+            at += 1
+        elif tag == 117:  # u: unchanged
+            append(UNCHANGED)
+            at += 1
+        else:
+            raise MalformedMessage(f"unknown value tag {tag:#04x}")
+    return values, at
+
+
+def _string(data: bytes, at: int) -> tuple[str, int]:
+    end = data.index(0, at)
+    return data[at:end].decode("utf-8"), end + 1
+
+
+def _tag(data: bytes, at: int, allowed: bytes) -> bytes:
+    tag = data[at : at + 1]
+    if not tag or tag not in allowed:
+        raise MalformedMessage(f"expected one of {allowed!r}, found {tag!r}")
+    return tag
+
+
+def _need(size: int, end: int) -> None:
+    if end > size:
+        raise MalformedMessage("message is cut off")
+
+
+_M = TypeVar("_M", bound=Message)
+
+
+def _whole(message: _M, end: int, size: int) -> _M:
+    if end != size:
+        raise MalformedMessage(f"message has {size - end} bytes too many")
+    return message

@@ -1,0 +1,148 @@
+"""The publication's tables: added when a shape needs them, checked, and dropped when none does.
+
+One change at a time, each table in its own transaction. A table is added under a lock that waits for running writers:
+what a transaction wrote before the addition would never be published, and its shape would miss it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+
+from switchgear_shapes.errors import ShapeError, snapshot_failed
+from switchgear_shapes.identifiers import literal, quote, quote_relation
+from switchgear_shapes.postgres.pool import Pool
+from switchgear_shapes.postgres.session import PostgresError, Session
+
+log = logging.getLogger("switchgear.shapes.publication")
+
+LOCK_SECONDS = 5
+_INSUFFICIENT_PRIVILEGE = "42501"
+_LOCK_FAILURES = frozenset({"55P03", "57014", "40P01"})
+_DUPLICATE = "42710"
+_UNDEFINED = frozenset({"42P01", "42704", "3F000"})
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    published: bool
+    identity_full: bool
+
+
+class Publication:
+    """The publication of this server. `manual`: somebody else keeps it, and it is only checked."""
+
+    def __init__(self, name: str, admin: Pool, *, manual: bool) -> None:
+        self._name = name
+        self._admin = admin
+        self._manual = manual
+        self._turn = asyncio.Lock()
+        self._configured: set[int] = set()
+
+    def forget(self, oid: int | None = None) -> None:
+        """What was known may no longer hold: of one table, or of all."""
+        if oid is None:
+            self._configured.clear()
+        else:
+            self._configured.discard(oid)
+
+    async def ensure(self, oid: int, schema: str, table: str) -> None:
+        """Make changes of the table arrive in full. Raises ShapeError (503), ConnectionLost, PoolTimeout."""
+        if oid in self._configured:
+            return
+        async with self._turn:
+            if oid in self._configured:
+                return
+            async with self._admin.session() as session:
+                await self._configure(session, oid, schema, table)
+            self._configured.add(oid)
+
+    async def published(self) -> set[int] | None:
+        """OIDs of the tables in the publication with full replica identity; None when the publication is gone."""
+        async with self._admin.session() as session:
+            rows = await session.query(
+                "SELECT p.puballtables, c.oid::int8 FROM pg_publication p"  # noqa: S608
+                " LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid"
+                " LEFT JOIN pg_class c ON (c.oid = r.prrelid OR p.puballtables AND c.relkind = 'r')"
+                f" AND c.relreplident = 'f' WHERE p.pubname = {literal(self._name)}"
+            )
+        if not rows:
+            return None
+        return {int(row[1]) for row in rows if row[1] is not None}
+
+    async def remove_unused(self, used: set[int]) -> None:
+        """Drop the tables from the publication that no shape uses."""
+        if self._manual:
+            return
+        async with self._turn, self._admin.session() as session:
+            rows = await session.query(
+                "SELECT c.oid::int8, n.nspname, c.relname FROM pg_publication p"  # noqa: S608
+                " JOIN pg_publication_rel r ON r.prpubid = p.oid JOIN pg_class c ON c.oid = r.prrelid"
+                f" JOIN pg_namespace n ON n.oid = c.relnamespace WHERE p.pubname = {literal(self._name)} ORDER BY 2, 3"
+            )
+            for oid, schema, table in rows:
+                if int(oid or 0) in used:
+                    continue
+                self._configured.discard(int(oid or 0))
+                relation = quote_relation(schema or "", table or "")
+                try:
+                    await session.query(
+                        f"BEGIN; SET LOCAL lock_timeout = '{LOCK_SECONDS}s';"
+                        f" ALTER PUBLICATION {quote(self._name)} DROP TABLE ONLY {relation}; COMMIT"
+                    )
+                    log.info("%s left the publication: no shape uses it", relation)
+                except PostgresError as error:
+                    await session.query("ROLLBACK")
+                    if error.sqlstate not in _UNDEFINED:
+                        log.warning("%s stays in the publication: %s", relation, error.message)
+
+    async def _configure(self, session: Session, oid: int, schema: str, table: str) -> None:
+        state = await self._state(session, oid)
+        if state is None:
+            raise snapshot_failed(f'Database table "{schema}.{table}" does not exist any more')
+        if state.published and state.identity_full:
+            return
+        if self._manual:
+            raise self._missing(schema, table, state, "the ELECTRIC_MANUAL_TABLE_PUBLISHING setting prevents Electric")
+        relation = quote_relation(schema, table)
+        # Both locks wait for running writers; the second is the one that changing the replica identity takes.
+        mode = "SHARE ROW EXCLUSIVE" if state.identity_full else "ACCESS EXCLUSIVE"
+        statements = [
+            f"BEGIN; SET LOCAL lock_timeout = '{LOCK_SECONDS}s'; LOCK TABLE ONLY {relation} IN {mode} MODE",
+        ]
+        if not state.published:
+            statements.append(f"ALTER PUBLICATION {quote(self._name)} ADD TABLE ONLY {relation}")
+        if not state.identity_full:
+            statements.append(f"ALTER TABLE ONLY {relation} REPLICA IDENTITY FULL")
+        statements.append("COMMIT")
+        try:
+            await session.query("; ".join(statements))
+        except PostgresError as error:
+            await session.query("ROLLBACK")
+            if error.sqlstate == _DUPLICATE:
+                return
+            if error.sqlstate == _INSUFFICIENT_PRIVILEGE:
+                raise self._missing(schema, table, state, "Electric lacks privileges") from None
+            if error.sqlstate in _LOCK_FAILURES:
+                raise snapshot_failed(
+                    f'Could not lock the table "{schema}.{table}" within {LOCK_SECONDS} s to add it to the publication;'
+                    " a long transaction is writing to it"
+                ) from None
+            raise
+
+    async def _state(self, session: Session, oid: int) -> _State | None:
+        rows = await session.query(
+            "SELECT c.relreplident = 'f', EXISTS (SELECT FROM pg_publication p"  # noqa: S608
+            " LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = c.oid"
+            f" WHERE p.pubname = {literal(self._name)} AND (p.puballtables OR r.oid IS NOT NULL))"
+            f" FROM pg_class c WHERE c.oid = {oid}"
+        )
+        return _State(rows[0][1] == "t", rows[0][0] == "t") if rows else None
+
+    def _missing(self, schema: str, table: str, state: _State, why: str) -> ShapeError:
+        name = f'Database table "{schema}.{table}"'
+        if not state.published:
+            adding = f"{why} from adding it" if "setting" in why else f"{why} to add it"
+            return snapshot_failed(f'{name} is missing from the publication "{self._name}" and {adding}')
+        return snapshot_failed(f"{name} does not have its replica identity set to FULL")

@@ -1,0 +1,126 @@
+"""Row changes → lines of a shape log, without their ends. Pure.
+
+A line's body is everything up to and including `"op_position":N`; what follows (`}}` or `,"last":true}}`) depends on
+whether it is the shape's last line of the transaction, which is known only at the commit.
+Every line carries `"lsn":"…","op_position":…` in exactly this form: the log finds positions by it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import orjson
+
+from switchgear_shapes.definition import Definition
+from switchgear_shapes.identifiers import key_prefix
+from switchgear_shapes.replication.pgoutput import UNCHANGED, Value, Values
+
+END = b"}},\n"
+END_LAST = b',"last":true}},\n'
+SEPARATOR_BYTES = 2
+"""Lines end with a comma and a newline, so that a slice of the log is the inside of a JSON array."""
+
+
+def text_of(value: Value) -> str | None:
+    """A value as clients get it. Bytes that are no UTF-8 (a SQL_ASCII database) become U+FFFD."""
+    return value.decode("utf-8", "replace") if type(value) is bytes else None
+
+
+def key_part(text: str | None) -> str:
+    """One value of a row's key."""
+    return "/_" if text is None else '/"' + text.replace("/", "//") + '"'
+
+
+class Encoder:
+    """Lines for one projection of one table, for rows in the column order of one relation message.
+
+    Raises KeyError when a needed column is not in the stream.
+    """
+
+    __slots__ = ("_full", "_hidden", "_key", "_keyless", "_prefix", "_relation", "_salt", "_selected")
+
+    def __init__(self, definition: Definition, stream_columns: Sequence[str]) -> None:
+        at = {name: index for index, name in enumerate(stream_columns)}
+        self._prefix = key_prefix(definition.schema, definition.table)
+        self._key = [at[name] for name in definition.key_columns]
+        self._hidden = [at[name] for name in definition.hidden_columns]
+        self._salt = definition.salt
+        self._selected = [(name, at[name]) for name in definition.columns]
+        self._full = definition.full_replica
+        self._keyless = not definition.pk
+        self._relation = orjson.dumps([definition.schema, definition.table])
+
+    def key(self, row: Values) -> str:
+        key = self._prefix + "".join([key_part(text_of(row[index])) for index in self._key])
+        return key + hidden_part(self._salt, [text_of(row[index]) for index in self._hidden]) if self._hidden else key
+
+    def insert(self, row: Values, tx: bytes, op: int, extra: bytes = b"") -> bytes:
+        """`tx` is what `transaction_headers` made; `extra` more header fields, each with its comma."""
+        value = {name: text_of(row[index]) for name, index in self._selected}
+        body = orjson.dumps({"key": self.key(row), "value": value})
+        return self._line(body, b"insert", extra, tx, op)
+
+    def delete(self, row: Values, tx: bytes, op: int, extra: bytes = b"") -> bytes:
+        keys = self._key
+        everything = self._full or self._keyless
+        value = {name: text_of(row[index]) for name, index in self._selected if everything or index in keys}
+        body = orjson.dumps({"key": self.key(row), "value": value})
+        return self._line(body, b"delete", extra, tx, op)
+
+    def update(self, old: Values, new: Values, tx: bytes, op: int) -> list[bytes]:
+        """No line (nothing selected changed), one, or two (the key changed: delete and insert).
+
+        `new` must have no UNCHANGED values (see `fill_unchanged`).
+        """
+        keys = self._key
+        if any(old[index] != new[index] for index in keys) or any(old[i] != new[i] for i in self._hidden):
+            before, after = self.key(old), self.key(new)
+            if before != after:
+                to = b'"key_change_to":' + orjson.dumps(after) + b","
+                origin = b'"key_change_from":' + orjson.dumps(before) + b","
+                return [self.delete(old, tx, op, to), self.insert(new, tx, op + 1, origin)]
+        changed = {index for _, index in self._selected if old[index] != new[index]}
+        if not changed:
+            return []
+        if self._full:
+            message = {
+                "key": self.key(new),
+                "value": {name: text_of(new[index]) for name, index in self._selected},
+                "old_value": {name: text_of(old[index]) for name, index in self._selected if index in changed},
+            }
+        else:
+            value = {n: text_of(new[index]) for n, index in self._selected if index in changed or index in keys}
+            message = {"key": self.key(new), "value": value}
+        return [self._line(orjson.dumps(message), b"update", b"", tx, op)]
+
+    def _line(self, body: bytes, operation: bytes, extra: bytes, tx: bytes, op: int) -> bytes:
+        return b'%b,"headers":{"operation":"%b","relation":%b,%b%b%d' % (
+            body[:-1],
+            operation,
+            self._relation,
+            extra,
+            tx,
+            op,
+        )
+
+
+def transaction_headers(xid: int, lsn: int) -> bytes:
+    """The header fields that all lines of a transaction share."""
+    return b'"txids":[%d],"lsn":"%d","op_position":' % (xid, lsn)
+
+
+def fill_unchanged(old: Values, new: Values) -> bool:
+    """Put the old row's value where the stream left an unchanged large value out; False if it is not there either."""
+    for index, value in enumerate(new):
+        if value is UNCHANGED:
+            if index >= len(old) or old[index] is UNCHANGED:
+                return False
+            new[index] = old[index]
+    return True
+
+
+def hidden_part(salt: str, values: Sequence[str | None]) -> str:
+    """The key part for columns that a client must not see: the same hash as in the snapshot's SQL."""
+    text = salt + "".join(key_part(value) for value in values)
+    return '/"' + hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() + '"'

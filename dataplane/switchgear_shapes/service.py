@@ -1,0 +1,400 @@
+"""The running server: the parts wired together, the life of the connection to Postgres, and the routes.
+
+Order of starting: listen (202 starting) → connect → lock (202 waiting) → storage → publication and slot → stream (200
+active). A lost connection goes back to connecting, with growing pauses; what is on disk stays readable meanwhile, as
+long as no other server of the same stream has taken the lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+from collections.abc import Sequence
+
+import orjson
+
+from switchgear_shapes import answers
+from switchgear_shapes.catalog import Catalog
+from switchgear_shapes.creation import Creator
+from switchgear_shapes.ingest import Ingest
+from switchgear_shapes.live import Live, next_cursor
+from switchgear_shapes.log.shape import Shape
+from switchgear_shapes.log.store import StorageLocked, Store
+from switchgear_shapes.metrics import Metrics
+from switchgear_shapes.postgres.pool import Pool, PoolTimeout
+from switchgear_shapes.postgres.session import ConnectionLost, PostgresError, Session
+from switchgear_shapes.reading import Reader
+from switchgear_shapes.reconcile import reconcile
+from switchgear_shapes.replication import conversation
+from switchgear_shapes.replication.client import Replication
+from switchgear_shapes.replication.conversation import Names, Started, StartupRefused
+from switchgear_shapes.replication.publication import Publication
+from switchgear_shapes.routing.router import Router
+from switchgear_shapes.settings import Settings
+from switchgear_shapes.shape_api import Answer, ShapeApi, not_found
+from switchgear_wire import Limits, Request, Response, Server, serve
+
+log = logging.getLogger("switchgear.shapes")
+
+BACKOFF = (0.5, 1.0, 2.0, 5.0, 10.0)
+LOCK_BREAKER_SECONDS = 10.0
+MAINTENANCE_SECONDS = 10.0
+STORAGE_LOCK_SECONDS = 10.0
+DRAIN_SECONDS = 10.0
+_HEALTH_CACHE = b"cache-control: no-cache, no-store, must-revalidate\r\n"
+_WAITING_TEXTS = {
+    conversation.LOCK: "Postgres lock acquisition",
+    conversation.SLOT: "replication client to be ready"
+    " (the slot can only be made once older transactions have ended; look for long-running ones)",
+    conversation.STARTING: "replication client to be ready",
+}
+
+
+class SlotLost(Exception):
+    """The slot cannot be continued: what happened since is unknown, so everything begins anew."""
+
+
+class Service:
+    """One server process. Satisfies `shape_api.Stack`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        suffix = f"_{settings.instance_id.replace('-', '_')[:16]}" if settings.random_slot_name else ""
+        self._names = Names(
+            slot=settings.slot_name + suffix,
+            publication=settings.publication_name,
+            temporary=settings.temporary_slot,
+            manual=settings.manual_table_publishing,
+        )
+        admin_size = max(1, min(4, settings.db_pool_size // 4))
+        self._admin = Pool(settings.pooled_database, admin_size)
+        self._snapshots = Pool(settings.pooled_database, max(1, settings.db_pool_size - admin_size))
+        self._publication = Publication(settings.publication_name, self._admin, manual=settings.manual_table_publishing)
+        self._router: Router[Shape] = Router()
+        self._phase = conversation.STARTING
+        self._problem = ""
+        self._streaming = asyncio.Event()
+        self._served_once = False
+        self._stop = asyncio.Event()
+        self._ingest: Ingest | None = None
+        self.live = Live()
+        self.catalog = Catalog(self._admin)
+        self.creator: Creator | None = None
+        self.store: Store | None = None
+        self.reader: Reader | None = None
+        self.replication: Replication | None = None
+        self.stored_generated = False
+        self._api = ShapeApi(self)
+        self._metrics = Metrics()
+        self._metrics.watch_admission(self._api.admission)
+        self._metrics.watch_live(self.live)
+
+    # -- state --
+
+    @property
+    def active(self) -> bool:
+        return self._streaming.is_set()
+
+    @property
+    def serving(self) -> bool:
+        return self.store is not None and (self.active or (self._served_once and self._phase != conversation.LOCK))
+
+    @property
+    def status(self) -> str:
+        if self.active:
+            return "active"
+        return "waiting" if self._phase == conversation.LOCK else "starting"
+
+    @property
+    def waiting_for(self) -> str:
+        text = _WAITING_TEXTS[self._phase]
+        return f"{text}: {self._problem}" if self._problem and self._phase != conversation.LOCK else text
+
+    async def wait_active(self, seconds: float) -> bool:
+        if self._streaming.is_set():
+            return True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._streaming.wait()
+        return self._streaming.is_set()
+
+    # -- routes --
+
+    def handle(self, request: Request) -> Answer:
+        """Every request of the main port."""
+        route = answers.route_of(request.path)
+        if route == (b"v1", b"shape"):
+            return self._api.handle(request)
+        base = answers.base_headers(request, answers.OTHER_METHODS)
+        if request.method not in ("GET", "HEAD"):
+            return not_found(base)
+        match route:
+            case ():
+                return Response(200, base + answers.DEFAULT_CACHE)
+            case (b"v1", b"health"):
+                body = orjson.dumps({"status": self.status})
+                return Response(200 if self.active else 202, base + answers.JSON_TYPE + _HEALTH_CACHE, body)
+            case (b"ready",):
+                return self._probe(base, self.serving)
+            case (b"live",):
+                return self._probe(base, True)
+            case (b"metrics",):
+                return self._metrics.response(base)
+        return not_found(base)
+
+    def handle_metrics(self, request: Request) -> Answer:
+        """Every request of the separate metrics port."""
+        base = answers.base_headers(request, answers.OTHER_METHODS)
+        if request.method in ("GET", "HEAD") and answers.route_of(request.path) == (b"metrics",):
+            return self._metrics.response(base)
+        return not_found(base)
+
+    def _probe(self, base: bytes, good: bool) -> Response:
+        body = orjson.dumps({"status": self.status} | ({"waiting_for": self.waiting_for} if not good else {}))
+        return Response(200 if good else 503, base + answers.JSON_TYPE + _HEALTH_CACHE, body)
+
+    # -- running --
+
+    async def run(self) -> None:
+        """Serve until told to stop. Raises OSError when a port cannot be had, FatalError from the storage."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        servers = await self._listen()
+        self._metrics.watch_server(servers[0])
+        work = [asyncio.ensure_future(self._connect_forever()), asyncio.ensure_future(self._maintain())]
+        stopping = asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait([*work, stopping], return_when=asyncio.FIRST_COMPLETED)
+            for task in work:
+                if task.done():
+                    task.result()
+        finally:
+            stopping.cancel()
+            await self._shut_down(servers, work)
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    async def _listen(self) -> list[Server]:
+        settings = self.settings
+        limits = Limits(idle_timeout=settings.tcp_read_timeout, write_stall_timeout=settings.tcp_send_timeout)
+        host = "::" if settings.listen_on_ipv6 and settings.host in ("0.0.0.0", "127.0.0.1") else settings.host  # noqa: S104
+        servers = [
+            await serve(
+                self.handle,
+                host,
+                settings.port,
+                limits=limits,
+                error_headers=lambda request: answers.base_headers(request, answers.OTHER_METHODS),
+            )
+        ]
+        if settings.prometheus_port is not None:
+            servers.append(await serve(self.handle_metrics, host, settings.prometheus_port, limits=limits))
+        log.info("listening on %s port %d", host, servers[0].port)
+        return servers
+
+    async def _shut_down(self, servers: list[Server], work: Sequence[asyncio.Future[None]]) -> None:
+        log.info("stopping")
+        for server in servers:
+            server.draining = True
+        self.live.stop()
+        for task in work:
+            task.cancel()
+        await asyncio.gather(*work, return_exceptions=True)
+        if self.creator is not None:
+            await self.creator.stop()
+        await asyncio.gather(*(server.drain(DRAIN_SECONDS) for server in servers))
+        if self.store is not None:
+            await self.store.close()
+        self._admin.close()
+        self._snapshots.close()
+
+    # -- the connection to Postgres --
+
+    async def _connect_forever(self) -> None:
+        attempt = 0
+        while True:
+            began = time.monotonic()
+            try:
+                await self._connect_once()
+            except (ConnectionLost, PostgresError, StartupRefused, SlotLost, StorageLocked, PoolTimeout) as error:
+                await self._disconnected(error)
+            except (ValueError, AssertionError, RuntimeError) as error:
+                log.exception("replication failed")
+                await self._disconnected(error)
+            if time.monotonic() - began > 30.0:
+                attempt = 0
+            await asyncio.sleep(BACKOFF[min(attempt, len(BACKOFF) - 1)])
+            attempt += 1
+
+    async def _disconnected(self, error: Exception) -> None:
+        self._streaming.clear()
+        self.replication = None
+        self._phase = conversation.STARTING
+        self._problem = str(error) or type(error).__name__
+        self._admin.drop_idle()
+        self._snapshots.drop_idle()
+        log.warning("not connected to Postgres: %s", self._problem)
+        if _slot_is_lost(error):
+            await self._discard_slot()
+
+    async def _connect_once(self) -> None:
+        helper = asyncio.ensure_future(self._help_start())
+        try:
+            session, started = await Replication.connect(self.settings.database, self._names, self._on_phase)
+        finally:
+            helper.cancel()
+        try:
+            await self._open_storage()
+            self._adopt(started)
+        except BaseException:
+            session.close()
+            raise
+        assert self._ingest is not None
+        assert self.store is not None
+        self.replication = Replication(session, self._ingest, self.store)
+        self._metrics.watch_replication(self.replication, self._ingest)
+        await self.replication.run(started, self._on_streaming)
+
+    def _on_phase(self, phase: str) -> None:
+        if phase != self._phase:
+            self._phase = phase
+            if phase == conversation.LOCK:
+                log.info("waiting for the lock of %s", self._names.slot)
+
+    def _on_streaming(self) -> None:
+        log.info("replication is running on %s", self._names.slot)
+        self._problem = ""
+        self._phase = conversation.STARTING
+        self._served_once = True
+        self._streaming.set()
+
+    async def _open_storage(self) -> None:
+        """The lock in Postgres is ours: now the directory. Raises StorageLocked when another process holds on to it."""
+        if self.store is not None:
+            return
+        deadline = time.monotonic() + STORAGE_LOCK_SECONDS
+        while True:
+            try:
+                store = Store.open(self.settings.storage_dir, self.settings.chunk_bytes_threshold)
+                break
+            except StorageLocked:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.2)
+        settings = self.settings
+        cache = answers.CacheRules(settings.cache_max_age, settings.cache_stale_age, settings.sse_timeout)
+        self._ingest = Ingest(store, self._router, settings.storage_dir)
+        self._ingest.on_relation = lambda relation: self.catalog.forget(relation.schema, relation.name)
+        self.reader = Reader(store, cache, self._cursor)
+        self.creator = Creator(store, self._ingest, self._snapshots, self._publication, settings.chunk_bytes_threshold)
+        store.on_publish = self.live.publish
+        store.on_drop = self._on_drop
+        for shape in store.by_id.values():
+            self._router.add(shape)
+        self._metrics.watch_store(store, self.creator)
+        self.store = store
+
+    def _cursor(self, previous: int) -> int:
+        return next_cursor(previous, time.time(), self.settings.long_poll_timeout)
+
+    def _on_drop(self, shape: Shape) -> None:
+        if self._ingest is not None:
+            self._ingest.unregister(shape)
+        self.catalog.forget(shape.definition.schema, shape.definition.table)
+        self.live.dropped(shape)
+
+    def _adopt(self, started: Started) -> None:
+        """Decide whether the shapes on disk continue this slot's stream."""
+        store = self.store
+        assert store is not None
+        system = (started.system_identifier, started.timeline)
+        reason = None
+        if started.new_slot:
+            reason = "the replication slot is new"
+        elif store.system is not None and store.system != system:
+            reason = "the database is another one, or on another timeline"
+        elif started.slot_lsn > store.durable_lsn:
+            reason = "the replication slot is ahead of the storage"
+        if reason is not None:
+            store.purge(reason)
+        if reason is not None or store.system != system:
+            store.set_system(*system, started.slot_lsn)
+        self.stored_generated = started.stored_generated
+        if self.creator is not None:
+            self.creator.stored_generated = started.stored_generated
+        self._publication.forget()
+        self.catalog.clear()
+
+    async def _help_start(self) -> None:
+        """While the lock or the slot keeps us waiting: end dead holders, and nudge Postgres."""
+        while True:
+            await asyncio.sleep(LOCK_BREAKER_SECONDS)
+            if self._phase == conversation.LOCK:
+                statement = conversation.lock_breaker(self._names)
+            elif self._phase == conversation.SLOT:
+                statement = "SELECT pg_log_standby_snapshot()"
+            else:
+                continue
+            with contextlib.suppress(PostgresError, ConnectionLost, PoolTimeout):
+                async with self._admin.session() as session:
+                    await session.query(statement)
+
+    async def _discard_slot(self) -> None:
+        """The slot is of no use any more: remove it and the publication, so that both are made anew."""
+        try:
+            session = await Session.connect(self.settings.database)
+            try:
+                for statement in conversation.discard(self._names):
+                    with contextlib.suppress(PostgresError):
+                        await session.query(statement)
+            finally:
+                session.close()
+        except (ConnectionLost, PostgresError) as error:
+            log.warning("the lost replication slot could not be dropped yet: %s", error)
+
+    # -- now and then --
+
+    async def _maintain(self) -> None:
+        """Housekeeping that no request waits for."""
+        due = time.monotonic() + self.settings.publication_refresh_period
+        while True:
+            wait = min(MAINTENANCE_SECONDS, max(0.05, due - time.monotonic()))
+            await asyncio.sleep(wait)
+            self._admin.close_idle()
+            self._snapshots.close_idle()
+            if self.store is not None:
+                self.store.tick()
+                self._evict(self.store)
+            if not self.active:
+                continue
+            try:
+                await self._metrics.ask_slot(self._admin, self._names.slot)
+                if time.monotonic() >= due and self.store is not None:
+                    due = time.monotonic() + min(
+                        self.settings.publication_refresh_period, self.settings.schema_reconciler_period
+                    )
+                    await reconcile(self.store, self.catalog, self._publication, stored_generated=self.stored_generated)
+            except (PostgresError, ConnectionLost, PoolTimeout) as error:
+                log.warning("housekeeping in Postgres failed: %s", error)
+
+    def _evict(self, store: Store) -> None:
+        limit = self.settings.max_shapes
+        if limit is None or len(store.by_id) <= limit:
+            return
+        by_use = sorted(store.by_id.values(), key=lambda shape: shape.last_read)
+        for shape in by_use[: len(by_use) - limit]:
+            store.drop(shape, "there are more shapes than ELECTRIC_MAX_SHAPES")
+
+
+def _slot_is_lost(error: Exception) -> bool:
+    if not isinstance(error, PostgresError):
+        return False
+    text = error.message
+    return "slot" in text and any(
+        sign in text for sign in ("was invalidated", "can no longer", "has been invalidated", "max_slot_wal_keep_size")
+    )

@@ -1,0 +1,152 @@
+"""A shape's initial rows: the SQL by which Postgres itself renders the log's lines, and what a snapshot can see.
+
+The statements are pure text; running them is `creation`'s work. Invariant: for every type the rendered value is that
+of the type's output function, the same that the replication stream carries, under the same display settings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from switchgear_shapes.definition import Definition
+from switchgear_shapes.identifiers import key_prefix, literal, quote, quote_relation
+from switchgear_shapes.postgres.session import DISPLAY_SETTINGS
+from switchgear_shapes.relations import Column, Relation
+
+# Base types whose cast to text is their output function, and whose output needs no JSON escapes.
+_PLAIN_NAMES = "int2 int4 int8 float4 float8 numeric oid uuid date time timetz timestamp timestamptz interval"
+_PLAIN = frozenset(_PLAIN_NAMES.split())
+# The same, but any character may occur.
+_TEXT = frozenset({"text", "varchar", "json", "jsonb", "bytea"})
+
+_HALF = 1 << 31
+_MASK = (1 << 32) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotMark:
+    """What a snapshot sees (`pg_current_snapshot`), with 64-bit transaction ids.
+
+    `lsn` is where the write-ahead log ended after the snapshot was taken: no commit behind it can be visible. Within it
+    transaction ids decide; they are compared in 32 bits as the stream has them, which is safe for ids so close in time.
+    """
+
+    xmin: int
+    xmax: int
+    xip: tuple[int, ...]
+    lsn: int
+
+    @classmethod
+    def parse(cls, text: str, lsn: int) -> SnapshotMark:
+        """From `xmin:xmax:xip,…`."""
+        xmin, xmax, xip = text.split(":")
+        return cls(int(xmin), int(xmax), tuple(int(xid) for xid in xip.split(",") if xid), lsn)
+
+    def sees(self, xid: int, commit_lsn: int) -> bool:
+        """Whether the committed transaction (32-bit `xid`, as in the stream) is part of the snapshot."""
+        if commit_lsn >= self.lsn or ((xid - self.xmax) & _MASK) < _HALF:
+            return False
+        return all(xid != (other & _MASK) for other in self.xip)
+
+    def to_json(self) -> list[Any]:
+        return [self.xmin, self.xmax, list(self.xip), self.lsn]
+
+    @classmethod
+    def from_json(cls, data: list[Any]) -> SnapshotMark:
+        return cls(data[0], data[1], tuple(data[2]), data[3])
+
+    def control_line(self) -> bytes:
+        """The `snapshot-end` message."""
+        headers = {
+            "control": "snapshot-end",
+            "xmin": str(self.xmin),
+            "xmax": str(self.xmax),
+            "xip_list": [str(xid) for xid in self.xip],
+        }
+        return orjson.dumps({"headers": headers}) + b",\n"
+
+
+def begin_statements(definition: Definition, lock_seconds: int) -> str:
+    """Open the transaction and hold the table's schema still before the snapshot is taken."""
+    relation = quote_relation(definition.schema, definition.table)
+    settings = "".join(f"SET LOCAL {name} = {literal(value)};" for name, value in DISPLAY_SETTINGS.items())
+    return (
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"
+        f"{settings}SET LOCAL lock_timeout = '{lock_seconds}s';SET LOCAL statement_timeout = 0;"
+        f"LOCK TABLE ONLY {relation} IN ACCESS SHARE MODE;"
+        "SELECT pg_current_snapshot(), pg_current_wal_insert_lsn()"
+    )
+
+
+def copy_statement(definition: Definition, relation: Relation) -> str:
+    """COPY with one line of the log per row.
+
+    CSV with control characters as quote and delimiter: they cannot occur in JSON, so that nothing is ever quoted or
+    escaped, and the bytes of the stream are the bytes of the file.
+    """
+    columns = {column.name: column for column in relation.columns}
+    value_parts = [
+        _concat(literal(orjson.dumps(name).decode() + ":"), _json_value(columns[name])) for name in definition.columns
+    ]
+    value = " || ',' || ".join(value_parts) if value_parts else "''"
+    headers = orjson.dumps({"operation": "insert", "relation": [definition.schema, definition.table]}).decode()
+    line = " || ".join(
+        [
+            literal('{"key":'),
+            _key(definition, columns),
+            literal(',"value":{'),
+            value,
+            literal('},"headers":' + headers + "},"),
+        ]
+    )
+    source = quote_relation(definition.schema, definition.table)
+    return f"COPY (SELECT {line} FROM ONLY {source}) TO STDOUT WITH (FORMAT csv, QUOTE E'\\x01', DELIMITER E'\\x02')"  # noqa: S608 - every name and value in it is quoted above
+
+
+def _concat(*parts: str) -> str:
+    return " || ".join(parts)
+
+
+def _text(column: Column) -> str:
+    """The value as its type's output function renders it; not NULL-safe."""
+    name = quote(column.name)
+    if column.type_kind == "b" and column.type_name in _PLAIN | _TEXT:
+        return f"{name}::text"
+    # concat() calls the output function, where a cast to text may call another (boolean, char(n), inet, name …).
+    return f"concat({name})"
+
+
+def _json_value(column: Column) -> str:
+    name = quote(column.name)
+    if column.type_kind == "b" and column.type_name in _PLAIN:
+        rendered = f"'\"' || {name}::text || '\"'"
+        return f"({rendered})" if column.not_null else f"coalesce({rendered}, 'null')"
+    if column.type_kind == "b" and column.type_name == "bool":
+        return f"CASE WHEN {name} THEN '\"t\"' WHEN NOT {name} THEN '\"f\"' ELSE 'null' END"
+    rendered = f"to_json({_text(column)})::text"
+    if column.type_kind == "b" and column.type_name in _TEXT:
+        return rendered if column.not_null else f"coalesce({rendered}, 'null')"
+    # A composite whose fields are all NULL "is null" in SQL, but has a text of its own.
+    return f"CASE WHEN num_nulls({name}) = 1 THEN 'null' ELSE {rendered} END"
+
+
+def _key(definition: Definition, columns: dict[str, Column]) -> str:
+    """The row's key as a JSON string."""
+    prefix = literal(key_prefix(definition.schema, definition.table))
+    parts = [prefix, *(_key_part(columns[name]) for name in definition.key_columns)]
+    if definition.hidden_columns:
+        hidden = _concat(literal(definition.salt), *(_key_part(columns[name]) for name in definition.hidden_columns))
+        parts.append(f"'/\"' || md5({hidden}) || '\"'")
+    return f"to_json({_concat(*parts)})::text"
+
+
+def _key_part(column: Column) -> str:
+    rendered = f"'/\"' || replace({_text(column)}, '/', '//') || '\"'"
+    if column.type_kind == "b" and column.type_name in _PLAIN:
+        rendered = f"'/\"' || {_text(column)} || '\"'"
+    if column.not_null:
+        return rendered
+    return f"CASE WHEN num_nulls({quote(column.name)}) = 1 THEN '/_' ELSE {rendered} END"
