@@ -68,6 +68,9 @@ BAD_ANSWER = Refusal(502, "BAD_UPSTREAM_ANSWER", "The service's answer was no va
 NO_ANSWER = Refusal(504, "UPSTREAM_TIMEOUT", "The service did not answer in time.")
 BAD_HEADERS = Refusal(400, "BAD_REQUEST", "The URL or a header has a byte in it that none may have.")
 BAD_HOST = Refusal(400, "BAD_HOST", "Send exactly one Host header.")
+BAD_METHOD = Refusal(
+    405, "METHOD_NOT_ALLOWED", "This method is not served.", b"allow: GET, HEAD, POST, PUT, DELETE, OPTIONS\r\n"
+)
 BAD_ENCODING = Refusal(501, "UNSUPPORTED_TRANSFER_ENCODING", "The only transfer-encoding known here is `chunked`.")
 
 

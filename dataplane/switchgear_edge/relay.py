@@ -16,7 +16,8 @@ from switchgear_edge import answers, headers
 from switchgear_edge.routes import Route
 from switchgear_wire import AnyResponse, ClientGone, FileResponse, Request, Response, StreamResponse, Writer
 from switchgear_wire.metrics import Counter
-from switchgear_wire.upstream import Upstream, UpstreamError, UpstreamResponse
+from switchgear_wire.query import parse_query
+from switchgear_wire.upstream import Upstream, UpstreamError, UpstreamResponse, UpstreamUnavailable
 
 log = logging.getLogger("switchgear.edge.relay")
 
@@ -58,7 +59,7 @@ class Relay:
         service_id = route.service.service_id
         if self._running.get(service_id, 0) >= self._max_per_service:
             return answers.OVERLOADED.to(route.family, origin)
-        exchange = Exchange(self, request, route, live=b"live" in query)
+        exchange = Exchange(self, request, route, live=is_live(request.method, query))
         try:
             answer = await self._exchange(exchange, path + b"?" + query if query else path)
         except UpstreamError as error:
@@ -90,7 +91,8 @@ class Relay:
             peer=request.peer,
             trusts=self._trusts,
         )
-        body = request.body_now() if request.has_body else None
+        empty = b"" if request.content_length == 0 else None
+        body = request.body_now() if request.has_body else empty
         response = await self._upstream.request(
             host,
             port,
@@ -102,6 +104,11 @@ class Relay:
             head_timeout=self._head_timeout,
             body_timeout=None if exchange.live else _BODY_TIMEOUT,
         )
+        if response.status == 401:
+            # The pod refuses the region's key: not the user's fault, and it may pass (a key that is being changed, an
+            # address that has just become another pod's).
+            response.abort()
+            raise UpstreamUnavailable("the pod refuses the region key", sent=False)
         block = headers.to_client(response.headers, route.family, received.get(b"origin"))
         if request.method == "HEAD":
             return _headless(response, block)
@@ -243,6 +250,14 @@ class Exchange:
     def _is_event_stream(self) -> bool:
         assert self.response is not None
         return any(n == b"content-type" and v.startswith(_EVENT_STREAM) for n, v in self.response.headers)
+
+
+def is_live(method: str, query: bytes) -> bool:
+    """Whether this is a read that waits for what has not happened yet (a long-poll or an event stream)."""
+    if method not in ("GET", "HEAD") or (b"live" not in query and b"%" not in query):
+        return False
+    said = {name: value for name, value in parse_query(query) if name in ("live", "live_sse")}
+    return any(value not in ("", "false") for value in said.values())
 
 
 def _headless(response: UpstreamResponse, block: bytes) -> AnyResponse:

@@ -95,6 +95,8 @@ def _unusable(route: Route) -> answers.Refusal | None:
 
 def _unforwardable(request: Request) -> answers.Refusal | None:
     """What HTTP leaves open to two readings is not passed on."""
+    if request.method in ("TRACE", "CONNECT"):  # the first would echo the pod's key
+        return answers.BAD_METHOD
     encoding = request.headers.get(b"transfer-encoding")
     if encoding is not None and encoding.strip().lower() != b"chunked":
         return answers.BAD_ENCODING

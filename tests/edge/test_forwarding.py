@@ -362,6 +362,59 @@ async def test_a_missing_host_and_an_old_client(edge: EdgeProcess, world: World)
     assert pod.seen[0].get(b"host") == f"{HOST}:{pod.port}".encode()
 
 
+async def test_an_upload_that_waits_for_permission(edge: EdgeProcess, world: World) -> None:
+    service, pod = await served(edge, world)
+
+    async def answer(request: Request) -> Response:
+        return Response(200, b"", await request.read(100))
+
+    pod.answer = answer
+    reader, writer = await asyncio.open_connection(HOST, edge.port)
+    head = f"POST /v1/stream/{service.service_id}/a?token={service.secret} HTTP/1.1\r\nHost: h\r\n"
+    writer.write(f"{head}Content-Length: 4\r\nExpect: 100-continue\r\n\r\n".encode())
+    async with asyncio.timeout(20):
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100 ")
+        writer.write(b"body")
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        assert await reader.readexactly(4) == b"body"
+    assert pod.seen[0].get(b"expect") is None
+    writer.close()
+
+
+async def test_an_upload_that_the_pod_refuses_early(edge: EdgeProcess, world: World) -> None:
+    service, pod = await served(edge, world)
+    pod.answer = lambda r: Response(413, b"", b"too much")
+    head = f"POST /v1/stream/{service.service_id}/a?token={service.secret} HTTP/1.1\r\nHost: h\r\n"
+    got = await raw(edge.port, f"{head}Content-Length: 8000000\r\n\r\n".encode() + b"x" * 4_000_000)
+    assert got.startswith(b"HTTP/1.1 413 ")
+    assert got.endswith(b"too much")
+
+
+async def test_an_empty_body_is_told_as_it_came(edge: EdgeProcess, world: World) -> None:
+    service, pod = await served(edge, world)
+    head = f"POST /v1/stream/{service.service_id}/a?token={service.secret} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n"
+    await raw(edge.port, f"{head}Content-Length: 0\r\n\r\n".encode())
+    await raw(edge.port, f"{head}\r\n".encode())
+    assert [seen.get(b"content-length") for seen in pod.seen] == [b"0", None]
+
+
+async def test_nothing_echoes_the_key_of_a_pod(edge: EdgeProcess, world: World) -> None:
+    service, pod = await served(edge, world)
+    line = f"/v1/stream/{service.service_id}/a?token={service.secret} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+    for method in ("TRACE", "CONNECT"):
+        got = await raw(edge.port, f"{method} {line}".encode())
+        assert got[9:12] in (b"405", b"400")
+        assert service.pod_key.encode() not in got
+    assert pod.seen == []
+
+
+async def test_a_pod_that_refuses_the_regions_key(edge: EdgeProcess, world: World, client: httpx.AsyncClient) -> None:
+    service, pod = await served(edge, world)
+    pod.answer = lambda r: Response(401, b"", b"whose key is this")
+    answer = await client.get(f"/v1/stream/{service.service_id}/a", headers=service.bearer)
+    assert (answer.status_code, code(answer)) == (503, "SERVICE_UNAVAILABLE")
+
+
 async def test_pipelined_requests_are_answered_in_order(edge: EdgeProcess, world: World) -> None:
     service, pod = await served(edge, world)
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from switchgear_edge import answers, credentials, headers
 from switchgear_edge.credentials import SLOTS, SecretHash
 from switchgear_edge.paths import Family, resolve
+from switchgear_edge.relay import is_live
 from switchgear_edge.routes import RouteTable, read_pod, read_service
 from switchgear_edge.settings import SettingsError, parse
 from switchgear_model import kinds, labels
@@ -406,6 +407,24 @@ def test_a_lost_request_with_an_effect_is_called_unknown(method: str) -> None:
     unknown = ["OUTCOME_UNKNOWN"] * 3
     known = ["SERVICE_UNAVAILABLE", "UPSTREAM_TIMEOUT", "BAD_UPSTREAM_ANSWER"]
     assert codes == ["SERVICE_UNAVAILABLE", *(unknown if method == "POST" else known)]
+
+
+@pytest.mark.parametrize(
+    ("method", "query", "live"),
+    [
+        ("GET", b"live=true&offset=0_0", True),
+        ("GET", b"offset=1&l%69ve=sse", True),
+        ("GET", b"live=long-poll", True),
+        ("GET", b"live_sse=true", True),
+        ("GET", b"live=false", False),
+        ("GET", b"live=", False),
+        ("GET", b"table=lives&where=%20live%3D1", False),
+        ("POST", b"live=true", False),
+        ("GET", b"", False),
+    ],
+)
+def test_live_reads(method: str, query: bytes, live: bool) -> None:
+    assert is_live(method, query) is live
 
 
 # -- settings --

@@ -278,6 +278,37 @@ async def test_stopping_ends_live_requests_and_finishes_the_others(own_edge: Edg
     assert await asyncio.to_thread(own_edge.process.wait, 20) == 0
 
 
+async def test_too_much_at_once_is_refused(kube: Kube, world: World, tmp_path: Path) -> None:
+    flags = ("--max-service-requests", "2", "--max-connections", "3")
+    running = EdgeProcess(tmp_path, kube.account_kubeconfig(labels.EDGE_ACCOUNT), *flags)
+    try:
+        await asyncio.to_thread(running.wait_ready)
+        service, pod = await served(running, world)
+        gate = asyncio.Event()
+
+        async def answer(request: Request) -> Response:
+            await gate.wait()
+            return Response(200)
+
+        pod.answer = answer
+        waiting = [asyncio.ensure_future(get(running, service)) for _ in range(2)]
+        await until(lambda: len(pod.seen) == 2)
+        third = await get(running, service)
+        assert (third.status_code, code(third)) == (503, "TOO_MANY_REQUESTS_IN_FLIGHT")
+        _, writer = await asyncio.open_connection(HOST, running.port)
+        await until(lambda: "switchgear_edge_connections 3\n" in running.metrics())
+        fourth = await get(running, service)
+        assert (fourth.status_code, code(fourth)) == (503, "TOO_MANY_CONNECTIONS")
+        assert third.headers["retry-after"] == fourth.headers["retry-after"] == "1"
+        assert fourth.headers["access-control-allow-origin"] == "*"
+        writer.close()
+        gate.set()
+        assert [a.status_code for a in await asyncio.gather(*waiting)] == [200, 200]
+        assert (await get(running, service)).status_code == 200
+    finally:
+        running.stop(signal.SIGKILL)
+
+
 async def test_a_wrong_configuration_is_told_and_ends(tmp_path: Path, kube: Kube) -> None:
     running = EdgeProcess(tmp_path, kube.admin_kubeconfig, "--head-timeout", "0", "--log-level", "loud")
     assert await asyncio.to_thread(running.process.wait, 20) == 2
