@@ -137,11 +137,12 @@ def describe(sync: Service, streams: Service, table: str, stream: str) -> list[s
     bearer = f"Authorization: Bearer {streams.secret}"
     return [
         f"Postgres Sync   {sync.url}   (source_id={sync.service_id})",
-        f"  secret: {_where(sync)}",
-        f"  curl -fsS {shlex.quote(shape)}",
+        f"  its secret    {_where(sync)}",
+        f"curl -fsS {shlex.quote(shape)}",
+        "",
         f"Durable Streams {streams.url}/<path>",
-        f"  secret: {_where(streams)}",
-        f"  curl -fsS -H {shlex.quote(bearer)} {shlex.quote(records)}",
+        f"  its secret    {_where(streams)}",
+        f"curl -fsS -H {shlex.quote(bearer)} {shlex.quote(records)}",
     ]
 
 
