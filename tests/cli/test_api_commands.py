@@ -68,7 +68,7 @@ def test_quiet_is_only_what_was_asked_for(user: Cli, workspace: Workspace) -> No
 
 def test_people_get_a_table(user: Cli, workspace: Workspace) -> None:
     workspace.environment()
-    user.ok("services", "create", "streams", "--environment", "production")
+    streams(workspace)
     listing = user.ok("services", "list")
     assert "Status" in listing
     assert "app-production" in listing
@@ -117,11 +117,34 @@ def test_waiting_has_an_end(user: Cli, workspace: Workspace) -> None:
 
 def test_deleting_asks_first(user: Cli, workspace: Workspace) -> None:
     environment = workspace.environment()
-    user.ok("services", "create", "streams", "--environment", environment)
+    streams(workspace)
     assert "--force" in user.fails(4, "environments", "delete", environment)["message"]
     assert "--force" in user.fails(4, "services", "delete", "streams")["message"]
     assert user("services", "delete", "streams").returncode == 4, "nobody can be asked without a terminal"
     assert user.json("environments", "delete", environment, "--force")["gone"]
+
+
+def test_at_a_terminal_it_asks_and_takes_no_for_an_answer(user: Cli, workspace: Workspace) -> None:
+    workspace.environment()
+    streams(workspace)
+    status, shown = user.at_terminal("services", "delete", "streams", typed="n\n")
+    assert status == 1
+    assert "Delete the service streams?" in shown
+    assert "Nothing was deleted" in shown
+    assert user.json("services", "get", "streams")["name"] == "streams"
+    status, shown = user.at_terminal("services", "delete", "streams", typed="y\n")
+    assert status == 0, shown
+    assert "Deleted the service streams" in shown
+    refused = user.at_terminal("environments", "delete", "production", typed="y\n")
+    assert refused[0] == 0, refused
+
+
+def test_yes_is_not_force(user: Cli, workspace: Workspace) -> None:
+    workspace.environment()
+    streams(workspace)
+    status, shown = user.at_terminal("environments", "delete", "production", typed="y\n")
+    assert status == 5
+    assert "still holds StreamsService streams" in " ".join(shown.split())
 
 
 def test_exit_statuses(user: Cli, cli: Cli, api_server: ApiServer, workspace: Workspace) -> None:
@@ -173,11 +196,28 @@ def test_status_asks_the_api_where_there_is_no_cluster(user: Cli, workspace: Wor
     ]
 
 
+def test_as_a_process(user: Cli, cli: Cli, workspace: Workspace) -> None:
+    workspace.environment()
+    done = user.process("services", "list", "--json")
+    assert (done.returncode, json.loads(done.stdout), done.stderr) == (0, {"services": []}, "")
+    failed = cli.process("services", "list", "-q")
+    assert (failed.returncode, failed.stdout) == (2, "")
+    assert failed.stderr.startswith("error: Not logged in")
+    piped = user.process("apply", "-f", "-", stdin="kind: [")
+    assert piped.returncode == 4
+
+
 def uid(workspace: Workspace, kind: str, name: str) -> str:
     with workspace.server.kube.api() as api:
         found: dict[str, Any] | None = api.get("switchgear.dev/v1alpha1", kind, name, workspace.name)
     assert found is not None
     return str(found["metadata"]["uid"])
+
+
+def streams(workspace: Workspace) -> None:
+    """A streams service, made without waiting for a secret that nobody makes here."""
+    body = {"environmentRef": {"name": "production"}}
+    workspace.ok("POST", "/streamsservices?wait=0", 201, json=body)
 
 
 def make(user: Cli, name: str) -> str:

@@ -62,7 +62,7 @@ class NewWorkspace(Body):
     """A team's own namespace."""
 
     name: Annotated[str, Field(min_length=1, max_length=63, description="Name of the namespace; made when missing.")]
-    displayName: Annotated[str | None, Field(max_length=253)] = None  # noqa: N815
+    displayName: Annotated[str | None, Field(min_length=1, max_length=100)] = None  # noqa: N815
 
 
 class NewProject(Body):

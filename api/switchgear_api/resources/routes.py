@@ -168,7 +168,7 @@ async def list_sync_sources(workspace: Workspace, store: Resources) -> views.Ser
 
 @router.post("/workspaces/{workspace}/syncsources", tags=["services"], status_code=201, summary="A new sync source")
 async def create_sync_source(
-    workspace: Workspace, body: bodies.NewSyncSource, store: Resources, wait: CreateWait = 5
+    workspace: Workspace, body: bodies.NewSyncSource, store: Resources, wait: CreateWait = 3
 ) -> views.CreatedService:
     """A `databaseUrl` goes into a Secret that belongs to the sync source and is deleted with it."""
     parent = await _parent(store, ENVIRONMENT, workspace, body.environmentRef.name)
@@ -204,7 +204,7 @@ async def list_streams_services(workspace: Workspace, store: Resources) -> views
     "/workspaces/{workspace}/streamsservices", tags=["services"], status_code=201, summary="A new streams service"
 )
 async def create_streams_service(
-    workspace: Workspace, body: bodies.NewStreamsService, store: Resources, wait: CreateWait = 5
+    workspace: Workspace, body: bodies.NewStreamsService, store: Resources, wait: CreateWait = 3
 ) -> views.CreatedService:
     parent = await _parent(store, ENVIRONMENT, workspace, body.environmentRef.name)
     spec = build.streams_spec(body, parent)
