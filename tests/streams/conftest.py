@@ -25,6 +25,19 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StreamsServer]:
     assert "Traceback" not in running.log, running.log
 
 
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StreamsServer]:
+    """A server whose long-polls wait until they are woken."""
+    running = StreamsServer(tmp_path_factory.mktemp("patient"), long_poll_ms=60_000).start()
+    try:
+        yield running
+        status = running.stop()
+    finally:
+        running.end()
+    assert status == 0, running.log
+    assert "Traceback" not in running.log, running.log
+
+
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[StreamsServer]:
     """A server of the test's own, not started."""

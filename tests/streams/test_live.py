@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import httpx
 import pytest
@@ -54,86 +55,86 @@ class Sse:
         return events(self.text)
 
 
-def later(seconds: float, call: object, *args: object, **kwargs: object) -> threading.Thread:
+def when_polled(server: StreamsServer, method: str, url: str, **kwargs: Any) -> threading.Thread:
+    """Do a request as soon as somebody long-polls the server."""
+
     def run() -> None:
-        time.sleep(seconds)
-        call(*args, **kwargs)  # type: ignore[operator]
+        with httpx.Client(trust_env=False, timeout=20) as own:
+            while not server.metric("streams_long_polls"):
+                time.sleep(0.01)
+            own.request(method, url, **kwargs)
 
     thread = threading.Thread(target=run)
     thread.start()
     return thread
 
 
-def test_long_poll_waits_and_wakes(client: httpx.Client, url: str) -> None:
+def test_long_poll_times_out(client: httpx.Client, url: str) -> None:
     client.put(url, headers=JSON)
     tail = client.head(url).headers["stream-next-offset"]
-    nothing = client.get(url, params={"offset": tail, "live": "long-poll"})
+    nothing = client.get(url, params={"offset": tail, "live": "long-poll", "cursor": "99999999999"})
     assert nothing.status_code == 204
     assert (nothing.headers["stream-next-offset"], nothing.headers["stream-up-to-date"]) == (tail, "true")
     assert nothing.headers["cache-control"] == "no-store"
-    cursor = nothing.headers["stream-cursor"]
-    thread = later(0.1, httpx.post, url, headers=JSON, content=b"[1, 2]", trust_env=False)
-    woken = client.get(url, params={"offset": tail, "live": "long-poll", "cursor": cursor})
+    assert int(nothing.headers["stream-cursor"]) > 99_999_999_999
+
+
+def test_long_poll_waits_and_wakes(client: httpx.Client, patient: StreamsServer) -> None:
+    url = patient.stream("wakes")
+    client.put(url, headers=JSON)
+    thread = when_polled(patient, "POST", url, headers=JSON, content=b"[1, 2]")
+    tail = client.head(url).headers["stream-next-offset"]
+    woken = client.get(url, params={"offset": tail, "live": "long-poll"})
     thread.join()
     assert (woken.status_code, woken.json()) == (200, [1, 2])
-    assert int(woken.headers["stream-cursor"]) > int(cursor)
+    assert woken.headers["stream-cursor"].isdigit()
     assert woken.headers["stream-up-to-date"] == "true"
     assert woken.headers["etag"] == client.get(url, params={"offset": tail}).headers["etag"]
 
 
-def test_long_poll_ends_with_the_stream(client: httpx.Client, url: str) -> None:
+def test_long_poll_ends_with_the_stream(client: httpx.Client, patient: StreamsServer) -> None:
+    url = patient.stream("ends")
     client.put(url, headers=TEXT)
-    thread = later(0.1, httpx.post, url, headers={"stream-closed": "true"}, trust_env=False)
+    thread = when_polled(patient, "POST", url, headers={"stream-closed": "true"})
     closed = client.get(url, params={"offset": "now", "live": "long-poll"})
     thread.join()
     assert (closed.status_code, closed.headers["stream-closed"]) == (204, "true")
     client.delete(url)
     client.put(url, headers=TEXT)
-    thread = later(0.1, httpx.delete, url, trust_env=False)
+    thread = when_polled(patient, "DELETE", url)
     assert client.get(url, params={"offset": "now", "live": "long-poll"}).status_code == 404
     thread.join()
 
 
-def test_many_long_polls_get_the_same_bytes(server: StreamsServer, client: httpx.Client, url: str) -> None:
+def test_many_long_polls_get_the_same_bytes(client: httpx.Client, patient: StreamsServer) -> None:
+    url = patient.stream("many")
     client.put(url, headers=TEXT)
 
     async def everyone() -> list[httpx.Response]:
         limits = httpx.Limits(max_connections=200)
-        async with httpx.AsyncClient(trust_env=False, timeout=20, limits=limits) as own:
-            waiting = [
-                asyncio.ensure_future(own.get(url, params={"offset": "now", "live": "long-poll"})) for _ in range(100)
-            ]
-            while server.metric("streams_long_polls") < 100:
+        async with httpx.AsyncClient(trust_env=False, timeout=30, limits=limits) as own:
+            query = {"offset": "now", "live": "long-poll"}
+            waiting = [asyncio.ensure_future(own.get(url, params=query)) for _ in range(100)]
+            while patient.metric("streams_long_polls") < 100:
                 assert not any(task.done() for task in waiting)
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.05)
             await own.post(url, headers=TEXT, content=b"all of you")
             return list(await asyncio.gather(*waiting))
 
-    slow = StreamsServer(server.folder / "slow", long_poll_ms=20_000)
-    slow.data = server.folder / "slow" / "data"
-    try:
-        slow.start()
-        url = slow.stream("many")
-        server = slow
-        client.put(url, headers=TEXT)
-        answers = asyncio.run(everyone())
-        assert {answer.content for answer in answers} == {b"all of you"}
-        assert slow.metric("streams_long_polls") == 0
-    finally:
-        slow.end()
+    answers = asyncio.run(everyone())
+    assert {answer.content for answer in answers} == {b"all of you"}
+    assert patient.metric("streams_long_polls") == 0
 
 
-def test_a_long_poll_whose_client_left_is_forgotten(own: StreamsServer, client: httpx.Client) -> None:
-    own._long_poll_ms = 60_000
-    own.start()
-    url = own.stream("x")
+def test_a_long_poll_whose_client_left_is_forgotten(client: httpx.Client, patient: StreamsServer) -> None:
+    url = patient.stream("left")
     client.put(url, headers=TEXT)
-    with socket.create_connection((HOST, own.port)) as sock:
-        sock.sendall(b"GET /v1/stream/x?offset=now&live=long-poll HTTP/1.1\r\nHost: x\r\n\r\n")
-        while own.metric("streams_long_polls") != 1:
+    with socket.create_connection((HOST, patient.port)) as sock:
+        sock.sendall(b"GET /v1/stream/left?offset=now&live=long-poll HTTP/1.1\r\nHost: x\r\n\r\n")
+        while patient.metric("streams_long_polls") != 1:
             time.sleep(0.01)
     deadline = time.monotonic() + 20
-    while own.metric("streams_long_polls"):
+    while patient.metric("streams_long_polls"):
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
@@ -240,7 +241,7 @@ def numbers_to_the_end(sock: socket.socket) -> list[int]:
         got = sock.recv(1 << 20)
         assert got
         seen += got
-    return [int(part[:6]) for part in seen.split(b"data: ")[1:] if part[:6].isdigit() and part[6:7] == b"\n"]
+    return [int(part[:6]) for part in seen.split(b"data:")[1:] if part[:6].isdigit() and part[6:7] == b"\n"]
 
 
 def test_a_slow_reader_costs_a_bounded_amount_and_gets_everything(own: StreamsServer, client: httpx.Client) -> None:

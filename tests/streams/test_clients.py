@@ -1,0 +1,68 @@
+"""The public conformance suite and the real npm client against a server in its default, durable mode."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.streams.server import StreamsServer
+from tests.support import nodejs
+
+HERE = Path(__file__).parent / "node"
+
+# Every one of the suite's 338 tests but the six about subscriptions, which it runs only on request.
+EXPECTED = 332
+EXPECTED_FAILURES: set[str] = set()
+
+
+@pytest.mark.node
+def test_conformance(own: StreamsServer) -> None:
+    project = nodejs.node_project()
+    folder = project / "scripts" / own.folder.parent.name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    shutil.copy(HERE / "conformance.test.js", folder)
+    own._flags = ("--checkpoint-bytes", "100000")
+    own.start()
+    try:
+        done = subprocess.run(
+            [
+                nodejs.node_bin() / "node", project / "node_modules" / "vitest" / "vitest.mjs", "run", "--root", folder,
+                "--reporter=json", "--outputFile=report.json", "--testTimeout=30000", "--hookTimeout=30000",
+            ],
+            env={**nodejs.environment(), "STREAMS_URL": own.url, "CI": "1"},
+            capture_output=True, text=True, timeout=110, check=False,
+        )  # fmt: skip
+        report = json.loads((folder / "report.json").read_text())
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    results = [test for file in report["testResults"] for test in file["assertionResults"]]
+    failed = {test["fullName"] for test in results if test["status"] == "failed"}
+    passed = [test for test in results if test["status"] == "passed"]
+    assert failed == EXPECTED_FAILURES, done.stdout + done.stderr
+    assert len(passed) == EXPECTED
+    print(f"conformance: {len(passed)} passed, {len(failed)} failed of {len(results)}")
+    assert own.stop() == 0
+    assert "Traceback" not in own.log
+
+
+@pytest.mark.node
+def test_the_real_client(tmp_path: Path) -> None:
+    server = StreamsServer(tmp_path, "--root-path", "/v1/stream/svc-test", secret="a-secret")
+    try:
+        server.start()
+        process = nodejs.start(HERE / "client.js", f"{server.url}/v1/stream/svc-test", "a-secret")
+        out, _ = process.communicate(timeout=60)
+        first, second = (json.loads(line) for line in out.splitlines())
+        numbers = list(range(202))
+        assert first["all"] == numbers
+        assert first["seen"] == {"sse": numbers, "long-poll": numbers}
+        assert first["head"]["streamClosed"] is True
+        assert second["refused"]["status"] == 401
+        assert process.returncode == 0
+    finally:
+        server.end()

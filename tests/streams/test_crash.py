@@ -1,0 +1,194 @@
+"""kill -9 under load: every acknowledged record is there once, in order; nobody saw what was lost."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.streams.server import JSON, TEXT, StreamsServer, read_all, read_messages
+
+ROUNDS = 12
+WRITERS = 6
+STREAMS = 3
+
+
+@dataclass
+class Writer:
+    """Appends numbered messages to one stream until the server dies; never repeats one whose answer it did not see."""
+
+    name: str
+    url: str = ""
+    number: int = 0
+    acknowledged: list[int] = field(default_factory=list)
+    unknown: list[int] = field(default_factory=list)
+
+    def run(self, url: str) -> None:
+        with httpx.Client(trust_env=False, timeout=20) as client:
+            while True:
+                number, self.number = self.number, self.number + 1
+                try:
+                    pad = "x" * (number % 97)
+                    answer = client.post(url, headers=JSON, content=json.dumps([self.name, number, pad]).join("[]"))
+                except httpx.TransportError:
+                    self.unknown.append(number)
+                    return
+                assert answer.status_code == 204, answer.text
+                self.acknowledged.append(number)
+
+
+@dataclass
+class Follower:
+    """Reads a stream live and remembers what it saw, across deaths of the server."""
+
+    offset: str = "-1"
+    seen: list[list[object]] = field(default_factory=list)
+
+    def run(self, url: str, stop: threading.Event) -> None:
+        with httpx.Client(trust_env=False, timeout=20) as client:
+            while not stop.is_set():
+                try:
+                    answer = client.get(url, params={"offset": self.offset, "live": "long-poll"})
+                except httpx.TransportError:
+                    return
+                assert answer.status_code in (200, 204), answer.text
+                if answer.status_code == 200:
+                    self.seen += answer.json()
+                self.offset = answer.headers["stream-next-offset"]
+
+
+@pytest.mark.crash
+@pytest.mark.parametrize("checkpoint", ["30000", "33554432"])
+def test_kill_9_under_load(tmp_path: Path, client: httpx.Client, checkpoint: str) -> None:
+    chance = random.Random(checkpoint)
+    server = StreamsServer(tmp_path, "--checkpoint-bytes", checkpoint, "--wal-segment-bytes", "1048576")
+    writers = [[Writer(f"{s}-{w}") for w in range(WRITERS // STREAMS)] for s in range(STREAMS)]
+    followers = [Follower() for _ in range(STREAMS)]
+    rounds = ROUNDS // 2
+    try:
+        server.start()
+        for s in range(STREAMS):
+            assert client.put(server.stream(f"s{s}"), headers=JSON).status_code == 201
+        for number in range(rounds):
+            stop = threading.Event()
+            threads = [
+                threading.Thread(target=writer.run, args=(server.stream(f"s{s}"),))
+                for s in range(STREAMS)
+                for writer in writers[s]
+            ] + [threading.Thread(target=followers[s].run, args=(server.stream(f"s{s}"), stop)) for s in range(STREAMS)]
+            for thread in threads:
+                thread.start()
+            time.sleep(chance.uniform(0.1, 0.5))
+            server.kill()
+            stop.set()
+            for thread in threads:
+                thread.join(30)
+            server.start()
+            for s in range(STREAMS):
+                check(client, server.stream(f"s{s}"), writers[s], followers[s])
+            assert "damaged" not in server.log, server.log
+            print(f"round {number + 1}/{rounds}: {sum(len(w.acknowledged) for ws in writers for w in ws)} records kept")
+        assert server.stop() == 0
+        server.start()
+        for s in range(STREAMS):
+            check(client, server.stream(f"s{s}"), writers[s], followers[s])
+    finally:
+        server.end()
+
+
+def check(client: httpx.Client, url: str, writers: list[Writer], follower: Follower) -> None:
+    messages = read_messages(client, url)
+    for writer in writers:
+        got = [message[1] for message in messages if message[0] == writer.name]
+        assert got == sorted(set(got)), "out of order or twice"
+        assert not set(writer.acknowledged) - set(got), "an acknowledged record is lost"
+        assert not set(got) - set(writer.acknowledged) - set(writer.unknown), "a record that nobody wrote"
+    assert messages[: len(follower.seen)] == follower.seen, "a reader saw what is not there any more"
+
+
+@pytest.mark.crash
+def test_producers_closes_and_deletions_survive_kill_9(tmp_path: Path, client: httpx.Client) -> None:
+    """One record holds data and state: a repeated batch is a duplicate exactly if its bytes are there."""
+    server = StreamsServer(tmp_path, "--checkpoint-bytes", "4000", "--wal-segment-bytes", "1048576")
+    chance = random.Random(3)
+
+    def batch(seq: int) -> httpx.Response:
+        head = {**TEXT, "producer-id": "p", "producer-epoch": "0", "producer-seq": str(seq), "stream-seq": f"{seq:06d}"}
+        return client.post(server.stream("p"), headers=head, content=f"{seq:06d},".encode())
+
+    try:
+        server.start()
+        client.put(server.stream("p"), headers=TEXT)
+        seq = deleted = 0
+        for number in range(6):
+            for _ in range(chance.randrange(20, 60)):
+                assert batch(seq).status_code == 200
+                seq += 1
+            names = [f"d{number}-{n}" for n in range(6)]
+            for name in names:
+                client.put(server.stream(name), headers=TEXT, content=b"x" * 600)
+            for name in names[::2]:
+                assert client.delete(server.stream(name)).status_code == 204
+                deleted += 1
+            assert client.post(server.stream(names[1]), headers={"stream-closed": "true"}).status_code == 204
+            server.kill()
+            server.start()
+            again = batch(seq - 1)
+            assert (again.status_code, again.headers["producer-seq"]) == (204, str(seq - 1))
+            assert batch(seq + 1).headers["producer-expected-seq"] == str(seq)
+            assert read_all(client, server.stream("p"))[0] == b"".join(b"%06d," % n for n in range(seq))
+            for position, name in enumerate(names):
+                assert client.head(server.stream(name)).status_code == (404 if position % 2 == 0 else 200)
+            assert client.head(server.stream(names[1])).headers["stream-closed"] == "true"
+        print(f"6 rounds, {seq} batches, {deleted} deletions")
+        assert server.metric("streams_streams") == 1 + 6 * 3
+    finally:
+        server.end()
+
+
+@pytest.mark.crash
+def test_a_creation_is_whole_or_absent(tmp_path: Path, client: httpx.Client) -> None:
+    server = StreamsServer(tmp_path, "--checkpoint-bytes", "20000")
+    body = json.dumps([{"n": n} for n in range(200)])
+    made: list[str] = []
+    tried: list[str] = []
+
+    def create(worker: int, number: int) -> None:
+        with httpx.Client(trust_env=False, timeout=20) as own:
+            for n in range(100_000):
+                name = f"c{number}-{worker}-{n}"
+                tried.append(name)
+                try:
+                    answer = own.put(server.stream(name), headers={**JSON, "stream-closed": "true"}, content=body)
+                except httpx.TransportError:
+                    return
+                assert answer.status_code == 201
+                made.append(name)
+
+    try:
+        for number in range(4):
+            server.start()
+            threads = [threading.Thread(target=create, args=(worker, number)) for worker in range(4)]
+            for thread in threads:
+                thread.start()
+            time.sleep(0.3)
+            server.kill()
+            for thread in threads:
+                thread.join(30)
+        server.start()
+        for name in tried:
+            head = client.head(server.stream(name))
+            assert head.status_code == 200 or name not in made
+            if head.status_code == 200:
+                assert head.headers["stream-closed"] == "true"
+        for name in random.Random(1).sample(made, 30):
+            assert len(read_messages(client, server.stream(name))) == 200
+        print(f"4 rounds, {len(made)} of {len(tried)} creations acknowledged")
+    finally:
+        server.end()
