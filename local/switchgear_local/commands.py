@@ -20,7 +20,7 @@ from . import demo as demo_page
 from .controlplane import ControlPlane
 from .errors import LocalError, StartError
 from .state import DataDirLock, State
-from .supervisor import SIGNALS, Layout, Region, remove, running
+from .supervisor import SIGNALS, Layout, Region, api_url, remove, running
 
 Say = Callable[[str], None]
 STOP_LIMIT = 180.0
@@ -124,11 +124,19 @@ def _wipe(directory: Path, say: Say) -> None:
         if layout.admin_kubeconfig.exists():
             for line in _drop_foreign_slots(layout, say):
                 say(line)
+        _log_out(layout, say)
         remove(directory)
         lock.remove()
         with suppress(OSError):  # not empty: someone keeps other things there
             directory.rmdir()
     say(f"removed the region's state in {directory}")
+
+
+def _log_out(layout: Layout, say: Say) -> None:
+    with suppress(LocalError):
+        port = State.load(layout.state).ports.get("api")
+        if port is not None and quickstart.log_out(api_url(port)):
+            say("removed the command line's login")
 
 
 def _drop_foreign_slots(layout: Layout, say: Say) -> list[str]:
@@ -145,7 +153,11 @@ def _drop_foreign_slots(layout: Layout, say: Say) -> list[str]:
     except LocalError as error:
         known = layout.foreign_slots.read_text().splitlines() if layout.foreign_slots.exists() else []
         return [f"the region's objects cannot be read: {error}", *(f"LEFT: {line}" for line in known)]
-    return slots.drop(slots.foreign(found, _own_postgres_port(layout)))
+    foreign = slots.foreign(found, _own_postgres_port(layout))
+    demo = [
+        source for source in foreign if (source.namespace, source.name) == (quickstart.NAMESPACE, quickstart.SYNC[1])
+    ]
+    return [*slots.drop(foreign), *slots.tables_left(demo, demo_page.TABLE)]
 
 
 def _own_postgres_port(layout: Layout) -> int | None:

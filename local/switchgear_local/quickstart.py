@@ -121,13 +121,29 @@ def write_demo_state(path: Path, edge_url: str, database_url: str, sync: Service
 
 def log_in(api_url: str, token: str, environ: Mapping[str, str] | None = None) -> Path:
     """Store the API's address and token for the command line (mode 0600); returns the file."""
-    env = os.environ if environ is None else environ
-    base = env.get("XDG_CONFIG_HOME", "")
-    root = Path(base) if base.startswith("/") else Path.home() / ".config"
-    path = root / "switchgear" / "auth.json"
+    path = _login_file(environ)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_private(path, json.dumps({"api_url": api_url, "token": token, "workspace": NAMESPACE}, indent=2) + "\n")
     return path
+
+
+def log_out(api_url: str, environ: Mapping[str, str] | None = None) -> bool:
+    """Remove the stored login if it is for the API at `api_url`; whether it was."""
+    path = _login_file(environ)
+    try:
+        ours = json.loads(path.read_text())["api_url"] == api_url
+        if ours:
+            path.unlink()
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return bool(ours)
+
+
+def _login_file(environ: Mapping[str, str] | None) -> Path:
+    env = os.environ if environ is None else environ
+    base = env.get("XDG_CONFIG_HOME", "")
+    root = Path(base) if base.startswith("/") else Path.home() / ".config"
+    return root / "switchgear" / "auth.json"
 
 
 def describe(sync: Service, streams: Service, table: str, stream: str) -> list[str]:

@@ -130,6 +130,20 @@ def drop(found: list[Source]) -> list[str]:
     return lines
 
 
+def tables_left(found: list[Source], table: str) -> list[str]:
+    """A line for each database of `found` that still holds `table`, which the demo made; nothing is dropped."""
+    lines = []
+    for place, url in {source.place: source.url for source in found}.items():
+        try:
+            with psycopg.connect(url, connect_timeout=_CONNECT_LIMIT, autocommit=True) as connection:
+                row = connection.execute("SELECT to_regclass(%s) IS NOT NULL", [f"public.{table}"]).fetchone()
+        except psycopg.Error:
+            continue  # `drop` has said already that this database cannot be reached
+        if row == (True,):
+            lines.append(f"LEFT on {place}: the demo's table. Drop it there with DROP TABLE public.{table};")
+    return lines
+
+
 def _left(source: Source, why: str) -> str:
     return (
         f"LEFT on {source.place}: slot {source.slot}, publication {source.publication} ({why}). Drop them there with "

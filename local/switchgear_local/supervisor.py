@@ -96,7 +96,7 @@ class Region:
     @property
     def api_url(self) -> str:
         """The management API's base URL."""
-        return f"http://{HOST}:{self.state.ports['api']}"
+        return api_url(self.state.ports["api"])
 
     @property
     def demo_url(self) -> str:
@@ -270,6 +270,11 @@ class Region:
         except (KubeError, OSError):
             return None
         return slots.foreign(found, self.database.port if self.database is not None else None)
+
+
+def api_url(port: int) -> str:
+    """The management API's base URL, which the stored login of the command line names."""
+    return f"http://{HOST}:{port}"
 
 
 @contextmanager

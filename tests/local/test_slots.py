@@ -74,6 +74,13 @@ def test_unreachable_database_is_told_with_what_is_left() -> None:
     assert "pg_drop_replication_slot" in slots.drop([gone])[0]
 
 
+def test_table_of_the_demo_is_told_and_not_dropped(database: Database) -> None:
+    assert slots.tables_left([source(database.url)], "switchgear_demo") == []
+    database.execute("CREATE TABLE switchgear_demo (id int)")
+    assert "DROP TABLE public.switchgear_demo" in slots.tables_left([source(database.url)], "switchgear_demo")[0]
+    database.execute("SELECT * FROM switchgear_demo")
+
+
 def test_own_database_is_not_foreign(database: Database) -> None:
     port = database.postgres.server.port
     assert slots.foreign([source(database.url)], port) == []

@@ -137,6 +137,10 @@ def test_login_is_private(tmp_path: Path) -> None:
     path = quickstart.log_in("http://127.0.0.1:1", "secret-token", {"XDG_CONFIG_HOME": str(tmp_path)})
     assert path == tmp_path / "switchgear" / "auth.json"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert not quickstart.log_out("http://127.0.0.1:2", {"XDG_CONFIG_HOME": str(tmp_path)}), "another API's login stays"
+    assert path.exists()
+    assert quickstart.log_out("http://127.0.0.1:1", {"XDG_CONFIG_HOME": str(tmp_path)})
+    assert not path.exists()
 
 
 def test_certificates_are_kept_and_replaced_when_they_do_not_fit(tmp_path: Path) -> None:
