@@ -24,6 +24,8 @@ _log = logging.getLogger(__name__)
 MANAGER: Final = "switchgear-operator"
 _CONTROLLER: Final = f"{labels.GROUP}/operator"
 _NOTE_MAX: Final = 1000
+#: Children that can be deleted and made again at any time.
+_STATELESS: Final = frozenset({"Service", "NetworkPolicy"})
 
 
 class Rejected(Exception):
@@ -78,9 +80,8 @@ class Actor:
 
     async def _one(self, action: a.Action) -> None:
         match action:
-            case a.Apply(ref, body, uid):
-                _log.info("apply %s", ref)
-                await self._kube.apply(ref, body if uid is None else _with_metadata(body, uid=uid))
+            case a.Apply():
+                await self._apply(action)
             case a.Create(ref, body):
                 await self._create(ref, body)
             case a.CreateServiceSecret(ref, body, service_id):
@@ -99,6 +100,18 @@ class Actor:
                 self._cleanup(action)
             case _:
                 raise AssertionError(f"{type(action).__name__} is about an object of ours")
+
+    async def _apply(self, action: a.Apply) -> None:
+        ref, body, uid = action.ref, action.body, action.uid
+        _log.info("apply %s", ref)
+        try:
+            await self._kube.apply(ref, body if uid is None else _with_metadata(body, uid=uid))
+        except ApiError as error:
+            if uid is None or error.status != 422 or ref.kind not in _STATELESS:
+                raise
+            # What somebody put beside our fields contradicts them, and apply cannot take it away.
+            _log.warning("%s cannot be corrected and is made anew: %s", ref, error.message)
+            await self._kube.delete(ref, uid)
 
     async def _create(self, ref: Ref, body: Mapping[str, Any]) -> None:
         _log.info("create %s", ref)

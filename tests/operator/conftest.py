@@ -1,0 +1,57 @@
+"""A region without a node: control plane, operator, edge, and pods that become Ready."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from switchgear_local.kubeapi import KubeApi
+from tests.operator.support import Edge, Operator, PodStatus, Space, wait
+from tests.support.kube import Kube
+from tests.support.postgres import PostgresServers
+
+
+@dataclass
+class Region:
+    kube: Kube
+    api: KubeApi
+    operator: Operator
+    edge: Edge
+    pods: PodStatus
+
+
+@pytest.fixture(scope="session")
+def region(kube: Kube, postgres_servers: PostgresServers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Region]:
+    # The servers are asked for so that they outlive the operator, which needs them to clean up.
+    folder = tmp_path_factory.mktemp("region")
+    edge = Edge(kube, folder)
+    edge.start()
+    operator = Operator(kube, folder, "--edge-url", edge.url)
+    operator.start()
+    pods = PodStatus(kube)
+    pods.start()
+    with kube.api() as api:
+        yield Region(kube, api, operator, edge, pods)
+        wait("the tests' namespaces gone", lambda: not _left(api), 60)
+    code = operator.end()
+    pods.close()
+    operator.close()
+    edge.close()
+    assert code == 0, operator.text()[-5000:]
+    faults = [line for line in operator.text().splitlines() if " error operator " in line]
+    assert not faults, "\n".join(faults[:5])
+
+
+def _left(api: KubeApi) -> list[str]:
+    return [n["metadata"]["name"] for n in api.list("v1", "Namespace") if n["metadata"]["name"].startswith("op-")]
+
+
+@pytest.fixture
+def space(region: Region) -> Iterator[Space]:
+    made = Space(region.kube, region.api, region.kube.new_namespace("op"))
+    yield made
+    # Not waited for here (it takes Kubernetes seconds each): whatever a test leaves must be gone when all are done.
+    region.pods.unready.discard(made.namespace)
+    region.api.delete("v1", "Namespace", made.namespace)
