@@ -90,6 +90,7 @@ def create_app(kube: Kube, token: AdminToken, *, public_url: str | None = None) 
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
+        redirect_slashes=False,
         lifespan=lifespan,
     )
     app.state.store = Store(kube)

@@ -11,7 +11,18 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
-ShortName = Annotated[str, Field(min_length=1, max_length=63, description="Short name, unique within its parent.")]
+
+def _plain(value: str) -> str:
+    if not value.isprintable() or value != value.strip():
+        raise ValueError("must be printable text without spaces at its ends")
+    return value
+
+
+ShortName = Annotated[
+    str,
+    Field(min_length=1, max_length=63, description="Short name, unique within its parent."),
+    AfterValidator(_plain),
+]
 ResourceName = Annotated[
     str | None,
     Field(max_length=63, description="metadata.name to use instead of <project>-<environment>[-<service>]."),
@@ -62,7 +73,7 @@ class NewWorkspace(Body):
     """A team's own namespace."""
 
     name: Annotated[str, Field(min_length=1, max_length=63, description="Name of the namespace; made when missing.")]
-    displayName: Annotated[str | None, Field(min_length=1, max_length=100)] = None  # noqa: N815
+    displayName: Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_plain)] | None = None  # noqa: N815
 
 
 class NewProject(Body):
