@@ -19,10 +19,16 @@ class Catalog:
     def __init__(self, admin: Pool) -> None:
         self._admin = admin
         self._known: OrderedDict[tuple[str, str], Relation] = OrderedDict()
+        self._outdated: OrderedDict[tuple[str, str], Relation] = OrderedDict()
         self._asking: dict[tuple[str, str], asyncio.Task[Relation | None]] = {}
 
     def peek(self, schema: str, table: str) -> Relation | None:
         return self._known.get((schema, table))
+
+    def last_known(self, schema: str, table: str) -> Relation | None:
+        """What was known when Postgres could last be asked."""
+        name = (schema, table)
+        return self._known.get(name) or self._outdated.get(name)
 
     async def get(self, schema: str, table: str) -> Relation | None:
         """The table, or None when there is none of this name. Raises ShapeError (503), PostgresError."""
@@ -63,7 +69,12 @@ class Catalog:
         return found
 
     def forget(self, schema: str, table: str) -> None:
-        self._known.pop((schema, table), None)
+        known = self._known.pop((schema, table), None)
+        if known is not None:
+            self._outdated[schema, table] = known
+            if len(self._outdated) > LIMIT:
+                self._outdated.popitem(last=False)
 
     def clear(self) -> None:
-        self._known.clear()
+        for schema, table in list(self._known):
+            self.forget(schema, table)

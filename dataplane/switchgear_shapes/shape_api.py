@@ -217,6 +217,11 @@ class ShapeApi:
             if relation is None or relation.oid != shape.definition.oid:
                 return self._admitted(request, base, "existing", self._read_catalog(request, base, sr, shape))
             schema = schema_header(relation, shape.definition.columns)
+        return self._at_position(request, base, sr, shape, schema)
+
+    def _at_position(
+        self, request: Request, base: bytes, sr: ShapeRequest, shape: Shape, schema: bytes | None
+    ) -> Answer:
         snapshot = shape.snapshot
         if sr.offset is None or sr.offset == BEFORE_ALL:
             if not snapshot.started:
@@ -239,13 +244,21 @@ class ShapeApi:
     async def _read_catalog(self, request: Request, base: bytes, sr: ShapeRequest, shape: Shape) -> AnyResponse:
         """Read the table again for the schema header; it may have become another one."""
         definition = shape.definition
-        self._stack.catalog.forget(definition.schema, definition.table)
-        relation = await self._stack.catalog.get(definition.schema, definition.table)
+        catalog = self._stack.catalog
+        catalog.forget(definition.schema, definition.table)
+        try:
+            relation = await catalog.get(definition.schema, definition.table)
+        except ShapeError:
+            # Postgres is away; what is on disk can be read all the same.
+            relation = catalog.last_known(definition.schema, definition.table)
+            if relation is None:
+                raise
         if relation is None or relation.oid != definition.oid:
             if self._stack.store is not None:
                 self._stack.store.drop(shape, "its table was dropped or replaced")
             return answers.must_refetch(request, base, None, sr.offset_text)
-        answer = self._with_shape(request, base, sr, shape)
+        schema = schema_header(relation, definition.columns)
+        answer = self._at_position(request, base, sr, shape, schema)
         return answer if isinstance(answer, AnyResponse) else await answer
 
     async def _snapshot_start(
