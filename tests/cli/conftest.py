@@ -62,12 +62,7 @@ class Cli:
 
     def at_terminal(self, *arguments: str, typed: str) -> tuple[int, str]:
         """Exit status and everything shown, when stdin, stdout and stderr are a terminal."""
-        ours, theirs = pty.openpty()
-        environment = self._environment(TERM="xterm", COLUMNS="100")
-        process = subprocess.Popen(
-            [PROGRAM, *arguments], env=environment, stdin=theirs, stdout=theirs, stderr=theirs, cwd=self.home
-        )
-        os.close(theirs)
+        process, ours = self.start_at_terminal(*arguments)
         os.write(ours, typed.encode())
         shown = b""
         try:
@@ -78,6 +73,16 @@ class Cli:
         finally:
             os.close(ours)
         return process.wait(60), shown.decode(errors="replace")
+
+    def start_at_terminal(self, *arguments: str) -> tuple[subprocess.Popen[bytes], int]:
+        """The running command, and our end of its terminal, to be closed by the caller."""
+        ours, theirs = pty.openpty()
+        environment = self._environment(TERM="xterm", COLUMNS="100")
+        process = subprocess.Popen(
+            [PROGRAM, *arguments], env=environment, stdin=theirs, stdout=theirs, stderr=theirs, cwd=self.home
+        )
+        os.close(theirs)
+        return process, ours
 
     def _environment(self, **variables: str) -> dict[str, str]:
         kept = {name: os.environ[name] for name in ("PATH", "SWITCHGEAR_CACHE_DIR", "LANG") if name in os.environ}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -166,3 +168,18 @@ def project(display: str) -> str:
     return (
         f"apiVersion: switchgear.dev/v1alpha1\nkind: Project\nmetadata: {{name: p}}\nspec: {{displayName: {display}}}\n"
     )
+
+
+def test_watching_follows_until_interrupted(admin: Cli, space: str) -> None:
+    process, terminal = admin.start_at_terminal("status", "--watch", "-n", space)
+    try:
+        admin.ok("apply", "-f", "-", "-n", space, stdin=project("x"))
+        shown = ""
+        while "Project" not in shown or "pending" not in shown:
+            shown += os.read(terminal, 65_536).decode(errors="replace")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        os.close(terminal)
+    assert "--watch" in admin.fails(4, "status", "--watch")["message"]
