@@ -20,7 +20,7 @@ from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from switchgear_streams import catalog, segments
+from switchgear_streams import catalog, compaction, segments
 from switchgear_streams.disk import Disk
 from switchgear_streams.segments import Pack
 from switchgear_streams.store import Store
@@ -31,6 +31,7 @@ log = logging.getLogger("switchgear.streams.checkpoint")
 # Runs of this size and more are left where they are.
 _LARGE_RUN = 8 * 1_048_576
 _RETRY = 5.0
+_WRITE_SIZE = 4 * 1_048_576
 # The catalogue is written anew when it is this large and more than three times what is alive in it.
 _CATALOG_SLACK = 16 * 1_048_576
 
@@ -46,7 +47,29 @@ class _Part:
     joined: list[Run]
     frozen: Frozen | None
     new: Run | None = None
+    moved: list[tuple[Run, Run]] = field(default_factory=list)
+    """(run in a pack that is being emptied, the same bytes in the new pack)."""
     body: bytes = b""
+
+    @property
+    def runs(self) -> list[Run]:
+        """All its runs after this checkpoint."""
+        runs = self.kept
+        if self.moved:
+            places = dict(self.moved)
+            runs = [places.get(run, run) for run in runs]
+        return runs if self.new is None else [*runs, self.new]
+
+    @property
+    def written(self) -> list[Run]:
+        """What is in the new pack."""
+        runs = [new for _, new in self.moved]
+        return runs if self.new is None else [*runs, self.new]
+
+    @property
+    def dropped(self) -> list[Run]:
+        """What it does not refer to any more."""
+        return [*self.joined, *(old for old, _ in self.moved)]
 
 
 @dataclass(slots=True)
@@ -58,8 +81,12 @@ class _Job:
     removed: list[bytes]
     packs: dict[int, Pack]
     """Known packs at the boundary."""
+    victims: list[int] = field(default_factory=list)
+    """Packs that are being emptied."""
     held: list[int] = field(default_factory=list)
     written: int = 0
+    alive: int = 0
+    """Size of the new pack, and how much of it streams refer to."""
     rewrite: list[tuple[bytes, bytes]] | None = None
 
 
@@ -91,6 +118,11 @@ class Checkpointer:
             self._store.pressure_bytes = 1 << 62
             self._task = asyncio.ensure_future(self._run())
 
+    def tidy(self) -> None:
+        """Start one if packs are worth emptying, though nothing new asks for it."""
+        if compaction.victims(self._store.packs):
+            self.request()
+
     async def finish(self) -> None:
         """A last one, so that the next start has nothing to replay."""
         while self._task is not None:
@@ -104,8 +136,9 @@ class Checkpointer:
     async def _run(self) -> None:
         store = self._store
         try:
+            victims = await self._mark_victims()
             await self._quiet()
-            job = self._freeze()
+            job = self._freeze(victims)
             began = time.monotonic()
             try:
                 await store.log.wait(job.boundary)
@@ -150,7 +183,30 @@ class Checkpointer:
             hold, store.hold = store.hold, None
             hold.set_result(None)
 
-    def _freeze(self) -> _Job:
+    async def _mark_victims(self) -> list[int]:
+        """Choose packs to be emptied, and make the streams in them part of this checkpoint."""
+        packs = self._store.packs
+        victims = compaction.victims(packs)
+        held: list[int] = []
+        try:
+            for pack in victims:
+                packs.acquire(pack)
+                held.append(pack)
+            found = await asyncio.to_thread(compaction.keys, self._disk, [(pack, packs.fd(pack)) for pack in held])
+        except OSError as error:
+            log.error("cannot empty a pack: %s", error)
+            return []
+        finally:
+            for pack in held:
+                packs.release(pack)
+        chosen = set(victims)
+        for key in found:
+            stream = self._store.get(key)
+            if stream is not None and any(run.pack in chosen for run in stream.runs):
+                self._store.mark(stream)
+        return victims
+
+    def _freeze(self, victims: list[int]) -> _Job:
         store = self._store
         boundary = store.log.flush()
         dirty, store.dirty = store.dirty, {}
@@ -159,12 +215,15 @@ class Checkpointer:
         pack = packs.next_id
         packs.next_id += 1
         job = _Job(boundary, pack, store.next_generation, [], list(removed), dict(packs.known))
+        job.victims = [pack for pack in victims if pack in packs.known]
         for stream in dirty:
             stream.dirty = False
             kept, joined = _split(stream)
             frozen = stream.freeze()
             if frozen is None or not self._hold(job, joined):
                 kept, joined = list(stream.runs), []
+            if not self._hold(job, [run for run in kept if run.pack in job.victims]):
+                job.victims = []
             job.parts.append(_Part(stream, stream.meta(), stream.deadline(), kept, joined, frozen))
         store.unsealed = 0
         if self._writer.size > _CATALOG_SLACK:
@@ -219,18 +278,17 @@ class Checkpointer:
     def _install(self, job: _Job) -> None:
         store, packs = self._store, self._store.packs
         if job.written:
-            packs.known[job.pack] = Pack(job.written, sum(part.new.length for part in job.parts if part.new))
+            packs.known[job.pack] = Pack(job.written, job.alive)
         for part in job.parts:
             stream = part.stream
             alive = store.streams.get(stream.key) is stream
-            if part.new is not None:
-                if stream.frozen is part.frozen:
-                    stream.frozen = None
-                if alive:
-                    stream.runs = [*part.kept, part.new]
-                    packs.drop(part.joined)
-                else:
-                    packs.drop([part.new])
+            if part.new is not None and stream.frozen is part.frozen:
+                stream.frozen = None
+            if alive and part.written:
+                stream.runs = part.runs
+                packs.drop(part.dropped)
+            elif part.written:
+                packs.drop(part.written)
             if alive and stream.idle:
                 store.streams[stream.key] = part.body if part.body else store.streams[stream.key]
                 store.hydrated.pop(stream.key, None)
@@ -241,7 +299,7 @@ class Checkpointer:
     def _write(self, job: _Job) -> None:
         made = False
         try:
-            if any(part.frozen is not None for part in job.parts):
+            if any(part.frozen is not None for part in job.parts) or job.victims:
                 fd = self._disk.create(segments.pack_name(job.pack))
                 made = True
                 try:
@@ -249,6 +307,8 @@ class Checkpointer:
                     self._disk.sync(fd)
                 finally:
                     self._disk.close(fd)
+                if not job.written:
+                    self._disk.remove(segments.pack_name(job.pack))
                 self._disk.sync_names()
             self._write_catalog(job)
         except OSError:
@@ -257,22 +317,47 @@ class Checkpointer:
             raise
 
     def _write_pack(self, job: _Job, fd: int) -> None:
-        at = written = 0
+        victims = set(job.victims)
+        written = 0
         buffered: list[bytes] = []
         for part in job.parts:
-            frozen = part.frozen
-            if frozen is None:
-                continue
-            start, ends, data = self._joined(part, frozen)
             stream = part.stream
-            head, part.new = segments.encode_run(job.pack, at, stream.key, stream.generation, start, ends, data)
-            buffered += (head, bytes(data) if isinstance(data, bytearray) else data)
-            at += len(head) + len(data)
-            if at - written >= 4 * 1_048_576:
+            for run in part.kept if victims else ():
+                if run.pack in victims:
+                    self._move(job, part, run, buffered)
+            if part.frozen is not None:
+                start, ends, data = self._joined(part, part.frozen)
+                head, part.new = segments.encode_run(
+                    job.pack, job.written, stream.key, stream.generation, start, ends, data
+                )
+                buffered += (head, bytes(data) if isinstance(data, bytearray) else data)
+                job.written += len(head) + len(data)
+            if job.written - written >= _WRITE_SIZE:
                 self._disk.write(fd, buffered, written)
-                buffered, written = [], at
+                buffered, written = [], job.written
         self._disk.write(fd, buffered, written)
-        job.written = at
+        job.alive = sum(run.length for part in job.parts for run in part.written)
+
+    def _move(self, job: _Job, part: _Part, run: Run, buffered: list[bytes]) -> None:
+        """Copy a run as it is, unless it is damaged: then it stays."""
+        try:
+            data, ends = self._load(run)
+        except OSError as error:
+            log.error("%s; %r keeps its run there", error, part.stream.key)
+            return
+        stream = part.stream
+        head, new = segments.encode_run(job.pack, job.written, stream.key, stream.generation, run.start, ends, data)
+        buffered += (head, data)
+        job.written += len(head) + len(data)
+        part.moved.append((run, new))
+
+    def _load(self, run: Run) -> tuple[bytes, array[int]]:
+        """A run's bytes and append ends. Raises OSError if they are not what was written."""
+        fd = self._store.packs.fd(run.pack)
+        data = self._disk.read(fd, run.length, run.offset)
+        if zlib.crc32(data) != run.crc:
+            raise OSError(f"pack {run.pack} is damaged at {run.offset}")
+        return data, segments.read_marks(self._disk, fd, run)
 
     def _joined(self, part: _Part, frozen: Frozen) -> tuple[int, array[int], bytes | bytearray]:
         """(start, append ends, bytes) of the run to be written. Damaged older runs stay where they are."""
@@ -282,12 +367,9 @@ class Checkpointer:
         ends: array[int] = array("Q")
         try:
             for run in part.joined:
-                fd = self._store.packs.fd(run.pack)
-                data = self._disk.read(fd, run.length, run.offset)
-                if zlib.crc32(data) != run.crc:
-                    raise OSError(f"pack {run.pack} is damaged at {run.offset}")
+                data, some = self._load(run)
                 pieces.append(data)
-                ends += segments.read_marks(self._disk, fd, run)
+                ends += some
         except OSError as error:
             log.error("%s; %r keeps its runs as they are", error, part.stream.key)
             part.kept, part.joined = [*part.kept, *part.joined], []
@@ -297,10 +379,11 @@ class Checkpointer:
     def _write_catalog(self, job: _Job) -> None:
         live = {pack: [known.size, known.live] for pack, known in job.packs.items()}
         for part in job.parts:
-            for run in part.joined:
-                live[run.pack][1] -= run.length
+            for run in part.dropped:
+                if run.pack in live:
+                    live[run.pack][1] -= run.length
         if job.written:
-            live[job.pack] = [job.written, sum(part.new.length for part in job.parts if part.new)]
+            live[job.pack] = [job.written, job.alive]
         commit = {
             "wal": job.boundary,
             "generation": job.generation,
@@ -332,8 +415,7 @@ class Checkpointer:
                 yield catalog.encode(catalog.PUT, body)
         for part in job.parts:
             stream = part.stream
-            runs = part.kept if part.new is None else [*part.kept, part.new]
-            part.body = catalog.pack_body(stream.generation, part.deadline, stream.key, runs, part.meta)
+            part.body = catalog.pack_body(stream.generation, part.deadline, stream.key, part.runs, part.meta)
             yield catalog.encode(catalog.PUT, part.body)
 
 

@@ -8,7 +8,6 @@ aside under a name that ends in `.damaged`.
 
 from __future__ import annotations
 
-import heapq
 import logging
 import os
 import re
@@ -251,15 +250,3 @@ def _quarantine(store: Store, file: _LogFile, found: records.Damaged, report: Re
     report.damage.append(
         f"stream {record.key.decode('utf-8', 'replace')}: {len(record.payload)} bytes at {record.start} are damaged"
     )
-
-
-def finish(store: Store) -> None:
-    """What follows from the state: deadlines."""
-    for found in store.streams.values():
-        if type(found) is Stream:
-            store.watch_deadline(found)
-            continue
-        deadline = catalog.deadline_of(found)  # type: ignore[arg-type]
-        if deadline:
-            store.deadlines.append((deadline, catalog.key_of(found)))  # type: ignore[arg-type]
-    heapq.heapify(store.deadlines)

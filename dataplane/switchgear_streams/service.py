@@ -35,7 +35,12 @@ _JSON = b"content-type: application/json\r\n" + answers.NO_STORE
 # Bodies that are being received may take this much memory all together.
 _BODY_BUDGET = 256 * 1_048_576
 _SWEEP_BATCH = 1000
+# Headers that take a POST off the fast path.
+_SPECIAL = frozenset(
+    (b"stream-closed", b"stream-seq", b"producer-id", b"producer-epoch", b"producer-seq", b"transfer-encoding")
+)
 _TOUCH_EVERY = 10
+_TIDY_EVERY = 30
 _STALE_TICK = 30.0
 
 Answer = AnyResponse | Awaitable[AnyResponse]
@@ -53,6 +58,7 @@ class Service:
         self.settings = settings
         self._clock = clock
         self._prefix = settings.root_path.encode() + b"/"
+        self._prefix_length = len(self._prefix)
         self._disk = Disk(settings.data_dir)
         self._bearer = None if settings.secret is None else b"Bearer " + settings.secret
         self._ready = False
@@ -77,7 +83,7 @@ class Service:
         writer, covered = recovery.load_catalog(self._disk, self.store, report)
         recovery.check_packs(self._disk, self.store, report)
         recovery.replay(self._disk, self.store, log_id, covered, report)
-        recovery.finish(self.store)
+        self.store.collect_deadlines()
         self.wal.start(report.last_number, report.old)
         self.checkpointer = Checkpointer(self.store, self._disk, writer, self._fatal, self.settings.checkpoint_bytes)
         self._reader = reads.Reader(self.store)
@@ -132,6 +138,8 @@ class Service:
                 self._sweep()
                 if beats % _TOUCH_EVERY == 0:
                     self.store.flush_touches()
+                if beats % _TIDY_EVERY == 0:
+                    self.checkpointer.tidy()
                 self.store.trim()
                 self._ticked = time.monotonic()
             except Exception:
@@ -174,6 +182,7 @@ class Service:
             method: counter("streams_requests_total", "Requests by method.", method=method)
             for method in ("GET", "HEAD", "PUT", "POST", "DELETE", "other")
         }
+        self._posts = self._requests["POST"]
         self._unauthorized = counter("streams_unauthorized_total", "Requests without the right secret.")
         self._expired = counter("streams_expired_total", "Streams removed because their time was over.")
 
@@ -240,17 +249,29 @@ class Service:
     # -- POST and PUT --
 
     def _post(self, request: Request) -> Answer:
-        self._requests["POST"].value += 1
-        if not self._allowed(request):
+        self._posts.value += 1
+        if self._bearer is not None and not self._allowed(request):
             return self._unauthorised()
+        headers = request.headers
+        stream = self.store.streams.get(request.path[self._prefix_length :])
+        if type(stream) is Stream and headers.keys().isdisjoint(_SPECIAL) and request.body_complete:
+            body = request.body_now()
+            if body and len(body) <= self.settings.max_body_bytes:
+                pending = self._writes.plain(stream, headers.get(b"content-type"), body)
+                if pending is not None:
+                    return pending
+            return self._post_body(request, self._key(request), body or b"")
         key = self._key(request)
         command = commands.append(request.headers)
         body = request.body_now()
         if body is None:
             return self._post_later(request, key, command)
+        return self._post_body(request, key, body)
+
+    def _post_body(self, request: Request, key: bytes, body: bytes) -> Answer:
         if len(body) > self.settings.max_body_bytes:
             raise BodyTooLarge(self.settings.max_body_bytes)
-        return self._writes.append(key, command, body)
+        return self._writes.append(key, commands.append(request.headers), body)
 
     async def _post_later(self, request: Request, key: bytes, command: commands.Append) -> AnyResponse:
         answer = self._writes.append(key, command, await self._body(request))

@@ -12,11 +12,13 @@ import heapq
 import logging
 from array import array
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import orjson
 
 from switchgear_streams import catalog, records
+from switchgear_streams.pending import Pending
 from switchgear_streams.segments import Packs
 from switchgear_streams.stream import Stream, from_meta
 from switchgear_streams.wal import Log, Room
@@ -55,7 +57,7 @@ class AppendEntry:
         self.extra: dict[str, Any] = {}
         self.closes = False
         self.payload = b""
-        self.answers: list[tuple[asyncio.Future[Response], Response]] = []
+        self.answers: list[tuple[Pending, Response]] = []
 
     def encode(self) -> list[bytes]:
         stream = self.stream
@@ -73,9 +75,8 @@ class AppendEntry:
             stream.visible_closed = True
         if stream.live is not None:
             stream.live.publish(self.start, self.payload)
-        for future, response in self.answers:
-            if not future.done():
-                future.set_result(response)
+        for pending, response in self.answers:
+            pending.resolve(response)
 
 
 class ChangeEntry:
@@ -163,7 +164,7 @@ class Store:
         excess = len(self.hydrated) - MAX_IDLE_HYDRATED
         if excess <= 0:
             return
-        for key in list(self.hydrated)[:excess]:
+        for key in list(islice(self.hydrated, excess)):
             found = self.streams.get(key)
             if type(found) is Stream:
                 self.pack_away(found)
@@ -192,6 +193,18 @@ class Store:
         deadline = stream.deadline()
         if deadline is not None:
             heapq.heappush(self.deadlines, (deadline, stream.key))
+            if len(self.deadlines) > 2 * len(self.streams) + 1000:
+                self.collect_deadlines()
+
+    def collect_deadlines(self) -> None:
+        """Make the heap anew from the streams that there are."""
+        found: list[tuple[int, bytes]] = []
+        for key, one in self.streams.items():
+            deadline = one.deadline() if isinstance(one, Stream) else catalog.deadline_of(one)
+            if deadline:
+                found.append((deadline, key))
+        heapq.heapify(found)
+        self.deadlines = found
 
     # -- changes --
 
@@ -230,17 +243,8 @@ class Store:
         stream.visible = end
         stream.visible_closed = closed
 
-    def append(
-        self,
-        stream: Stream,
-        stored: bytes,
-        *,
-        close: bool,
-        extra: dict[str, Any] | None,
-        future: asyncio.Future[Response],
-        answer: Callable[[], Response],
-    ) -> None:
-        """Take an append and/or close whose rules were checked; `answer` is asked for once it has been accepted."""
+    def append(self, stream: Stream, stored: bytes, *, close: bool, extra: dict[str, Any] | None) -> AppendEntry:
+        """Take an append and/or close whose rules were checked. The caller adds its answer to the entry."""
         entry = stream.entry
         size = len(stored) + (64 if extra is None else 256 + len(orjson.dumps(extra)))
         if entry is None:
@@ -262,11 +266,11 @@ class Store:
         if close:
             stream.closed = entry.closes = True
             entry.extra["c"] = True
-        entry.answers.append((future, answer()))
         if not stream.dirty:
             self.mark(stream)
         if self.unsealed >= self.pressure_bytes:
             self.on_pressure()
+        return entry
 
     def _note(self, stream: Stream, into: dict[str, Any], extra: dict[str, Any]) -> None:
         """Producer state, Stream-Seq and the closing tuple, in memory and in the record."""
@@ -351,6 +355,7 @@ class Store:
                 del self.streams[lost.key]
                 self.hydrated.pop(lost.key, None)
                 self.removed[lost.key] = None
+                self.unsealed += 256
             self.dirty.pop(lost, None)
             lost.dirty = False
             self.packs.drop(lost.runs)

@@ -139,6 +139,10 @@ class Stream:
         self.dirty = False
         self.touch_dirty = False
 
+    def is_type(self, content_type: bytes) -> bool:
+        """Is this its content type (parameters and case do not matter)?"""
+        return media.essence(content_type) == self.media
+
     def deadline(self) -> int | None:
         """When it expires (Unix ms) unless touched."""
         return lifetime.deadline(self.ttl, self.expires_at, self.touched)

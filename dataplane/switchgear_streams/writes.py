@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from switchgear_streams import answers
+from switchgear_streams.pending import Pending
 from switchgear_streams.reads import Reader
 from switchgear_streams.request import Append, Create
 from switchgear_streams.rules import forks, media, messages, offsets, producers
@@ -78,33 +79,43 @@ class Writes:
             return self._when_room(size, lambda: self.append(key, command, body))
         return self._accept(stream, command, stored)
 
-    def _accept(self, stream: Stream, command: Append, stored: bytes) -> asyncio.Future[Response]:
-        future: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+    def _accept(self, stream: Stream, command: Append, stored: bytes) -> Pending:
         close, batch = command.close, command.batch
-        if batch is None and command.seq is None:
-            self._store.append(
-                stream,
-                stored,
-                close=close,
-                extra=None,
-                future=future,
-                answer=lambda: answers.appended(stream, stream.end, close),
-            )
-            return future
         extra: dict[str, Any] = {}
         if command.seq is not None:
             extra["q"] = command.seq
-        if batch is None:
-            answer = lambda: answers.appended(stream, stream.end, close)  # noqa: E731
-        else:
+        if batch is not None:
             extra["p"] = {batch.producer: [batch.epoch, batch.seq]}
             if close:
                 extra["by"] = [batch.producer, batch.epoch, batch.seq]
-            status = 200 if stored else 204
-            epoch, seq = batch.epoch, batch.seq
-            answer = lambda: answers.produced(status, stream, stream.end, close, epoch, seq)  # noqa: E731
-        self._store.append(stream, stored, close=close, extra=extra, future=future, answer=answer)
-        return future
+        entry = self._store.append(stream, stored, close=close, extra=extra or None)
+        if batch is None:
+            answer = answers.appended(stream, stream.end, close)
+        else:
+            answer = answers.produced(200 if stored else 204, stream, stream.end, close, batch.epoch, batch.seq)
+        pending = Pending()
+        entry.answers.append((pending, answer))
+        return pending
+
+    def plain(self, stream: Stream, content_type: bytes | None, body: bytes) -> Pending | None:
+        """The fast path: an append without further headers, to a stream in an ordinary state. None: take `append`."""
+        if (
+            stream.closed
+            or stream.gone
+            or stream.leaving is not None
+            or stream.damage is not None
+            or stream.ttl is not None
+            or stream.expires_at is not None
+            or (content_type != stream.content_type and (content_type is None or not stream.is_type(content_type)))
+        ):
+            return None
+        stored = messages.to_stored(body)[0] if stream.json else body
+        if not stored or self._store.log.room(len(stored) + len(stream.key) + 8192) is not Room.OK:
+            return None
+        entry = self._store.append(stream, stored, close=False, extra=None)
+        pending = Pending()
+        entry.answers.append((pending, answers.appended(stream, stream.end, False)))
+        return pending
 
     # -- PUT --
 

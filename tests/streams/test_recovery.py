@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from pathlib import Path
@@ -201,6 +202,43 @@ def test_the_catalogue_is_written_anew_when_it_is_mostly_history(own: StreamsSer
         small.start()
         for name in names[1:]:
             assert read_all(client, small.stream(name))[0] == wanted(60)
+    finally:
+        small.end()
+
+
+def test_space_of_deleted_streams_comes_back(own: StreamsServer, client: httpx.Client) -> None:
+    small = StreamsServer(own.folder, module="tests.streams.small_catalog")
+
+    def packed() -> int:
+        return sum(path.stat().st_size for path in small.data.glob("pack-*.dat"))
+
+    try:
+        small.start()
+        chance = random.Random(4)
+        bodies = {f"n{number}": chance.randbytes(60_000) for number in range(100)}
+        for name, body in bodies.items():
+            client.put(small.stream(name), headers=OCTETS, content=body[:30_000])
+            client.post(small.stream(name), headers=OCTETS, content=body[30_000:])
+        assert small.stop() == 0
+        assert packed() > 6_000_000
+        small.start()
+        for number in range(80):
+            client.delete(small.stream(f"n{number}"))
+        deadline = time.monotonic() + 30
+        while not 1_200_000 < packed() < 1_300_000:
+            assert time.monotonic() < deadline, packed()
+            time.sleep(0.1)
+        for end in (lambda: None, small.kill):
+            end()
+            if small.process is None or small.process.poll() is not None:
+                small.start()
+            for number in range(80, 100):
+                url = small.stream(f"n{number}")
+                assert client.get(url).content == bodies[f"n{number}"]
+                half = {"stream-forked-from": f"/v1/stream/n{number}", "stream-fork-sub-offset": "30001"}
+                zero = "0000000000000000_0000000000000000"
+                assert client.put(url + "-f", headers={**half, "stream-fork-offset": zero}).status_code == 400
+        assert "Traceback" not in small.log
     finally:
         small.end()
 
