@@ -10,7 +10,7 @@ import asyncio
 import base64
 import os
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -116,7 +116,7 @@ class Api:
         """DELETE, with DeleteOptions as body. Raises ApiError, ApiUnavailableError."""
         return await self._call("DELETE", path, body)
 
-    async def watch(self, path: str, params: Mapping[str, str], seconds: int) -> AsyncIterator[Object]:
+    async def watch(self, path: str, params: Mapping[str, str], seconds: int) -> AsyncGenerator[Object, None]:
         """The events of one watch request, which lasts at most `seconds`. Raises ApiError, ApiUnavailableError."""
         query = {**params, "watch": "1", "allowWatchBookmarks": "true", "timeoutSeconds": str(seconds)}
         limit = aiohttp.ClientTimeout(total=seconds + 10, sock_connect=CALL_LIMIT)

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from . import prober, process
 from .backoff import Backoff
-from .environment import CONFIG_ERROR
+from .environment import CONFIG_ERROR, check
 from .errors import ApiError, ApiUnavailableError, ConfigError
 from .logfiles import Logs
 from .prober import Prober, Reactions
@@ -137,7 +137,7 @@ class Container:
         current = await self._find()
         while True:
             if current is None:
-                if self._stopping:
+                if self._stopping or self.record.done:
                     return
                 current = await self._start()
             if current is not None:
@@ -157,7 +157,7 @@ class Container:
         marker = self._pod.marker(self.name, record.starts)
         found = process.adopt(record.identity, marker)
         if found is None:
-            await self._clean_up(record.identity.pid, marker)
+            await self._clean_up(process.NO_SESSION, marker)
             self._ended(ended(None, record.started_at, timestamp()))
             return None
         log.info("adopted %s of %s, pid %d", self.name, self._pod.title, found.pid)
@@ -168,6 +168,7 @@ class Container:
         """Start the process. None when it could not be: then the state says why, and it may be tried again."""
         record = self.record
         try:
+            check(self._spec, init=self._init)
             self._pod.probes(self._spec)
             launch = await self._pod.launch(self._spec, record.starts + 1)
         except (ConfigError, ApiError, ApiUnavailableError) as error:
@@ -206,30 +207,32 @@ class Container:
 
     async def _live(self, current: Process) -> Terminated:
         """Watch and probe the process until it has ended, with all that it started."""
-        exit_status = asyncio.create_task(current.wait())
+        ended_task = asyncio.create_task(current.ended())
         probing = asyncio.create_task(self._probe(current))
         ending = asyncio.create_task(self._end.wait())
         try:
-            await asyncio.wait({exit_status, ending}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({ended_task, ending}, return_when=asyncio.FIRST_COMPLETED)
             probing.cancel()
-            if not exit_status.done():
-                await self._terminate(current, exit_status)
-            code = await exit_status
+            if not ended_task.done():
+                await self._terminate(current, ended_task)
+            await ended_task
         finally:
-            for task in (exit_status, probing, ending):
+            for task in (ended_task, probing, ending):
                 task.cancel()
-            await asyncio.gather(exit_status, probing, ending, return_exceptions=True)
+            await asyncio.gather(ended_task, probing, ending, return_exceptions=True)
+        # Before its status is read: until then no other session can have its pid.
         await self._clean_up(current.pid, current.marker)
+        code = await current.code()
         current.close()
         return ended(code, self.record.started_at, timestamp(), self._end_message)
 
-    async def _terminate(self, current: Process, exit_status: asyncio.Task[int | None]) -> None:
+    async def _terminate(self, current: Process, gone: asyncio.Task[None]) -> None:
         """SIGTERM to the main process, then to what it left behind; SIGKILL to all when the grace is over."""
         clock = asyncio.get_running_loop().time
         current.signal(signal.SIGTERM)
-        while not exit_status.done() and clock() < self._deadline:
-            await asyncio.wait({exit_status}, timeout=min(0.25, max(0.0, self._deadline - clock())))
-        if exit_status.done():
+        while not gone.done() and clock() < self._deadline:
+            await asyncio.wait({gone}, timeout=min(0.25, max(0.0, self._deadline - clock())))
+        if gone.done():
             left = process.signal_members(current.pid, current.marker, signal.SIGTERM)
             while left and clock() < self._deadline:
                 await asyncio.sleep(0.05)

@@ -172,6 +172,14 @@ def _text(value: bytes) -> str:
     return value.decode("utf-8", "surrogateescape")
 
 
+def check(container: Mapping[str, Any], *, init: bool) -> None:
+    """Raises ConfigError for what a container's spec asks and the process node does not do."""
+    if container.get("lifecycle"):
+        raise ConfigError(CONFIG_ERROR, "lifecycle hooks are not supported by the process node; remove lifecycle")
+    if init and container.get("restartPolicy"):
+        raise ConfigError(CONFIG_ERROR, "sidecar init containers are not supported by the process node")
+
+
 def arguments(container: Mapping[str, Any], values: Mapping[str, str], mounts: MountTable) -> list[str]:
     """The process's argument list. Raises ConfigError when the spec relies on an image's entry point."""
     command: Sequence[str] = container.get("command") or ()

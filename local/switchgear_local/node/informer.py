@@ -7,6 +7,7 @@ server said so (a watch event, or a complete list without it).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Callable, Mapping
@@ -92,8 +93,9 @@ class Informer:
     async def _watch(self) -> None:
         params = {**self._params, "resourceVersion": self._version or ""}
         seconds = random.randint(*_WATCH_SECONDS)  # noqa: S311
-        async for event in self._api.watch(self._path, params, seconds):
-            self._apply(event)
+        async with contextlib.aclosing(self._api.watch(self._path, params, seconds)) as events:
+            async for event in events:
+                self._apply(event)
 
     def _apply(self, event: Mapping[str, Any]) -> None:
         kind, item = event["type"], event["object"]

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 _ORPHAN_GRACE = 10.0
 _TEND_EVERY = 1.0
+_BEGIN_AGAIN = 5.0
 _REMEMBERED = 10_000
 
 
@@ -67,7 +68,7 @@ class Kubelet:
         for marker, pids in process.marked(f"{self._node.node_id}/").items():
             if marker not in known:
                 log.warning("ending processes of an earlier life that no record knows: %s %s", marker, pids)
-                await process.kill_members(pids[0], marker)
+                await process.kill_members(process.NO_SESSION, marker)
 
     async def run(self) -> None:
         """Follow the pods bound to this node until cancelled."""
@@ -91,13 +92,14 @@ class Kubelet:
             if container.identity is None or not process.is_alive(container.identity):
                 continue
             marker = f"{self._node.node_id}/{record.uid}/{name}/{container.starts}"
-            process.send(container.identity.pid, signal.SIGTERM)
             if (found := process.adopt(container.identity, marker)) is not None:
+                found.signal(signal.SIGTERM)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_ORPHAN_GRACE):
                         await found.wait()
+                await process.kill_members(found.pid, marker)
                 found.close()
-            await process.kill_members(container.identity.pid, marker)
+            await process.kill_members(process.NO_SESSION, marker)
         self._node.block.release(record.uid)
 
     async def _tend(self) -> None:
@@ -125,13 +127,21 @@ class Kubelet:
         self._tasks[uid] = task
         task.add_done_callback(lambda task: self._ended(worker, task))
 
+    def _begin_again(self, uid: str) -> None:
+        record = records.load(self._node.pods_dir / uid)
+        if record is not None:
+            self._records[uid] = record
+        if uid in self._informer.objects:
+            self._changed(self._informer.objects[uid])
+
     def _ended(self, worker: PodWorker, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("pod %s: its worker failed", worker.title, exc_info=error)
         self._tasks.pop(worker.uid, None)
         if not self._leaving:
             self._workers.pop(worker.uid, None)
-        if worker.uid in self._informer.objects:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("pod %s: its worker failed; beginning again", worker.title, exc_info=error)
+            asyncio.get_running_loop().call_later(_BEGIN_AGAIN, self._begin_again, worker.uid)
+        elif worker.uid in self._informer.objects:
             # Its object may stay for a while (finalizers); it must not begin again.
             self._done[worker.uid] = None
             while len(self._done) > _REMEMBERED:

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MARKER = "SWITCHGEAR_CONTAINER"
+# For `session` where the main process is long gone: its pid may lead a stranger's session by now.
+NO_SESSION = -1
 _REAP_LIMIT = 10.0
 
 
@@ -162,7 +164,12 @@ class Process:
         return self.identity.pid
 
     async def wait(self) -> int | None:
-        """The exit status (negative: a signal) once it ended; None for an adopted one, whose status went to init."""
+        """The exit status once it ended."""
+        await self.ended()
+        return await self.code()
+
+    async def ended(self) -> None:
+        """Returns when the process has ended. Until `code` is asked a child of ours keeps its pid."""
         loop = asyncio.get_running_loop()
         if self._pidfd is not None:
             ended: asyncio.Future[None] = loop.create_future()
@@ -171,6 +178,9 @@ class Process:
                 await ended
             finally:
                 loop.remove_reader(self._pidfd)
+
+    async def code(self) -> int | None:
+        """The exit status (negative: a signal) of an ended process; None for an adopted one: init has its status."""
         if self._child is None:
             return None
         # The kernel has its status by now; the limit is for the impossible.
