@@ -19,10 +19,10 @@ HERE = ROOT / "tests/support/node"
 QUICKSTART = "quickstart"
 
 
-@pytest.fixture(params=[15, 18], ids=["pg15", "pg18"])
-def database_url(request: pytest.FixtureRequest, postgres_servers: PostgresServers) -> Iterator[str]:
-    """A database with 1,000 rows, on both supported ends of Postgres."""
-    database = create_database(postgres_servers.get(request.param))
+@pytest.fixture(scope="module")
+def database_url(postgres_servers: PostgresServers) -> Iterator[str]:
+    """A database with 1,000 rows, on the oldest Postgres that the suite has."""
+    database = create_database(postgres_servers.get(15))
     with psycopg.connect(database.url, autocommit=True) as connection:
         connection.execute("CREATE TABLE items (id int PRIMARY KEY, title text NOT NULL, n int)")
         connection.execute("INSERT INTO items SELECT i, 'item ' || i, i % 7 FROM generate_series(1, 1000) i")
@@ -30,9 +30,9 @@ def database_url(request: pytest.FixtureRequest, postgres_servers: PostgresServe
     drop_database(database)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def quickstart(region: Region, database_url: str) -> Iterator[Region]:
-    """`kubectl apply -f examples/quickstart.yaml`, waited for."""
+    """`kubectl apply -f examples/quickstart.yaml`, waited for; its namespace is deleted as a whole afterwards."""
     region.kubectl("create", "namespace", QUICKSTART)
     url = f"--from-literal=url={database_url}"
     region.kubectl("create", "secret", "generic", "quickstart-database", "-n", QUICKSTART, url)
@@ -40,6 +40,9 @@ def quickstart(region: Region, database_url: str) -> Iterator[Region]:
     region.wait_active(QUICKSTART, ("syncsource", "app-production-db"), ("streamsservice", "app-production-events"))
     yield region
     region.kubectl("delete", "namespace", QUICKSTART, "--timeout=120s")
+    with psycopg.connect(database_url) as connection:
+        assert connection.execute("SELECT slot_name FROM pg_replication_slots WHERE NOT temporary").fetchall() == []
+        assert connection.execute("SELECT pubname FROM pg_publication").fetchall() == []
 
 
 class Follower:

@@ -10,9 +10,8 @@ import httpx
 import psycopg
 import pytest
 
-from tests.e2e.conftest import services
+from tests.e2e.conftest import Place
 from tests.support import processes
-from tests.support.postgres import Database
 from tests.support.region import Endpoint, Region, wait_until
 from tests.support.shape_follower import ShapeFollower
 
@@ -77,11 +76,9 @@ class Writer:
 
 @pytest.mark.crash
 @pytest.mark.timeout(420)
-def test_kill_each_part_while_writing(region: Region, namespace: str, source_database: Database) -> None:
-    region.kubectl("apply", "-n", namespace, "-f", "-", stdin=services("main"))
-    region.wait_active(namespace, ("syncsource", "main-db"), ("streamsservice", "main-events"))
-    sync = region.endpoint("syncsource", namespace, "main-db")
-    streams = region.endpoint("streamsservice", namespace, "main-events")
+def test_kill_each_part_while_writing(region: Region, running: Place) -> None:
+    sync = region.endpoint(running.sync[0], running.namespace, running.sync[1])
+    streams = region.endpoint(running.streams[0], running.namespace, running.streams[1])
     created = httpx.put(f"{streams.url}/log", headers=streams.bearer | {"content-type": "application/json"})
     assert created.status_code == 201
 
@@ -95,7 +92,7 @@ def test_kill_each_part_while_writing(region: Region, namespace: str, source_dat
     ]
     follower = ShapeFollower(sync.url, {"table": "items", **sync.params}).start()
     follower.wait_for(lambda f: f.up_to_date.is_set(), 30, "the snapshot")
-    writer = Writer(source_database.url, streams)
+    writer = Writer(running.database.url, streams)
     for name, texts in victims:
         time.sleep(1)
         before = set(processes.kill(*texts))
@@ -111,7 +108,7 @@ def test_kill_each_part_while_writing(region: Region, namespace: str, source_dat
     time.sleep(1)
     writer.stop()
 
-    with psycopg.connect(source_database.url) as connection:
+    with psycopg.connect(running.database.url) as connection:
         truth = {
             f'"public"."items"/"{i}"': {"id": str(i), "title": title, "n": None if n is None else str(n)}
             for i, title, n in connection.execute("SELECT id, title, n FROM items").fetchall()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import psycopg
 
-from tests.e2e.conftest import services
+from tests.e2e.conftest import Place
 from tests.support.postgres import Database
 from tests.support.region import Region
 from tests.support.shape_follower import ShapeFollower
@@ -28,16 +28,17 @@ def left_over(region: Region, namespace: str, service_ids: list[str], database: 
     return found
 
 
-def test_pr_environment_three_times(region: Region, namespace: str, source_database: Database) -> None:
+def test_pr_environment_three_times(region: Region, place: Place) -> None:
+    namespace = place.namespace
     for attempt in range(3):
-        region.kubectl("apply", "-n", namespace, "-f", "-", stdin=services("pr-42", with_environment=True))
-        region.wait_active(namespace, ("syncsource", "pr-42-db"), ("streamsservice", "pr-42-events"))
-        sync = region.endpoint("syncsource", namespace, "pr-42-db")
-        streams = region.endpoint("streamsservice", namespace, "pr-42-events")
+        region.kubectl("apply", "-n", namespace, "-f", "-", stdin=place.yaml())
+        region.wait_active(namespace, place.sync, place.streams)
+        sync = region.endpoint(place.sync[0], namespace, place.sync[1])
+        streams = region.endpoint(place.streams[0], namespace, place.streams[1])
 
         follower = ShapeFollower(sync.url, {"table": "items", **sync.params}).start()
         follower.wait_for(lambda f, n=1000 + attempt: len(f.rows) == n, 30, "the rows of the table")
-        with psycopg.connect(source_database.url, autocommit=True) as connection:
+        with psycopg.connect(place.database.url, autocommit=True) as connection:
             connection.execute("INSERT INTO items VALUES (%s, 'from the pull request', 1)", [2000 + attempt])
         follower.wait_for(lambda f, n=1001 + attempt: len(f.rows) == n, 30, "the new row")
         follower.stop()
@@ -46,8 +47,8 @@ def test_pr_environment_three_times(region: Region, namespace: str, source_datab
         read = httpx.get(f"{streams.url}/log", headers=streams.bearer, params={"offset": "-1"})
         assert read.text == "a", "a new service must not have the streams of the one before it"
 
-        region.kubectl("delete", "environment", "pr-42", "-n", namespace, "--timeout=90s")
-        assert left_over(region, namespace, [sync.service_id, streams.service_id], source_database) == []
+        region.kubectl("delete", "environment", place.environment, "-n", namespace, "--timeout=90s")
+        assert left_over(region, namespace, [sync.service_id, streams.service_id], place.database) == []
         for kind in ("environment", "syncsource", "streamsservice"):
             names = [item["metadata"]["name"] for item in region.get(kind, namespace)]
-            assert not [name for name in names if name.startswith("pr-42")], names
+            assert not [name for name in names if name.startswith(place.environment)], names

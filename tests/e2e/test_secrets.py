@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 import httpx
-import pytest
 
-from tests.e2e.conftest import services
-from tests.support.region import Endpoint, Region
+from tests.e2e.conftest import Place
+from tests.support.region import Region, wait_until
 
 UNKNOWN = "svc-nobody-nowhere-0000000000"
-
-
-@pytest.fixture
-def endpoints(region: Region, namespace: str) -> tuple[Endpoint, Endpoint]:
-    region.kubectl("apply", "-n", namespace, "-f", "-", stdin=services("main"))
-    region.wait_active(namespace, ("syncsource", "main-db"), ("streamsservice", "main-events"))
-    return (
-        region.endpoint("syncsource", namespace, "main-db"),
-        region.endpoint("streamsservice", namespace, "main-events"),
-    )
 
 
 def comparable(response: httpx.Response) -> tuple[int, bytes, list[tuple[str, str]]]:
@@ -30,10 +19,10 @@ def comparable(response: httpx.Response) -> tuple[int, bytes, list[tuple[str, st
     )
 
 
-def test_only_the_services_own_secret_opens_it(
-    region: Region, namespace: str, endpoints: tuple[Endpoint, Endpoint]
-) -> None:
-    sync, streams = endpoints
+def test_only_the_services_own_secret_opens_it(region: Region, running: Place) -> None:
+    namespace = running.namespace
+    sync = region.endpoint(running.sync[0], namespace, running.sync[1])
+    streams = region.endpoint(running.streams[0], namespace, running.streams[1])
     shape = {"table": "items", "offset": "-1"}
 
     def get_shape(**params: str) -> httpx.Response:
@@ -81,11 +70,13 @@ def test_only_the_services_own_secret_opens_it(
             assert direct.status_code == 401, f"the pod of {service_id} answered {direct.status_code}"
 
 
-def test_a_services_secret_survives_the_operators_reconciling(region: Region, namespace: str) -> None:
-    region.kubectl("apply", "-n", namespace, "-f", "-", stdin=services("main"))
-    region.wait_active(namespace, ("syncsource", "main-db"), ("streamsservice", "main-events"))
-    before = region.endpoint("streamsservice", namespace, "main-events")
-    region.kubectl("annotate", "streamsservice", "main-events", "-n", namespace, "touched=yes")
-    region.kubectl("delete", "pod", f"sg-{before.service_id}-0", "-n", namespace, "--wait=false")
-    region.wait_active(namespace, ("streamsservice", "main-events"))
-    assert region.endpoint("streamsservice", namespace, "main-events") == before
+def test_a_services_secret_survives_the_operators_reconciling(region: Region, running: Place) -> None:
+    kind, name = running.streams
+    before = region.endpoint(kind, running.namespace, name)
+    pod = f"sg-{before.service_id}-0"
+    uid = region.get("pod", running.namespace, pod)["metadata"]["uid"]
+    region.kubectl("annotate", kind, name, "-n", running.namespace, "touched=yes")
+    region.kubectl("delete", "pod", pod, "-n", running.namespace, "--wait=false")
+    wait_until(lambda: region.get("pod", running.namespace, pod)["metadata"]["uid"] != uid, 60, "the pod is made again")
+    region.wait_active(running.namespace, running.streams)
+    assert region.endpoint(kind, running.namespace, name) == before

@@ -41,8 +41,9 @@ class ShapeFollower:
         return self
 
     def stop(self) -> None:
+        """Raises what the reader found wrong. The thread ends by itself, at the latest with its long-poll."""
         self._stop.set()
-        self._thread.join(40)
+        self._thread.join(0.5)
         if self.error is not None:
             raise self.error
 
