@@ -91,7 +91,10 @@ def load_catalog(disk: Disk, store: Store, report: Report) -> tuple[catalog.Writ
 
 
 def check_packs(disk: Disk, store: Store, report: Report) -> None:
-    """Remove packs of checkpoints that never completed; name those that are missing."""
+    """After the replay: remove packs of checkpoints that never completed; name those that are missing.
+
+    A pack that died after the last checkpoint was removed at once, and the replayed deletions say so.
+    """
     present = {pack for name in disk.names() if (pack := segments.pack_id(name)) is not None}
     known = store.packs.known
     store.packs.next_id = max((*present, *known), default=0) + 1
