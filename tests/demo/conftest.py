@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.demo.browser import browser, page
 from tests.demo.world import World
 from tests.support.postgres import VERSIONS, PostgresServers, create_database, drop_database
+
+__all__ = ["browser", "page", "worlds"]
 
 MakeWorld = Callable[..., World]
 

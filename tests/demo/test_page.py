@@ -2,70 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
-from collections.abc import Iterator
-from typing import Any
 
 import psycopg
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from switchgear_local.demo import TABLE
+from tests.demo.browser import LIMIT, open_live, shown
 from tests.demo.conftest import MakeWorld
-from tests.demo.world import World, rows
+from tests.demo.world import rows
 
 pytestmark = [pytest.mark.pg, pytest.mark.browser]
-
-PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--no-first-run",
-]
-LIMIT = 45_000
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    program = next((found for name in PROGRAMS if (found := shutil.which(name))), None)
-    if program is None:
-        pytest.skip("CHROMIUM IS MISSING: the demo page was not tested in a browser (Debian: apt-get install chromium)")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    context = browser.new_context(viewport={"width": 1280, "height": 860})
-    page = context.new_page()
-    page.set_default_timeout(LIMIT)
-    errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    yield page
-    context.close()
-    assert errors == []
-
-
-def open_live(page: Page, world: World) -> None:
-    page.goto(world.url)
-    for pill in ("#shape-status", "#stream-status"):
-        expect(page.locator(pill)).to_have_attribute("data-state", "live", timeout=LIMIT)
-
-
-def shown(page: Page) -> list[tuple[int, str, bool]]:
-    """The table as the page shows it, oldest first."""
-    found: list[Any] = page.eval_on_selector_all(
-        "#rows tr:not(.gone)",
-        "trs => trs.map(tr => [Number(tr.children[0].textContent), tr.children[1].textContent,"
-        " tr.querySelector('input').checked])",
-    )
-    return sorted((row_id, title, done) for row_id, title, done in found)
 
 
 def test_rows_and_messages_live(worlds: MakeWorld, page: Page) -> None:
@@ -73,7 +21,7 @@ def test_rows_and_messages_live(worlds: MakeWorld, page: Page) -> None:
     world.start("shapes", "streams", "demo")
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url + str(request.headers)))
-    open_live(page, world)
+    open_live(page, world.url)
     assert shown(page) == rows(world)
 
     with psycopg.connect(world.database_url, autocommit=True) as connection:
@@ -111,7 +59,7 @@ def test_a_shape_that_begins_again_is_read_again(worlds: MakeWorld, page: Page) 
     world.start("shapes", "streams", "demo")
     refetched: list[int] = []
     page.on("response", lambda response: refetched.append(response.status))
-    open_live(page, world)
+    open_live(page, world.url)
     with psycopg.connect(world.database_url, autocommit=True) as connection:
         connection.execute(f"TRUNCATE {TABLE}")
         connection.execute(f"INSERT INTO {TABLE} (title) VALUES ('after the truncate')")
@@ -123,7 +71,7 @@ def test_a_shape_that_begins_again_is_read_again(worlds: MakeWorld, page: Page) 
 def test_servers_that_go_and_come_back(worlds: MakeWorld, page: Page) -> None:
     world = worlds(interval=3600)
     world.start("shapes", "streams", "demo")
-    open_live(page, world)
+    open_live(page, world.url)
     count = page.locator("#events li").count()
     for name in ("shapes", "streams"):
         world.of(name).stop(signal.SIGKILL)
@@ -142,7 +90,7 @@ def test_servers_that_go_and_come_back(worlds: MakeWorld, page: Page) -> None:
 def test_it_can_be_used_without_seeing_it(worlds: MakeWorld, page: Page) -> None:
     world = worlds(interval=3600)
     world.start("shapes", "streams", "demo")
-    open_live(page, world)
+    open_live(page, world.url)
     assert page.get_attribute("html", "lang") == "en"
     expect(page.get_by_role("region", name="Postgres Sync")).to_be_visible()
     expect(page.get_by_role("region", name="Durable Streams")).to_be_visible()
