@@ -326,6 +326,8 @@ def _start_error(error: Exception) -> str:
     """Why a program did not start; its arguments are left out, for `$(NAME)` may have put a secret there."""
     if isinstance(error, FileNotFoundError):
         return "the command was not found on PATH, or the working directory does not exist"
+    if isinstance(error, PermissionError):
+        return "the command is not on PATH, or may not be executed"
     if isinstance(error, OSError):
         return f"the command cannot be executed: {error.strerror}"
     return "the command, its arguments or its environment hold a character that no process can be given"
