@@ -46,17 +46,17 @@ def test_what_the_page_may_write(worlds: MakeWorld) -> None:
     world = worlds(interval=3600)
     world.start("streams", "demo")
     (row_id, _, _), *_ = rows(world)
-    done = httpx.post(f"{world.url}/todos/{row_id}", json={"done": True})
+    done = httpx.post(f"{world.url}/rows/{row_id}", json={"done": True})
     assert (done.status_code, done.json()["verb"]) == (200, "finished")
     assert rows(world)[0][2] is True
-    assert httpx.post(f"{world.url}/todos/999999999", json={"done": True}).status_code == 404
+    assert httpx.post(f"{world.url}/rows/999999999", json={"done": True}).status_code == 404
     before = rows(world)
     for body in ({}, {"title": ""}, {"title": "x" * 81}, {"title": 7}, {"title": "a\0b"}, [], {"title": "x" * 9000}):
-        assert httpx.post(f"{world.url}/todos", json=body).status_code == 400, body
-    assert httpx.post(f"{world.url}/todos/{row_id}", json={"done": "yes"}).status_code == 400
-    assert httpx.post(f"{world.url}/todos", content='{"title": "x"}').status_code == 400, "a form's content type"
+        assert httpx.post(f"{world.url}/rows", json=body).status_code == 400, body
+    assert httpx.post(f"{world.url}/rows/{row_id}", json={"done": "yes"}).status_code == 400
+    assert httpx.post(f"{world.url}/rows", content='{"title": "x"}').status_code == 400, "a form's content type"
     hostile = "Robert'); DROP TABLE " + TABLE + ";--"
-    assert httpx.post(f"{world.url}/todos", json={"title": hostile}).status_code == 200
+    assert httpx.post(f"{world.url}/rows", json={"title": hostile}).status_code == 200
     assert [title for _, title, _ in rows(world)] == [title for _, title, _ in before] + [hostile]
 
 

@@ -55,7 +55,7 @@ def test_a_change_reaches_a_live_request(worlds: MakeWorld) -> None:
         "handle": answer.headers["electric-handle"],
         "live": "true",
     }
-    added = httpx.post(f"{world.url}/todos", json={"title": " Straight from the test "})
+    added = httpx.post(f"{world.url}/rows", json={"title": " Straight from the test "})
     assert added.json() == {"verb": "added", "title": "Straight from the test"}
     live = httpx.get(f"{world.url}/shape", params=parameters, timeout=60)
     titles = [m["value"]["title"] for m in live.json() if m["headers"].get("operation") == "insert"]

@@ -22,7 +22,7 @@ from . import STREAM, TABLE
 from .events import Events, StreamError
 from .proxy import Proxy
 from .settings import Settings
-from .todos import MAX_TITLE, Change, Todos
+from .table import MAX_TITLE, Change, Table
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Demo:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._ready = False
-        self._todos = Todos(settings.database_url)
+        self._table = Table(settings.database_url)
         self._http: aiohttp.ClientSession | None = None
         self._events: Events | None = None
         self._proxy: Proxy | None = None
@@ -72,8 +72,8 @@ class Demo:
         app.router.add_get("/config.json", self._config)
         app.router.add_get("/shape", self._shape)
         app.router.add_get("/stream", self._stream)
-        app.router.add_post("/todos", self._add)
-        app.router.add_post("/todos/{id:[0-9]{1,18}}", self._set_done)
+        app.router.add_post("/rows", self._add)
+        app.router.add_post("/rows/{id:[0-9]{1,18}}", self._set_done)
         return app
 
     async def _running(self, _: web.Application) -> AsyncIterator[None]:
@@ -89,20 +89,20 @@ class Demo:
                 writer.cancel()
                 with suppress(asyncio.CancelledError):
                     await writer
-                await self._todos.close()
+                await self._table.close()
 
     async def _write(self, events: Events) -> None:
         failures = 0
         while True:
             try:
                 if not self._ready:
-                    await self._todos.prepare()
+                    await self._table.prepare()
                     await events.prepare()
                     await events.append("demo", "The demo has started")
                     self._ready = True
                     log.info("the table %s and the stream %s are there", TABLE, STREAM)
                 await asyncio.sleep(self._settings.interval)
-                change = await self._todos.change_something()
+                change = await self._table.change_something()
                 if change is not None:
                     await events.append(change.verb, change.title)
                 failures = 0
@@ -142,13 +142,13 @@ class Demo:
         title = (await _json(request)).get("title")
         if not isinstance(title, str) or not 0 < len(title.strip()) <= MAX_TITLE or "\0" in title:
             return _bad(f"title must be text of at most {MAX_TITLE} characters")
-        return await self._changed(self._todos.add(title.strip()))
+        return await self._changed(self._table.add(title.strip()))
 
     async def _set_done(self, request: web.Request) -> web.Response:
         done = (await _json(request)).get("done")
         if not isinstance(done, bool):
             return _bad("done must be true or false")
-        return await self._changed(self._todos.set_done(int(request.match_info["id"]), done))
+        return await self._changed(self._table.set_done(int(request.match_info["id"]), done))
 
     async def _changed(self, changing: Awaitable[Change | None]) -> web.Response:
         assert self._events is not None

@@ -29,7 +29,7 @@ function show(key, flash) {
     tr = document.createElement("tr");
     for (const name of ["id mono", "title", "done", "when"]) tr.append(Object.assign(document.createElement("td"), { className: name }));
     const box = Object.assign(document.createElement("input"), { type: "checkbox" });
-    box.addEventListener("change", () => send(`todos/${row.id}`, { done: box.checked }, () => { box.checked = !box.checked; }));
+    box.addEventListener("change", () => send(`rows/${row.id}`, { done: box.checked }, () => { box.checked = !box.checked; }));
     tr.children[2].append(box);
     elements.set(key, tr);
     place(tr, Number(row.id));
@@ -140,7 +140,7 @@ $("add").addEventListener("submit", async (event) => {
   const title = input.value.trim();
   if (!title) return;
   input.value = "";
-  await send("todos", { title }, () => { input.value = title; });
+  await send("rows", { title }, () => { input.value = title; });
 });
 
 function time(text) {

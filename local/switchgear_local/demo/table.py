@@ -51,7 +51,7 @@ class Change:
     title: str
 
 
-class Todos:
+class Table:
     """The table in the database at `url`. Not for concurrent use from several event loops."""
 
     def __init__(self, url: str) -> None:
