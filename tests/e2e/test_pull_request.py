@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import httpx
 import psycopg
+import pytest
 
 from tests.e2e.conftest import Place
 from tests.support.postgres import Database
@@ -28,6 +29,7 @@ def left_over(region: Region, namespace: str, service_ids: list[str], database: 
     return found
 
 
+@pytest.mark.timeout(300)
 def test_pr_environment_three_times(region: Region, place: Place) -> None:
     namespace = place.namespace
     for attempt in range(3):

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote, quote_plus, unquote_plus
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from switchgear_edge import answers, credentials, headers
@@ -74,12 +74,14 @@ def test_stream_paths(path: str, upstream: str, service_id: str) -> None:
     assert resolve(path.encode()) == (Family.STREAM, upstream.encode(), service_id)
 
 
+@settings(deadline=None)  # other processes share the machine
 @given(st.binary(max_size=60))
 def test_any_path_resolves_to_something(path: bytes) -> None:
     target = resolve(path)
     assert target.family is not Family.STREAM or target.service_id
 
 
+@settings(deadline=None)  # other processes share the machine
 @given(st.text(alphabet="abcz0189-", min_size=1, max_size=42), st.binary(max_size=40))
 def test_what_follows_the_id_is_kept(service_id: str, rest: bytes) -> None:
     rest = rest.replace(b"?", b"")
@@ -102,6 +104,7 @@ def spell(data: st.DataObject, text: str) -> str:
     )
 
 
+@settings(deadline=None)  # other processes share the machine
 @given(st.lists(st.tuples(names, values), max_size=8), st.data())
 def test_secrets_leave_the_query_and_nothing_else_changes(pairs: list[tuple[str, str]], data: st.DataObject) -> None:
     spelled = [(name, f"{spell(data, name)}={spell(data, value)}") for name, value in pairs]
@@ -110,6 +113,7 @@ def test_secrets_leave_the_query_and_nothing_else_changes(pairs: list[tuple[str,
     assert kept == "&".join(pair for name, pair in spelled if name not in credentials.STRIPPED_NAMES).encode()
 
 
+@settings(deadline=None)  # other processes share the machine
 @given(st.lists(st.tuples(names, values), max_size=8))
 def test_the_first_named_secret_counts(pairs: list[tuple[str, str]]) -> None:
     query = "&".join(f"{quote(n)}={quote_plus(v)}" for n, v in pairs).encode()
@@ -153,6 +157,7 @@ def test_hashes_expire_and_rotate() -> None:
     assert not credentials.accepts([], b"good", 0)
 
 
+@settings(deadline=None)  # other processes share the machine
 @given(st.binary(max_size=64), st.integers(0, SLOTS))
 def test_nothing_but_a_listed_secret_is_accepted(secret: bytes, count: int) -> None:
     hashes = [SecretHash(hashlib.sha256(b"other %d" % i).digest()) for i in range(count)]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import psycopg
 import pytest
 
 from switchgear_local.kubeapi import KubeApi
 from tests.operator.support import Edge, Operator, PodStatus, Space, wait
 from tests.support.kube import Kube
-from tests.support.postgres import PostgresServers
+from tests.support.postgres import PostgresServers, create_database, drop_database
 
 
 @dataclass
@@ -55,3 +56,16 @@ def space(region: Region) -> Iterator[Space]:
     # Not waited for here (it takes Kubernetes seconds each): whatever a test leaves must be gone when all are done.
     region.pods.unready.discard(made.namespace)
     region.api.delete("v1", "Namespace", made.namespace)
+
+
+@pytest.fixture
+def url(postgres_servers: PostgresServers) -> Iterator[str]:
+    """One version is enough here: test_preflight.py goes through them."""
+    made = create_database(postgres_servers.get(15))
+    yield made.url
+    # Nothing may be left in it, and nothing is: else the server would keep its WAL for ever.
+    with psycopg.connect(made.url) as connection:
+        found = connection.execute("select slot_name from pg_replication_slots where database = current_database()")
+        slots = found.fetchall()
+    drop_database(made)
+    assert slots == []

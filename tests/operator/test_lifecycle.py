@@ -6,13 +6,12 @@ import base64
 import json
 import signal
 import time
-from typing import Any
 
 import pytest
 
 from switchgear_model import credentials, ids, kinds
 from tests.operator.conftest import Region
-from tests.operator.support import API, PUBLIC_URL, Space, set_ready, wait
+from tests.operator.support import API, PUBLIC_URL, Space, wait
 
 pytestmark = pytest.mark.cluster
 
@@ -125,10 +124,10 @@ def settled(space: Space) -> dict[str, str]:
         before = after
 
 
-def test_reconciling_an_unchanged_world_writes_nothing(region: Region, space: Space, databases: Any) -> None:
+def test_reconciling_an_unchanged_world_writes_nothing(space: Space, url: str) -> None:
     space.parents()
     space.streams("chat")
-    space.secret("db", url=databases().url)
+    space.secret("db", url=url)
     space.source("orders")
     space.wait_state("StreamsService", "chat", "active")
     space.wait_state("SyncSource", "orders", "active")
@@ -316,27 +315,6 @@ def test_a_pod_that_stays_away_degrades_the_service_and_its_return_heals_it(regi
         (e["type"], e["reason"]) for e in events if e["regarding"]["name"] == "chat"
     }
     assert space.api.get("v1", "Pod", f"sg-{sid}-0", space.namespace)
-
-
-def test_an_unready_pod_of_an_old_revision_is_replaced(region: Region, space: Space) -> None:
-    space.parents()
-    space.streams("chat")
-    sid = space.wait_state("StreamsService", "chat", "active")["serviceId"]
-    pod = space.api.get("v1", "Pod", f"sg-{sid}-0", space.namespace)
-    assert pod is not None
-    region.pods.unready.add(space.namespace)
-    set_ready(space.api, pod, "False")
-    # A roll-out over an unready pod waits for ever in Kubernetes: OrderedReady and Parallel alike.
-    template = {"metadata": {"annotations": {"switchgear.dev/secrets-checksum": "other"}}}
-    space.merge("StatefulSet", f"sg-{sid}", {"spec": {"template": template}}, "apps/v1")
-
-    def replaced() -> bool:
-        now = space.api.get("v1", "Pod", f"sg-{sid}-0", space.namespace)
-        return now is not None and now["metadata"]["uid"] != pod["metadata"]["uid"]
-
-    wait("pod replaced", replaced)
-    region.pods.unready.discard(space.namespace)
-    space.wait_state("StreamsService", "chat", "active")
 
 
 def test_killing_the_operator_at_any_moment_and_starting_it_again_converges(region: Region, space: Space) -> None:

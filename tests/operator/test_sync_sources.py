@@ -17,22 +17,8 @@ from switchgear_model import kinds
 from tests.operator import databases as db
 from tests.operator.conftest import Region
 from tests.operator.support import Space, free_port, wait
-from tests.support.postgres import PostgresServers, create_database, drop_database
 
 pytestmark = [pytest.mark.cluster, pytest.mark.pg]
-
-
-@pytest.fixture
-def url(postgres_servers: PostgresServers) -> Iterator[str]:
-    """One version is enough here: test_preflight.py goes through them."""
-    made = create_database(postgres_servers.get(15))
-    yield made.url
-    # Nothing may be left in it, and nothing is: else the server would keep its WAL for ever.
-    with psycopg.connect(made.url) as connection:
-        found = connection.execute("select slot_name from pg_replication_slots where database = current_database()")
-        slots = found.fetchall()
-    drop_database(made)
-    assert slots == []
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +177,33 @@ def test_a_new_url_is_checked_copied_and_reaches_the_pod(region: Region, space: 
         space.delete("SyncSource", "orders")
         space.wait_gone("SyncSource", "orders")
     assert "hunter2secret" not in region.operator.text()
+
+
+def test_an_unready_pod_of_an_old_revision_is_replaced(region: Region, space: Space, url: str) -> None:
+    active_source(space, url)
+    sid = (space.get("SyncSource", "orders") or {})["status"]["serviceId"]
+    region.pods.unready.add(space.namespace)
+
+    def unready() -> dict[str, Any] | None:
+        pod = space.api.get("v1", "Pod", f"sg-{sid}-0", space.namespace)
+        ready = [c["status"] for c in (pod or {}).get("status", {}).get("conditions", []) if c["type"] == "Ready"]
+        return pod if ready == ["False"] else None
+
+    pod = wait("the pod unready", unready)
+    assert pod is not None
+    # A roll-out over an unready pod waits for ever in Kubernetes: OrderedReady and Parallel alike.
+    spec_ = (space.get("SyncSource", "orders") or {})["spec"]
+    space.merge("SyncSource", "orders", {"spec": {"database": spec_["database"] | {"poolSize": 7}}})
+
+    def replaced() -> bool:
+        now = space.api.get("v1", "Pod", f"sg-{sid}-0", space.namespace)
+        return now is not None and now["metadata"]["uid"] != pod["metadata"]["uid"]
+
+    wait("pod replaced", replaced)
+    region.pods.unready.discard(space.namespace)
+    space.wait_state("SyncSource", "orders", "active")
+    space.delete("SyncSource", "orders")
+    space.wait_gone("SyncSource", "orders")
 
 
 def spec(**changes: Any) -> dict[str, Any]:

@@ -11,10 +11,13 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import httpx
+
+from switchgear_local import binaries, processes
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -60,7 +63,12 @@ class Region:
         offset = self.log_path.stat().st_size if self.log_path.exists() else 0
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [BIN / "switchgear", "up", *self.arguments], env=self.environment, stdout=log, stderr=log, cwd=ROOT
+                [BIN / "switchgear", "up", *self.arguments],
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+                cwd=ROOT,
+                preexec_fn=processes.die_with_parent(signal.SIGINT),
             )
         deadline = time.monotonic() + timeout
         while "Ctrl-C" not in self.log_path.read_bytes()[offset:].decode(errors="replace"):
@@ -87,10 +95,7 @@ class Region:
     def kubectl(
         self, *arguments: str, check: bool = True, stdin: str | None = None
     ) -> subprocess.CompletedProcess[str]:
-        from switchgear_local import binaries
-
-        kubectl = str(binaries.ensure(lambda text: None).kubectl)
-        return self._run([kubectl, "--kubeconfig", self.kubeconfig, *arguments], check, stdin)
+        return self._run([self._kubectl, "--kubeconfig", self.kubeconfig, *arguments], check, stdin)
 
     def _run(self, command: list[str], check: bool, stdin: str | None) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
@@ -106,9 +111,13 @@ class Region:
         assert not check or done.returncode == 0, f"{command[:4]} gave {done.returncode}: {done.stdout}{done.stderr}"
         return done
 
-    @property
+    @cached_property
     def kubeconfig(self) -> str:
         return self.cli("kubeconfig").stdout.strip()
+
+    @cached_property
+    def _kubectl(self) -> str:
+        return str(binaries.ensure(lambda text: None).kubectl)
 
     def get(self, kind: str, namespace: str, name: str | None = None, *more: str) -> Any:
         """kubectl get as JSON; the items of a list."""
