@@ -17,7 +17,7 @@ from switchgear_shapes.log.files import Handle
 from switchgear_shapes.log.shape import Shape
 from switchgear_shapes.log.shape_log import Slice
 from switchgear_shapes.log.store import Store
-from switchgear_shapes.offsets import Offset
+from switchgear_shapes.offsets import END_OF_SNAPSHOT, Offset
 from switchgear_shapes.request import ShapeRequest
 from switchgear_wire import AnyResponse, ClientGone, FileResponse, FileSlice, Request, Response, StreamResponse, Writer
 
@@ -124,7 +124,7 @@ class Reader:
             raise unreadable() from None
         end, end_offset = shape_log.chunk_after(position)
         if position >= end:
-            return None if sr.live else self._empty(request, base, sr, shape, max(offset, shape_log.latest), schema)
+            return None if sr.live else self._empty(request, base, sr, shape, schema)
         reaches_end = end == shape_log.visible
         not_modified = self._not_modified(request, base, sr, shape, end_offset, reaches_end)
         if not_modified is not None:
@@ -142,18 +142,15 @@ class Reader:
             raise unreadable() from None
         return self._body(request, base, headers, piece, control)
 
-    def nothing(
-        self, request: Request, base: bytes, sr: ShapeRequest, shape: Shape, offset: Offset, schema: bytes | None
-    ) -> Response:
+    def nothing(self, request: Request, base: bytes, sr: ShapeRequest, shape: Shape, schema: bytes | None) -> Response:
         """No changes: a live request's time is over, or `offset=now`."""
-        end = max(offset, shape.log.latest)
+        end = max(sr.offset or END_OF_SNAPSHOT, shape.log.latest)
         headers = self.headers(request, base, sr, shape, end, schema=schema, reaches_end=True, has_data=False)
         lsn = max(self._store.commit_lsn, end[0])
         return Response(200, headers, b"[" + answers.up_to_date(lsn) + b"]")
 
-    def _empty(
-        self, request: Request, base: bytes, sr: ShapeRequest, shape: Shape, end: Offset, schema: bytes | None
-    ) -> Response:
+    def _empty(self, request: Request, base: bytes, sr: ShapeRequest, shape: Shape, schema: bytes | None) -> Response:
+        end = max(sr.offset or END_OF_SNAPSHOT, shape.log.latest)
         not_modified = self._not_modified(request, base, sr, shape, end, reaches_end=True)
         if not_modified is not None:
             return not_modified

@@ -277,7 +277,7 @@ class ShapeApi:
         if sr.offset is None:
             if not shape.alive and failure is not None and failure.status != 409:
                 raise failure
-            return self._reader.nothing(request, base, sr, shape, (0, INFINITY), schema)
+            return self._reader.nothing(request, base, sr, shape, schema)
         if failure is not None:
             if failure.status == 409:
                 return answers.must_refetch(request, base, None, sr.offset_text)
@@ -306,6 +306,8 @@ class ShapeApi:
         store = self._stack.store
         assert store is not None
         reader = self._reader
+        if sr.live:
+            offset = shape.log.resume(offset)
         ahead = offset > shape.log.latest and offset[0] > store.commit_lsn
         if not ahead:
             if sr.live and sr.sse:
@@ -338,8 +340,10 @@ class ShapeApi:
             events, end = found
             headers = reader.headers(request, base, sr, shape, end, schema=None, content_type=content_type)
             return Response(200, headers, events)
+        headers = reader.headers(
+            request, base, sr, shape, max(sr.offset or offset, shape.log.latest), schema=None, content_type=content_type
+        )
         end = max(offset, shape.log.latest)
-        headers = reader.headers(request, base, sr, shape, end, schema=None, content_type=content_type)
         self.admission.enter("existing")
         settings = self._settings
         stream = EventStream(
@@ -467,7 +471,7 @@ class _LogAnswerer:
         if self._ahead and self._offset > self._shape.log.latest and self._offset[0] > store.commit_lsn:
             error = errors.invalid("offset", "out of bounds for this shape")
             return answers.error_response(self._request, self._base, error)
-        return reader.nothing(self._request, self._base, self._sr, self._shape, self._offset, self._schema)
+        return reader.nothing(self._request, self._base, self._sr, self._shape, self._schema)
 
     def gone(self) -> Response:
         replacement = self._api.replacement(self._shape)

@@ -154,6 +154,17 @@ class ShapeLog:
                 return end, (tx, op)
         return self.visible, self.latest
 
+    def resume(self, offset: Offset) -> Offset:
+        """Where a live client that names `offset` stands.
+
+        After events, clients of Electric go on from `<lsn>_0` of the last control message, although they have all of
+        that transaction. No live client stands behind a transaction's first line but where a chunk ends.
+        """
+        tx, op = offset
+        if op != 0 or tx == 0 or any((end_tx, end_op) == offset for _, end_tx, end_op in self.chunk_ends):
+            return offset
+        return tx, INFINITY
+
     def position_of(self, offset: Offset, files: FileCache) -> int:
         """The position behind the last line whose offset is at most `offset`. Raises OSError."""
         if offset >= self.latest:
