@@ -157,7 +157,7 @@ class Upstream:
                 del self._idle[key]
             if connection.transport.is_closing() or (check and _readable(connection.transport)):
                 self.forget(connection)
-                connection.transport.abort()
+                connection.close_now()
                 continue
             connection.idle_since = 0.0
             return connection

@@ -155,9 +155,9 @@ class UpstreamResponse:
 class UpstreamConnection(asyncio.Protocol):
     """One socket to a server. Made by the pool."""
 
-    __slots__ = ("_body_timeout", "_drained", "_head", "_head_bytes", "_head_timeout", "_headers", "_keep", "_method",
-                 "_parser", "_paused", "_pool", "_pump", "_reason", "_response", "_sent", "deadline", "idle_since",
-                 "key", "received", "transport")  # fmt: skip
+    __slots__ = ("_body_timeout", "_drained", "_head", "_head_bytes", "_head_timeout", "_headers", "_keep", "_lost",
+                 "_method", "_parser", "_paused", "_pool", "_pump", "_reason", "_response", "_sent", "deadline",
+                 "idle_since", "key", "received", "transport")  # fmt: skip
 
     def __init__(self, pool: Pool, key: tuple[str, int]) -> None:
         self._pool = pool
@@ -173,6 +173,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._drained: asyncio.Event | None = None
         self._keep = False
         self._sent = False
+        self._lost = False
         self._paused = False
         self._head_bytes = 0
         self._head_timeout = 0.0
@@ -237,7 +238,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def fail(self, error: UpstreamError, cause: Exception | None = None) -> None:
         """End the exchange and the connection. Whoever waits gets `error` (or, for the head, its `cause`)."""
-        self.transport.abort()
+        self.close_now()
         self._pool.forget(self)
         self.deadline = _NEVER
         if self._drained is not None:
@@ -251,6 +252,12 @@ class UpstreamConnection(asyncio.Protocol):
         response, self._response = self._response, None
         if response is not None and not response.complete:
             response.finished(error if isinstance(error, UpstreamCut) else UpstreamCut(str(error)))
+
+    def close_now(self) -> None:
+        """Drop the socket with what waits in it. A transport that has said connection_lost must not be touched: asyncio
+        would call it a second time."""
+        if not self._lost:
+            self.transport.abort()
 
     def expired(self) -> None:
         """The deadline has passed."""
@@ -272,7 +279,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._pool.give_back(self)
         else:
             self._pool.forget(self)
-            self.transport.close()
+            self.close_now()  # what is left of the request would go to a server that has already answered it
 
     # -- back-pressure --
 
@@ -307,6 +314,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.transport.set_write_buffer_limits(high=HIGH_WATER)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = True
         why = f": {exc}" if exc is not None else ""
         self.fail(UpstreamUnavailable(f"the server closed the connection before it answered{why}", sent=True))
 

@@ -405,6 +405,31 @@ async def test_an_early_answer_ends_the_upload() -> None:
         assert upstream.connections == 0
 
 
+async def test_a_connection_is_lost_only_once(caplog: pytest.LogCaptureFixture) -> None:
+    """An early answer while much of the request still waits to be sent, then the server's close: however the two meet,
+    asyncio must have nothing to complain about."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(256):
+            yield b"z" * 65_536
+
+    async def early(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await asyncio.sleep(0.05)  # until the sender's socket is full
+        writer.write(b"HTTP/1.1 413 X\r\ncontent-length: 1\r\n\r\n1")
+        await asyncio.sleep(0.05)
+        await reader.read()
+
+    async with Raw(early) as server, client() as upstream:
+        for _ in range(3):
+            response = await upstream.request(HOST, server.port, "POST", b"/", [], pieces())
+            assert await whole(response) == b"1"
+            response.abort()
+        await until(lambda: upstream.connections == 0)
+        await asyncio.sleep(0.5)
+    assert [record.getMessage() for record in caplog.records] == []
+
+
 async def test_a_failing_source_cuts_the_request() -> None:
     seen: list[str] = []
 
