@@ -41,6 +41,10 @@ _FIRST_WALK_PAUSE: Final = 1.0
 _STOP_SECONDS: Final = 10.0
 
 
+class WatchDead(Exception):
+    """A watch has ended without anybody noticing but the walk."""
+
+
 class App:
     """One operator. `run` returns when it was stopped and raises when something of it has ended by itself."""
 
@@ -170,6 +174,10 @@ class App:
                 await self._walk()
             except ApiError as error:
                 _log.warning("walk failed: %s", error)
+            dead = self._store.stale(WATCH_STALE_SECONDS)
+            if dead:
+                # Walks keep us going, but slowly: whoever supervises us starts us again with new watches.
+                raise WatchDead(f"no watch has reported {dead[0]} within {WATCH_STALE_SECONDS:.0f} s")
 
     async def _walk(self) -> None:
         for kind in KINDS:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+import random
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -32,6 +33,15 @@ _CHILDREN: Final = (
 )
 
 
+class Endless:
+    """Pauses between attempts, for ever: kopf's own list ends after a minute, and a watch with it."""
+
+    def __iter__(self) -> Iterator[float]:
+        yield from (0.5, 1.0, 2.0, 3.0)
+        while True:
+            yield 3.0 + 2.0 * random.random()  # noqa: S311 - jitter
+
+
 def settings() -> kopf.OperatorSettings:
     """kopf's settings: regular reconnects, short requests, nothing posted, nothing stored."""
     chosen = kopf.OperatorSettings()
@@ -39,6 +49,7 @@ def settings() -> kopf.OperatorSettings:
     chosen.watching.client_timeout = 300
     chosen.watching.connect_timeout = 10
     chosen.networking.request_timeout = 20
+    chosen.networking.error_backoffs = Endless()
     chosen.networking.enforce_retry_after = True
     chosen.queueing.worker_limit = 50
     chosen.posting.enabled = False
@@ -92,6 +103,8 @@ def _watch(made: kopf.OperatorRegistry, group: str, version: str, plural: str, k
 async def run(config: KubeConfig, on_event: OnEvent, *, stop: asyncio.Event, ready: asyncio.Event) -> None:
     """Watches until `stop`. `ready` is set once kopf is up. Ends on SIGTERM too, while it has the signals."""
     logging.getLogger("kopf").setLevel(logging.WARNING)
+    # Every attempt of every watch while the API server is away: the walk says it once.
+    logging.getLogger("kopf._cogs.clients").setLevel(logging.CRITICAL)
     await kopf.operator(
         registry=registry(config, on_event),
         settings=settings(),

@@ -33,13 +33,15 @@ def region(kube: Kube, postgres_servers: PostgresServers, tmp_path_factory: pyte
     operator.start()
     pods = PodStatus(kube)
     pods.start()
-    with kube.api() as api:
-        yield Region(kube, api, operator, edge, pods)
-        wait("the tests' namespaces gone", lambda: not _left(api), 60)
-    code = operator.end()
-    pods.close()
-    operator.close()
-    edge.close()
+    try:
+        with kube.api() as api:
+            yield Region(kube, api, operator, edge, pods)
+            wait("the tests' namespaces gone", lambda: not _left(api), 60)
+        code = operator.end()
+    finally:
+        pods.close()
+        operator.close()
+        edge.close()
     assert code == 0, operator.text()[-5000:]
     faults = [line for line in operator.text().splitlines() if " error operator " in line]
     assert not faults, "\n".join(faults[:5])

@@ -7,6 +7,7 @@ import json
 import signal
 import time
 
+import httpx
 import pytest
 
 from switchgear_model import credentials, ids, kinds
@@ -362,3 +363,14 @@ def test_no_edge_is_said(region: Region, space: Space) -> None:
     finally:
         region.edge.start()
     space.wait_state("StreamsService", "chat", "active")
+
+
+def test_the_health_listener_says_how_it_is(region: Region, space: Space) -> None:
+    base = f"http://127.0.0.1:{region.operator.health_port}"
+    space.apply("Workspace", "acme")
+    space.wait_state("Workspace", "acme", "active")
+    assert httpx.get(f"{base}/live").json() == {"status": "ok", "problem": None}
+    wait("ready", lambda: httpx.get(f"{base}/ready").status_code == 200)
+    metrics = httpx.get(f"{base}/metrics").text
+    assert 'switchgear_operator_reconcile_total{kind="Workspace",result="changed"}' in metrics
+    assert "switchgear_operator_stale_changes 0\n" in metrics
