@@ -1,7 +1,7 @@
 """Runs the whole suite: `python -m tests.run [--long] [pytest arguments]`, called by `make test`.
 
-Installs or builds what the tests need (kept in the cache, outside the repo), then runs pytest in two passes: what may run
-side by side, then what starts whole regions, one at a time. The last line counts all of it.
+Installs or builds what the tests need (kept in the cache, outside the repo), then runs pytest in two passes: what may
+run side by side, then what starts whole regions, one at a time. The last line counts all of it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main() -> int:
 
 
 def run(options: list[str], counts: dict[str, int]) -> int:
-    """One pytest process; its counts are added to `counts`. Exit status 5 (nothing selected) is no failure of a pass."""
+    """One pytest process; its counts are added to `counts`. Status 5 (nothing selected) is no failure of a pass."""
     report = Path(tempfile.mkdtemp(prefix="switchgear-tests-")) / "report.xml"
     status = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", *options], cwd=ROOT, check=False

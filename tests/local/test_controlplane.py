@@ -35,7 +35,7 @@ def test_everything_of_an_installation_is_there(kube: Kube) -> None:
 
 def test_accounts_have_their_own_rights_only(kube: Kube) -> None:
     with KubeApi(kube.account_kubeconfig("switchgear-edge")) as edge:
-        assert edge.list("switchgear.dev/v1alpha1", "SyncSource") == []
+        edge.list("switchgear.dev/v1alpha1", "SyncSource")  # other tests share the control plane and may have some
         with pytest.raises(KubeError) as refused:
             edge.list("v1", "Secret")
     assert refused.value.status == 403
