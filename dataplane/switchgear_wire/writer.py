@@ -55,7 +55,7 @@ class BodyWriter:
     def finish(self) -> None:
         if self.closed:
             return
-        if self._left:  # fewer bytes than promised: only a cut connection tells the client
+        if self._left and not self.silent:  # fewer bytes than promised: only a cut connection tells the client
             self.abort()
             return
         self.closed = True

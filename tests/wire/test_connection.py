@@ -298,3 +298,18 @@ async def test_drain_lets_work_end_and_then_closes() -> None:
 def test_header_values_cannot_split_a_response() -> None:
     with pytest.raises(ValueError, match="line break"):
         header_block((b"x", b"a\r\nset-cookie: b"))
+
+
+async def test_head_of_a_stream_with_a_length_has_no_body_and_keeps_the_connection() -> None:
+    def handler(request: Request) -> AnyResponse:
+        def start(writer: Writer) -> None:
+            writer.write(b"four")
+            writer.finish()
+
+        return StreamResponse(200, b"", start, length=4)
+
+    async with running(handler) as server:
+        got = await exchange(server, b"HEAD / HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\nconnection: close\r\n\r\n")
+    head, body = got.split(b"HTTP/1.1 200 OK\r\n")[1:]
+    assert head.endswith(b"content-length: 4\r\n\r\n")
+    assert body.endswith(b"\r\n\r\nfour")
