@@ -54,6 +54,7 @@ class Connection(asyncio.Protocol):
         "_in_head",
         "_incoming",
         "_lingering",
+        "_lost",
         "_parser",
         "_queue",
         "_reading_paused",
@@ -81,6 +82,7 @@ class Connection(asyncio.Protocol):
         self._head_bytes = 0
         self._discarded = 0
         self._lingering = False
+        self._lost = False
         self._reading_paused = False
         self._drain_waiter: asyncio.Future[None] | None = None
         self.write_paused = False
@@ -104,6 +106,7 @@ class Connection(asyncio.Protocol):
         self.deadline = self._server.now + self._server.limits.head_timeout
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = True
         self._server.lost(self)
         if self._drain_waiter is not None and not self._drain_waiter.done():
             self._drain_waiter.set_result(None)
@@ -114,6 +117,11 @@ class Connection(asyncio.Protocol):
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.gone()
+
+    def abort(self) -> None:
+        """Cut the connection. After `connection_lost` a transport must not be touched: it would report the loss twice."""
+        if not self._lost:
+            self.transport.abort()
 
     def pause_writing(self) -> None:
         self.write_paused = True
@@ -127,7 +135,7 @@ class Connection(asyncio.Protocol):
         if self._lingering:
             self._discarded += len(data)
             if self._discarded > 64 * MAX_DISCARDED:
-                self.transport.abort()
+                self.abort()
             return
         if self._in_head:
             self._head_bytes += len(data)
@@ -351,7 +359,7 @@ class Connection(asyncio.Protocol):
         except (OSError, ClientGone, TimeoutError) as error:
             if isinstance(error, OSError) and not self.transport.is_closing():
                 log.error("cannot send a file: %s", error)
-            self.transport.abort()
+            self.abort()
             return
         finally:
             if response.on_done is not None:
@@ -434,7 +442,7 @@ class Connection(asyncio.Protocol):
         if buffered and buffered >= self.last_buffered:
             self.stalled_since = self.stalled_since or now
             if now - self.stalled_since > stall:
-                self.transport.abort()
+                self.abort()
                 return
         else:
             self.stalled_since = 0.0
@@ -442,7 +450,7 @@ class Connection(asyncio.Protocol):
         active = self._active
         if active is not None:
             if active.waiting_for_body and now > self.deadline:
-                self.transport.abort()
+                self.abort()
         elif self.deadline and now > self.deadline and not self._queue:
             if self._head_bytes and not self._lingering:
                 self._refuse(HttpError(408, "REQUEST_TIMEOUT", "The request's head did not arrive in time."))

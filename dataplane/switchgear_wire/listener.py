@@ -97,7 +97,7 @@ class Server:
                 await asyncio.wait_for(self._empty.wait(), grace)
             except TimeoutError:
                 for connection in list(self._connections):
-                    connection.transport.abort()
+                    connection.abort()
         self.close()
 
     def close(self) -> None:
@@ -108,7 +108,7 @@ class Server:
         if self._listener is not None:
             self._listener.close()
         for connection in list(self._connections):
-            connection.transport.abort()
+            connection.abort()
 
 
 async def serve(

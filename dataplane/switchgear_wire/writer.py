@@ -66,7 +66,7 @@ class BodyWriter:
 
     def abort(self) -> None:
         if not self.closed:
-            self._connection.transport.abort()
+            self._connection.abort()
             self.gone()
 
     def on_close(self, callback: Callable[[], None]) -> None:
