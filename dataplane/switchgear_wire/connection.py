@@ -119,7 +119,7 @@ class Connection(asyncio.Protocol):
             writer.gone()
 
     def abort(self) -> None:
-        """Cut the connection. After `connection_lost` a transport must not be touched: it would report the loss twice."""
+        """Cut the connection; after `connection_lost` do nothing, because a transport would report the loss twice."""
         if not self._lost:
             self.transport.abort()
 
