@@ -152,6 +152,8 @@ class Writer:
         self.index = index
         self._fd = fd
         self.size = position
+        self.alive = 0
+        """What of it was of use when it was begun or loaded."""
 
     @classmethod
     def make(cls, disk: Disk, index: int) -> Writer:

@@ -84,7 +84,9 @@ def load_catalog(disk: Disk, store: Store, report: Report) -> tuple[catalog.Writ
         for older in indexes:
             if older < index:
                 disk.remove(catalog.file_name(older))
-        return catalog.Writer(disk, index, fd, loaded.end), loaded.wal
+        writer = catalog.Writer(disk, index, fd, loaded.end)
+        writer.alive = sum(len(body) for body in loaded.streams.values() if isinstance(body, bytes))
+        return writer, loaded.wal
     writer = catalog.Writer.make(disk, 1)
     disk.sync_names()
     return writer, 0

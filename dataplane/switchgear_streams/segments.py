@@ -119,6 +119,10 @@ class Packs:
         self._used: dict[int, int] = {}
         self._doomed: set[int] = set()
 
+    def sizes(self) -> dict[int, tuple[int, int]]:
+        """(size, living bytes) of every pack at this moment."""
+        return {pack: (known.size, known.live) for pack, known in self.known.items()}
+
     def acquire(self, pack: int) -> int:
         """An open descriptor, valid until `release`. Raises OSError."""
         fd = self._open.get(pack)

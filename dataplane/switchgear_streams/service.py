@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 
 import orjson
 
-from switchgear_streams import answers, live, reads, recovery, segments
+from switchgear_streams import answers, live, measures, reads, recovery, segments
 from switchgear_streams import request as commands
 from switchgear_streams.checkpoint import Checkpointer
 from switchgear_streams.disk import Disk
@@ -35,6 +35,7 @@ _JSON = b"content-type: application/json\r\n" + answers.NO_STORE
 # Bodies that are being received may take this much memory all together.
 _BODY_BUDGET = 256 * 1_048_576
 _SWEEP_BATCH = 1000
+_SWEEP_PAUSE = 0.05
 # Headers that take a POST off the fast path.
 _SPECIAL = frozenset(
     (b"stream-closed", b"stream-seq", b"producer-id", b"producer-epoch", b"producer-seq", b"transfer-encoding")
@@ -63,10 +64,15 @@ class Service:
         self._bearer = None if settings.secret is None else b"Bearer " + settings.secret
         self._ready = False
         self._stopping = False
+        self._stopped = False
         self._bodies = 0
         self._ticker: asyncio.Task[None] | None = None
         self._ticked = time.monotonic()
         self.metrics = Registry()
+        self._requests = measures.requests(self.metrics)
+        self._posts = self._requests["POST"]
+        self._unauthorized = self.metrics.counter("streams_unauthorized_total", "Requests without the right secret.")
+        self._expired = self.metrics.counter("streams_expired_total", "Streams removed because their time was over.")
         cacheable = b"private" if settings.secret is not None else b"public"
         self._cacheable = b"cache-control: %b, max-age=60, stale-while-revalidate=300\r\n" % cacheable
 
@@ -89,7 +95,7 @@ class Service:
         self._reader = reads.Reader(self.store)
         self.hub = live.Hub(self.store, self._reader, self.settings.long_poll_timeout, self._cacheable)
         self._writes = Writes(self.store, self._reader, self.settings.max_streams)
-        self._measure(report)
+        measures.watch(self.metrics, self.store, self.checkpointer, self.hub, report)
         for line in report.damage:
             log.error("data was damaged: %s", line)
         if report.torn_bytes:
@@ -115,7 +121,10 @@ class Service:
         """After the listener is closed: make everything durable and leave nothing to replay."""
         if self._ticker is not None:
             self._ticker.cancel()
-        self.store.flush_touches()
+        self._stopped = True
+        while self.store.flush_touches():
+            if self.wal.room(4096, reserved=True) is not Room.OK:
+                break
         await self.checkpointer.finish()
         await self.wal.stop()
         self.store.packs.close()
@@ -129,15 +138,15 @@ class Service:
 
     async def _tick(self) -> None:
         """Once a second: expiry, keep-alives, last accesses, memory."""
-        beats = 0
+        beats, touching = 0, False
         while True:
             await asyncio.sleep(1.0)
             beats += 1
             try:
                 self.hub.tick()
                 self._sweep()
-                if beats % _TOUCH_EVERY == 0:
-                    self.store.flush_touches()
+                if touching or beats % _TOUCH_EVERY == 0:
+                    touching = self.store.flush_touches()
                 if beats % _TIDY_EVERY == 0:
                     self.checkpointer.tidy()
                 self.store.trim()
@@ -147,44 +156,18 @@ class Service:
 
     def _sweep(self) -> None:
         store = self.store
-        if store.hold is not None:
+        if store.hold is not None or self._stopped:
             return
+        found = 0
         for stream in store.expired(self._clock(), _SWEEP_BATCH):
             if self.wal.room(len(stream.key) + 1024, reserved=True) is not Room.OK:
                 store.watch_deadline(stream)
                 return
             self._expired.value += 1
             store.delete(stream, lambda: None)
-
-    def _measure(self, report: recovery.Report) -> None:
-        gauge, counter = self.metrics.gauge, self.metrics.counter
-        store, wal = self.store, self.wal
-        gauge("streams_streams", "Streams held, those kept only for forks included.", lambda: len(store.streams))
-        gauge("streams_appends_total", "Appends accepted.", lambda: store.appends)
-        gauge("streams_appended_bytes_total", "Stored bytes accepted.", lambda: store.appended_bytes)
-        gauge("streams_wal_blocks_total", "Groups written to the log.", lambda: wal.assigned)
-        gauge("streams_wal_syncs_total", "Syncs of the log.", lambda: wal.syncs)
-        gauge("streams_wal_bytes_total", "Bytes written to the log.", lambda: wal.bytes)
-        gauge("streams_wal_retained_bytes", "Bytes of the log that wait for a checkpoint.", lambda: wal.retained)
-        gauge("streams_disk_full", "1 while the log cannot grow.", lambda: wal.full)
-        gauge("streams_unsealed_bytes", "Memory that a checkpoint would free.", lambda: store.unsealed)
-        gauge("streams_checkpoints_total", "Checkpoints made.", lambda: self.checkpointer.count)
-        gauge("streams_checkpoint_seconds", "Duration of the last checkpoint.", lambda: self.checkpointer.seconds)
-        gauge("streams_packs", "Pack files.", lambda: len(store.packs.known))
-        gauge("streams_open_packs", "Open pack files.", lambda: store.packs.open_files)
-        gauge("streams_long_polls", "Long-polls waiting.", lambda: self.hub.long_polls)
-        gauge("streams_sse_subscribers", "SSE subscribers.", lambda: self.hub.subscribers)
-        gauge("streams_sse_demoted_total", "SSE subscribers that fell behind the tail.", lambda: self.hub.demoted)
-        gauge("streams_sse_buffered_bytes", "Bytes that wait for SSE subscribers' sockets.", self.hub.buffered)
-        gauge("streams_damaged_streams", "Streams quarantined at this start.", lambda: store.damaged)
-        gauge("streams_torn_bytes", "Bytes cut from the log's end at this start.", lambda: report.torn_bytes)
-        self._requests = {
-            method: counter("streams_requests_total", "Requests by method.", method=method)
-            for method in ("GET", "HEAD", "PUT", "POST", "DELETE", "other")
-        }
-        self._posts = self._requests["POST"]
-        self._unauthorized = counter("streams_unauthorized_total", "Requests without the right secret.")
-        self._expired = counter("streams_expired_total", "Streams removed because their time was over.")
+            found += 1
+        if found == _SWEEP_BATCH:
+            asyncio.get_running_loop().call_later(_SWEEP_PAUSE, self._sweep)
 
     # -- requests --
 

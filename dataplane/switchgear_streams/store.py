@@ -18,11 +18,10 @@ from typing import Any
 import orjson
 
 from switchgear_streams import catalog, records
-from switchgear_streams.pending import Pending
+from switchgear_streams.entries import AppendEntry, ChangeEntry
 from switchgear_streams.segments import Packs
 from switchgear_streams.stream import Stream, from_meta
 from switchgear_streams.wal import Log, Room
-from switchgear_wire.response import Response
 
 log = logging.getLogger("switchgear.streams.store")
 
@@ -30,80 +29,9 @@ log = logging.getLogger("switchgear.streams.store")
 MAX_IDLE_HYDRATED = 20_000
 
 
-class AppendEntry:
-    """Appends (and a close) to one stream within one block."""
-
-    __slots__ = (
-        "answers",
-        "closes",
-        "end",
-        "extra",
-        "lengths",
-        "payload",
-        "pieces",
-        "start",
-        "store",
-        "stream",
-        "time",
-    )
-
-    def __init__(self, store: Store, stream: Stream, time: int) -> None:
-        self.store = store
-        self.stream = stream
-        self.time = time
-        self.start = self.end = stream.end
-        self.pieces: list[bytes] = []
-        self.lengths: list[int] = []
-        self.extra: dict[str, Any] = {}
-        self.closes = False
-        self.payload = b""
-        self.answers: list[tuple[Pending, Response]] = []
-
-    def encode(self) -> list[bytes]:
-        stream = self.stream
-        stream.entry = None
-        pieces = self.pieces
-        self.payload = payload = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        return records.encode(
-            records.APPEND, stream.key, stream.generation, self.start, self.time, self.extra, self.lengths, payload
-        )
-
-    def durable(self) -> None:
-        stream = self.stream
-        stream.visible = self.end
-        if self.closes:
-            stream.visible_closed = True
-        if stream.live is not None:
-            stream.live.publish(self.start, self.payload)
-        for pending, response in self.answers:
-            pending.resolve(response)
-
-
-class ChangeEntry:
-    """A creation, deletion or touch."""
-
-    __slots__ = ("_done", "_kind", "_payload", "_record", "stream")
-
-    def __init__(self, stream: Stream, kind: int, time: int, extra: dict[str, Any], payload: bytes) -> None:
-        self.stream = stream
-        self._kind = kind
-        self._record = (time, extra)
-        self._payload = payload
-        self._done: list[Callable[[], None]] = []
-
-    def then(self, done: Callable[[], None]) -> None:
-        self._done.append(done)
-
-    def encode(self) -> list[bytes]:
-        stream, (time, extra) = self.stream, self._record
-        lengths = (len(self._payload),) if self._payload else ()
-        return records.encode(
-            self._kind, stream.key, stream.generation, stream.base, time, extra, lengths, self._payload
-        )
-
-    def durable(self) -> None:
-        for done in self._done:
-            done()
+# A changed stream counts like this many bytes towards the next checkpoint: to freeze many at once would stop the loop.
+_DIRTY_WEIGHT = 4096
+_TOUCHES_AT_ONCE = 2000
 
 
 class Store:
@@ -179,7 +107,7 @@ class Store:
         if not stream.dirty:
             stream.dirty = True
             self.dirty[stream] = None
-            self.unsealed += 512
+            self.unsealed += _DIRTY_WEIGHT
 
     def touch(self, stream: Stream, now: int) -> None:
         """An access that resets a sliding lifetime. Durable within seconds (`flush_touches`)."""
@@ -248,7 +176,7 @@ class Store:
         entry = stream.entry
         size = len(stored) + (64 if extra is None else 256 + len(orjson.dumps(extra)))
         if entry is None:
-            entry = stream.entry = AppendEntry(self, stream, self.clock())
+            entry = stream.entry = AppendEntry(stream, self.clock())
             stream.last_block = self.log.pending_number
             self.log.submit(entry, size + len(stream.key) + records.OVERHEAD)
         else:
@@ -309,19 +237,17 @@ class Store:
         if self.unsealed >= self.pressure_bytes:
             self.on_pressure()
 
-    def flush_touches(self) -> None:
-        """Put the last accesses on the log."""
-        if not self.touched:
-            return
-        streams, self.touched = self.touched, {}
-        for stream in streams:
-            stream.touch_dirty = False
-            if self.streams.get(stream.key) is not stream or stream.leaving is not None:
-                continue
+    def flush_touches(self) -> bool:
+        """Put last accesses on the log. Returns whether some are left for the next call."""
+        for stream in list(islice(self.touched, _TOUCHES_AT_ONCE)):
             if self.log.room(len(stream.key) + records.OVERHEAD + 64, reserved=True) is not Room.OK:
-                return
-            self.mark(stream)
-            self._submit(ChangeEntry(stream, records.TOUCH, stream.touched, {}, b""), stream, 64)
+                return True
+            del self.touched[stream]
+            stream.touch_dirty = False
+            if self.streams.get(stream.key) is stream and stream.leaving is None:
+                self.mark(stream)
+                self._submit(ChangeEntry(stream, records.TOUCH, stream.touched, {}, b""), stream, 64)
+        return bool(self.touched)
 
     def expired(self, now: int, most: int) -> list[Stream]:
         """At most `most` streams whose time is over."""

@@ -20,8 +20,8 @@ import orjson
 from switchgear_streams.rules import lifetime, media
 
 if TYPE_CHECKING:
+    from switchgear_streams.entries import AppendEntry
     from switchgear_streams.live import Live
-    from switchgear_streams.store import AppendEntry
 
 
 class Run(NamedTuple):

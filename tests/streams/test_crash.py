@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.streams.server import JSON, TEXT, StreamsServer, read_all, read_messages
+from tests.streams.server import JSON, OCTETS, TEXT, StreamsServer, read_all, read_messages
 
 ROUNDS = 12
 WRITERS = 6
@@ -44,6 +44,54 @@ class Writer:
 
 
 @dataclass
+class Churner:
+    """Creates streams with data and deletes most of them, while checkpoints move everything about."""
+
+    kept: dict[str, bytes] = field(default_factory=dict)
+    deleted: set[str] = field(default_factory=set)
+    unknown: set[str] = field(default_factory=set)
+    number: int = 0
+
+    def run(self, server: StreamsServer) -> None:
+        chance = random.Random(self.number)
+        with httpx.Client(trust_env=False, timeout=20) as client:
+            while True:
+                self.number += 1
+                name = f"churn-{self.number}"
+                try:
+                    self.one(client, server, name, chance)
+                except httpx.TransportError:
+                    self.unknown.add(name)
+                    return
+
+    def one(self, client: httpx.Client, server: StreamsServer, name: str, chance: random.Random) -> None:
+        body = chance.randbytes(chance.randrange(1, 3000))
+        assert client.put(server.stream(name), headers=OCTETS, content=body).status_code == 201
+        self.kept[name] = body
+        if chance.random() < 0.3:
+            self.kept.pop(name)  # until the answer is there, it may be either
+            more = client.post(server.stream(name), headers=OCTETS, content=body)
+            assert more.status_code == 204
+            self.kept[name] = body + body
+        if chance.random() < 0.7:
+            gone = chance.choice(sorted(self.kept))
+            self.kept.pop(gone)
+            try:
+                assert client.delete(server.stream(gone)).status_code == 204
+            except httpx.TransportError:
+                self.unknown.add(gone)
+                raise
+            self.deleted.add(gone)
+
+    def check(self, client: httpx.Client, server: StreamsServer) -> None:
+        for name, body in self.kept.items():
+            if name not in self.unknown:
+                assert read_all(client, server.stream(name))[0] == body, name
+        for name in self.deleted:
+            assert client.head(server.stream(name)).status_code == 404, name
+
+
+@dataclass
 class Follower:
     """Reads a stream live and remembers what it saw, across deaths of the server."""
 
@@ -70,6 +118,7 @@ def test_kill_9_under_load(tmp_path: Path, client: httpx.Client, checkpoint: str
     server = StreamsServer(tmp_path, "--checkpoint-bytes", checkpoint, "--wal-segment-bytes", "1048576")
     writers = [[Writer(f"{s}-{w}") for w in range(WRITERS // STREAMS)] for s in range(STREAMS)]
     followers = [Follower() for _ in range(STREAMS)]
+    churners = [Churner(number=k * 1_000_000) for k in range(2)]
     rounds = ROUNDS // 2
     try:
         server.start()
@@ -82,6 +131,7 @@ def test_kill_9_under_load(tmp_path: Path, client: httpx.Client, checkpoint: str
                 for s in range(STREAMS)
                 for writer in writers[s]
             ] + [threading.Thread(target=followers[s].run, args=(server.stream(f"s{s}"), stop)) for s in range(STREAMS)]
+            threads += [threading.Thread(target=churner.run, args=(server,)) for churner in churners]
             for thread in threads:
                 thread.start()
             time.sleep(chance.uniform(0.1, 0.5))
@@ -92,6 +142,8 @@ def test_kill_9_under_load(tmp_path: Path, client: httpx.Client, checkpoint: str
             server.start()
             for s in range(STREAMS):
                 check(client, server.stream(f"s{s}"), writers[s], followers[s])
+            for churner in churners:
+                churner.check(client, server)
             assert "damaged" not in server.log, server.log
             print(f"round {number + 1}/{rounds}: {sum(len(w.acknowledged) for ws in writers for w in ws)} records kept")
         assert server.stop() == 0

@@ -1,0 +1,42 @@
+"""The metrics of a server: names, meanings, and where the numbers come from. No series depends on request input."""
+
+from __future__ import annotations
+
+from switchgear_streams.checkpoint import Checkpointer
+from switchgear_streams.live import Hub
+from switchgear_streams.recovery import Report
+from switchgear_streams.store import Store
+from switchgear_wire.metrics import Counter, Registry
+
+
+def requests(registry: Registry) -> dict[str, Counter]:
+    """One counter a method, "other" for the rest."""
+    return {
+        method: registry.counter("streams_requests_total", "Requests by method.", method=method)
+        for method in ("GET", "HEAD", "PUT", "POST", "DELETE", "other")
+    }
+
+
+def watch(registry: Registry, store: Store, checkpointer: Checkpointer, hub: Hub, report: Report) -> None:
+    """Everything that is read from the parts when it is asked for."""
+    wal = store.log
+    gauge = registry.gauge
+    gauge("streams_streams", "Streams held, those kept only for forks included.", lambda: len(store.streams))
+    gauge("streams_appends_total", "Appends accepted.", lambda: store.appends)
+    gauge("streams_appended_bytes_total", "Stored bytes accepted.", lambda: store.appended_bytes)
+    gauge("streams_wal_blocks_total", "Groups written to the log.", lambda: wal.assigned)
+    gauge("streams_wal_syncs_total", "Syncs of the log.", lambda: wal.syncs)
+    gauge("streams_wal_bytes_total", "Bytes written to the log.", lambda: wal.bytes)
+    gauge("streams_wal_retained_bytes", "Bytes of the log that wait for a checkpoint.", lambda: wal.retained)
+    gauge("streams_disk_full", "1 while the log cannot grow.", lambda: wal.full)
+    gauge("streams_unsealed_bytes", "Memory that a checkpoint would free.", lambda: store.unsealed)
+    gauge("streams_checkpoints_total", "Checkpoints made.", lambda: checkpointer.count)
+    gauge("streams_checkpoint_seconds", "Duration of the last checkpoint.", lambda: checkpointer.seconds)
+    gauge("streams_packs", "Pack files.", lambda: len(store.packs.known))
+    gauge("streams_open_packs", "Open pack files.", lambda: store.packs.open_files)
+    gauge("streams_long_polls", "Long-polls waiting.", lambda: hub.long_polls)
+    gauge("streams_sse_subscribers", "SSE subscribers.", lambda: hub.subscribers)
+    gauge("streams_sse_demoted_total", "SSE subscribers that fell behind the tail.", lambda: hub.demoted)
+    gauge("streams_sse_buffered_bytes", "Bytes that wait for SSE subscribers' sockets.", hub.buffered)
+    gauge("streams_damaged_streams", "Streams quarantined at this start.", lambda: store.damaged)
+    gauge("streams_torn_bytes", "Bytes cut from the log's end at this start.", lambda: report.torn_bytes)

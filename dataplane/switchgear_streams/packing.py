@@ -1,0 +1,210 @@
+"""The part of a checkpoint that runs in its thread: one pack, then one group of the catalogue.
+
+What it must not do: touch a stream (the loop goes on with them): it works on what `checkpoint` froze into the job, on
+files, and on descriptors that the job holds.
+"""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from switchgear_streams import catalog, segments
+from switchgear_streams.disk import Disk
+from switchgear_streams.segments import Packs
+from switchgear_streams.stream import Frozen, Run, Stream
+
+log = logging.getLogger("switchgear.streams.checkpoint")
+
+_WRITE_SIZE = 4 * 1_048_576
+
+
+@dataclass(slots=True)
+class Part:
+    """One stream in a checkpoint. `joined`: older runs whose bytes go in front of the frozen ones."""
+
+    stream: Stream
+    meta: bytes
+    deadline: int | None
+    kept: list[Run]
+    joined: list[Run]
+    frozen: Frozen | None
+    new: Run | None = None
+    moved: list[tuple[Run, Run]] = field(default_factory=list)
+    """(run in a pack that is being emptied, the same bytes in the new pack)."""
+    body: bytes = b""
+
+    @property
+    def runs(self) -> list[Run]:
+        """All its runs after this checkpoint."""
+        runs = self.kept
+        if self.moved:
+            places = dict(self.moved)
+            runs = [places.get(run, run) for run in runs]
+        return runs if self.new is None else [*runs, self.new]
+
+    @property
+    def written(self) -> list[Run]:
+        """What is in the new pack."""
+        runs = [new for _, new in self.moved]
+        return runs if self.new is None else [*runs, self.new]
+
+    @property
+    def dropped(self) -> list[Run]:
+        """What it does not refer to any more."""
+        return [*self.joined, *(old for old, _ in self.moved)]
+
+
+@dataclass(slots=True)
+class Job:
+    boundary: int
+    pack: int
+    generation: int
+    parts: list[Part]
+    removed: list[bytes]
+    packs: dict[int, tuple[int, int]]
+    """Size and living bytes of the packs, as of the boundary: what is dropped later is replayed at the next start."""
+    victims: list[int] = field(default_factory=list)
+    """Packs that are being emptied."""
+    held: list[int] = field(default_factory=list)
+    written: int = 0
+    alive: int = 0
+    """Size of the new pack, and how much of it streams refer to."""
+    rewrite: list[Stream | bytes] | None = None
+    """For a new catalogue: everything that did not change, as bytes (streams in it are to be skipped)."""
+
+
+class Packer:
+    """Writes jobs, one at a time."""
+
+    def __init__(self, packs: Packs, disk: Disk, writer: catalog.Writer) -> None:
+        self._packs = packs
+        self._disk = disk
+        self.catalog = writer
+
+    def write(self, job: Job) -> None:
+        made = False
+        try:
+            if any(part.frozen is not None for part in job.parts) or job.victims:
+                fd = self._disk.create(segments.pack_name(job.pack))
+                made = True
+                try:
+                    self._write_pack(job, fd)
+                    self._disk.sync(fd)
+                finally:
+                    self._disk.close(fd)
+                if not job.written:
+                    self._disk.remove(segments.pack_name(job.pack))
+                self._disk.sync_names()
+            self._write_catalog(job)
+        except OSError:
+            if made:
+                self._disk.remove(segments.pack_name(job.pack))
+            raise
+
+    def _write_pack(self, job: Job, fd: int) -> None:
+        victims = set(job.victims)
+        written = 0
+        buffered: list[bytes] = []
+        for part in job.parts:
+            stream = part.stream
+            for run in part.kept if victims else ():
+                if run.pack in victims:
+                    self._move(job, part, run, buffered)
+            if part.frozen is not None:
+                start, ends, data = self._joined(part, part.frozen)
+                head, part.new = segments.encode_run(
+                    job.pack, job.written, stream.key, stream.generation, start, ends, data
+                )
+                buffered += (head, bytes(data) if isinstance(data, bytearray) else data)
+                job.written += len(head) + len(data)
+            if job.written - written >= _WRITE_SIZE:
+                self._disk.write(fd, buffered, written)
+                buffered, written = [], job.written
+        self._disk.write(fd, buffered, written)
+        job.alive = sum(run.length for part in job.parts for run in part.written)
+
+    def _move(self, job: Job, part: Part, run: Run, buffered: list[bytes]) -> None:
+        """Copy a run as it is, unless it is damaged: then it stays."""
+        try:
+            data, ends = self._load(run)
+        except OSError as error:
+            log.error("%s; %r keeps its run there", error, part.stream.key)
+            return
+        stream = part.stream
+        head, new = segments.encode_run(job.pack, job.written, stream.key, stream.generation, run.start, ends, data)
+        buffered += (head, data)
+        job.written += len(head) + len(data)
+        part.moved.append((run, new))
+
+    def _load(self, run: Run) -> tuple[bytes, array[int]]:
+        """A run's bytes and append ends. Raises OSError if they are not what was written."""
+        fd = self._packs.fd(run.pack)
+        data = self._disk.read(fd, run.length, run.offset)
+        if zlib.crc32(data) != run.crc:
+            raise OSError(f"pack {run.pack} is damaged at {run.offset}")
+        return data, segments.read_marks(self._disk, fd, run)
+
+    def _joined(self, part: Part, frozen: Frozen) -> tuple[int, array[int], bytes | bytearray]:
+        """(start, append ends, bytes) of the run to be written. Damaged older runs stay where they are."""
+        if not part.joined:
+            return frozen.start, frozen.marks, frozen.data
+        pieces: list[bytes | bytearray] = []
+        ends: array[int] = array("Q")
+        try:
+            for run in part.joined:
+                data, some = self._load(run)
+                pieces.append(data)
+                ends += some
+        except OSError as error:
+            log.error("%s; %r keeps its runs as they are", error, part.stream.key)
+            part.kept, part.joined = [*part.kept, *part.joined], []
+            return frozen.start, frozen.marks, frozen.data
+        return part.joined[0].start, ends + frozen.marks, b"".join([*pieces, frozen.data])
+
+    def _write_catalog(self, job: Job) -> None:
+        live = {pack: [size, alive] for pack, (size, alive) in job.packs.items()}
+        for part in job.parts:
+            for run in part.dropped:
+                if run.pack in live:
+                    live[run.pack][1] -= run.length
+        if job.written:
+            live[job.pack] = [job.written, job.alive]
+        commit = {
+            "wal": job.boundary,
+            "generation": job.generation,
+            "packs": [[pack, size, alive] for pack, (size, alive) in live.items()],
+        }
+        if job.rewrite is None:
+            self.catalog.append(self._entries(job), commit)
+            return
+        old = self.catalog
+        writer = catalog.Writer.make(self._disk, old.index + 1)
+        try:
+            writer.append(self._entries(job), commit)
+            self._disk.sync_names()
+        except OSError:
+            writer.close()
+            self._disk.remove(catalog.file_name(writer.index))
+            raise
+        writer.alive = writer.size
+        self.catalog = writer
+        old.close()
+        self._disk.remove(catalog.file_name(old.index))
+
+    @staticmethod
+    def _entries(job: Job) -> Iterator[bytes]:
+        if job.rewrite is None:
+            for key in job.removed:
+                yield catalog.encode(catalog.REMOVE, key)
+        else:
+            for body in job.rewrite:
+                if isinstance(body, bytes):
+                    yield catalog.encode(catalog.PUT, body)
+        for part in job.parts:
+            stream = part.stream
+            part.body = catalog.pack_body(stream.generation, part.deadline, stream.key, part.runs, part.meta)
+            yield catalog.encode(catalog.PUT, part.body)
