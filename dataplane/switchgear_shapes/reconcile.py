@@ -13,20 +13,26 @@ from switchgear_shapes.log.store import Store
 from switchgear_shapes.replication.publication import Publication
 
 
+class PublicationGone(Exception):
+    """The publication was dropped: Postgres (from 18 on) goes on without a word, and without our changes."""
+
+
 async def reconcile(store: Store, catalog: Catalog, publication: Publication, *, stored_generated: bool) -> None:
-    """One pass. Raises ConnectionLost, PoolTimeout, PostgresError."""
+    """One pass. Raises PublicationGone, ConnectionLost, PoolTimeout, PostgresError."""
     complete = [shape for shape in store.by_id.values() if shape.snapshot.complete]
     by_table: dict[int, list[Shape]] = {}
     for shape in complete:
         by_table.setdefault(shape.definition.oid, []).append(shape)
     relations = await catalog.read(list(by_table))
     published = await publication.published()
+    if published is None:
+        raise PublicationGone("the publication was dropped while replication was running")
     for oid, shapes in by_table.items():
         relation = relations.get(oid)
         if relation is None:
             _drop(store, shapes, "its table was dropped")
             continue
-        if published is not None and oid not in published:
+        if oid not in published:
             publication.forget(oid)
             _drop(store, shapes, "its table left the publication or lost its full replica identity")
             continue

@@ -27,7 +27,7 @@ from switchgear_shapes.metrics import Metrics
 from switchgear_shapes.postgres.pool import Pool, PoolTimeout
 from switchgear_shapes.postgres.session import ConnectionLost, PostgresError, Session
 from switchgear_shapes.reading import Reader
-from switchgear_shapes.reconcile import reconcile
+from switchgear_shapes.reconcile import PublicationGone, reconcile
 from switchgear_shapes.replication import conversation
 from switchgear_shapes.replication.client import Replication
 from switchgear_shapes.replication.conversation import Names, Started, StartupRefused
@@ -39,6 +39,7 @@ from switchgear_wire import Limits, Request, Response, Server, serve
 
 log = logging.getLogger("switchgear.shapes")
 
+_EXPECTED = (ConnectionLost, PostgresError, StartupRefused, PublicationGone, StorageLocked, PoolTimeout)
 BACKOFF = (0.5, 1.0, 2.0, 5.0, 10.0)
 LOCK_BREAKER_SECONDS = 10.0
 MAINTENANCE_SECONDS = 10.0
@@ -51,10 +52,6 @@ _WAITING_TEXTS = {
     " (the slot can only be made once older transactions have ended; look for long-running ones)",
     conversation.STARTING: "replication client to be ready",
 }
-
-
-class SlotLost(Exception):
-    """The slot cannot be continued: what happened since is unknown, so everything begins anew."""
 
 
 class Service:
@@ -221,7 +218,14 @@ class Service:
             began = time.monotonic()
             try:
                 await self._connect_once()
-            except (ConnectionLost, PostgresError, StartupRefused, SlotLost, StorageLocked, PoolTimeout) as error:
+            except (
+                ConnectionLost,
+                PostgresError,
+                StartupRefused,
+                PublicationGone,
+                StorageLocked,
+                PoolTimeout,
+            ) as error:
                 await self._disconnected(error)
             except (ValueError, AssertionError, RuntimeError) as error:
                 log.exception("replication failed")
@@ -379,6 +383,9 @@ class Service:
                         self.settings.publication_refresh_period, self.settings.schema_reconciler_period
                     )
                     await reconcile(self.store, self.catalog, self._publication, stored_generated=self.stored_generated)
+            except PublicationGone as error:
+                if self.replication is not None:
+                    self.replication.abort(error)
             except (PostgresError, ConnectionLost, PoolTimeout) as error:
                 log.warning("housekeeping in Postgres failed: %s", error)
 

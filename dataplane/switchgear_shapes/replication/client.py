@@ -100,6 +100,10 @@ class Replication:
             self._stop_reading()
             self._session.close()
 
+    def abort(self, reason: Exception) -> None:
+        """End the connection with `reason`."""
+        self._end(reason)
+
     @property
     def acknowledged(self) -> int:
         return self._acknowledged

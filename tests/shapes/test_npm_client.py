@@ -1,0 +1,149 @@
+"""The real npm client `@electric-sql/client`, unchanged, in Node.js."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.shapes.server import ShapesServer
+from tests.support.nodejs import node_project
+from tests.support.postgres import Database
+
+pytestmark = [pytest.mark.pg, pytest.mark.node]
+
+SCRIPT = """
+import { ShapeStream, Shape } from '@electric-sql/client'
+const [url, table, mode] = process.argv.slice(2)
+const params = { table }
+if (mode === 'full') params.replica = 'full'
+const stream = new ShapeStream({ url, params, liveSse: mode === 'sse', log: mode === 'changes_only' ? mode : undefined,
+  onError: (error) => { console.log(JSON.stringify({ error: String(error) })); return {} } })
+const shape = new Shape(stream)
+stream.subscribe((messages) => {
+  for (const m of messages)
+    if (m.headers.operation) {
+      console.log(JSON.stringify({ operation: m.headers.operation, key: m.key, old: m.old_value }))
+    }
+})
+shape.subscribe(({ rows }) => console.log(JSON.stringify({ rows: rows.map((r) => ({ ...r, big: String(r.big) })) })))
+"""
+
+
+class NodeClient:
+    """A Shape in Node.js; `rows` is its latest state, `operations` all changes, `errors` what it reported.
+
+    `console` is what the package printed (it warns when a connection ends early, as it must when a server is killed).
+    """
+
+    def __init__(self, server: ShapesServer, table: str, mode: str = "") -> None:
+        self.rows: list[dict[str, Any]] | None = None
+        self.operations: list[dict[str, Any]] = []
+        self.errors: list[str] = []
+        self.console: list[str] = []
+        self.process = subprocess.Popen(
+            ["node", "--input-type=module", "-", server.shape_url, table, mode],
+            cwd=node_project(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert self.process.stdin is not None
+        self.process.stdin.write(SCRIPT)
+        self.process.stdin.close()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            try:
+                message = json.loads(line)
+            except ValueError:
+                self.console.append(line)
+                continue
+            if "rows" in message:
+                self.rows = sorted(message["rows"], key=lambda row: row["id"])
+            elif "operation" in message:
+                self.operations.append(message)
+            else:
+                self.errors.append(message["error"])
+
+    def wait(self, condition: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, (
+                f"not within {seconds} s: {what}; {self.rows}; {self.errors}; {self.console}"
+            )
+            time.sleep(0.02)
+
+    def wait_rows(self, expected: list[dict[str, Any]]) -> None:
+        self.wait(lambda: self.rows == expected, f"rows {expected}")
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait(10)
+
+
+@pytest.mark.parametrize("mode", ["", "full", "sse"])
+def test_a_shape_in_node(database: Database, server: ShapesServer, mode: str) -> None:
+    """Initial rows with their types, then inserts, updates and deletes, a kill, and a must-refetch."""
+    database.execute(
+        "CREATE TABLE things (id int PRIMARY KEY, name text, ok bool, big int8, list int[], data jsonb);"
+        "INSERT INTO things VALUES (1, E'quote \" and \\n', true, 9007199254740993, '{1,2,NULL}', '{\"a\": [1]}'),"
+        " (2, NULL, NULL, NULL, NULL, NULL)"
+    )
+    one = {"id": 1, "name": 'quote " and \n', "ok": True, "big": "9007199254740993", "list": [1, 2, None]}
+    one["data"] = {"a": [1]}
+    two = {"id": 2, "name": None, "ok": None, "big": "null", "list": None, "data": None}
+    client = NodeClient(server, "things", mode)
+    try:
+        client.wait_rows([one, two])
+        with database.connect(autocommit=False) as connection:
+            connection.execute("INSERT INTO things (id, name) VALUES (3, 'three')")
+            connection.execute("UPDATE things SET ok = false WHERE id = 1")
+            connection.execute("DELETE FROM things WHERE id = 2")
+            connection.commit()
+        three = two | {"id": 3, "name": "three"}
+        client.wait_rows([one | {"ok": False}, three])
+        database.execute("UPDATE things SET id = 4 WHERE id = 3")
+        client.wait_rows([one | {"ok": False}, three | {"id": 4}])
+        server.kill()
+        database.execute("UPDATE things SET name = 'while away' WHERE id = 4")
+        server.start()
+        client.wait_rows([one | {"ok": False}, three | {"id": 4, "name": "while away"}])
+        made = [(op["operation"], op["key"].rpartition("/")[2]) for op in client.operations]
+        assert made == [
+            ("insert", '"1"'),
+            ("insert", '"2"'),
+            ("insert", '"3"'),
+            ("update", '"1"'),
+            ("delete", '"2"'),
+            ("delete", '"3"'),
+            ("insert", '"4"'),
+            ("update", '"4"'),
+        ]
+        if mode == "full":
+            assert client.operations[3]["old"] == {"ok": True}
+        database.execute("TRUNCATE things")
+        database.execute("INSERT INTO things (id, name) VALUES (9, 'fresh')")
+        client.wait_rows([two | {"id": 9, "name": "fresh"}])
+        database.execute("INSERT INTO things (id, name) VALUES (10, 'more')")
+        client.wait(lambda: client.rows is not None and len(client.rows) == 2, "the row after the refetch")
+        assert client.errors == []
+    finally:
+        client.close()
+
+
+def test_errors_reach_the_client(database: Database, server: ShapesServer) -> None:
+    client = NodeClient(server, "missing")
+    try:
+        client.wait(lambda: bool(client.errors), "an error")
+        assert "does not exist" in client.errors[0]
+    finally:
+        client.close()
