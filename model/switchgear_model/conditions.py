@@ -46,6 +46,7 @@ class Reason(StrEnum):
     RESOURCE_CONFLICT = "ResourceConflict"
     SECRET_INVALID = "SecretInvalid"  # noqa: S105
     CHILD_REJECTED = "ChildRejected"
+    RIGHTS_MISSING = "RightsMissing"
     # Running.
     EDGE_UNAVAILABLE = "EdgeUnavailable"
     EDGE_NOT_CURRENT = "EdgeNotCurrent"

@@ -50,7 +50,11 @@ class Actor:
         await self._kube.merge(ref, patch, subresource="status")
 
     async def run(self, obj: Resource, actions: Sequence[a.Action]) -> Resource:
-        """Returns the reconciled object with its newest known metadata. Raises `Rejected`, `ApiError`."""
+        """Returns the reconciled object with its newest known metadata. Raises `Rejected`, `ApiError`.
+
+        A change of something that exists and is refused does not keep the rest from being done.
+        """
+        refused: Rejected | None = None
         for action in actions:
             match action:
                 case a.AddFinalizer():
@@ -61,8 +65,15 @@ class Actor:
                     _log.info("%s %s/%s let go", obj.kind, obj.meta.namespace, obj.meta.name)
                 case a.Emit(type_, reason, note):
                     await self.emit(obj, type_, reason, note)
+                case a.Apply(_, _, uid) if uid is not None:
+                    try:
+                        await self._checked(action)
+                    except Rejected as error:
+                        refused = refused or error
                 case _:
                     await self._checked(action)
+        if refused is not None:
+            raise refused
         return obj
 
     async def run_without(self, actions: Sequence[a.Action]) -> None:

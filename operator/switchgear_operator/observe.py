@@ -175,7 +175,7 @@ class Observer:
         key = await self._region_key.get()
         binding = await self._kube.get(Ref("RoleBinding", namespace, labels.OPERATOR_SECRETS_ROLE))
         parent = await self._parent_view(obj, around)
-        # Without the binding we have no rights to Secrets here, and never had: it outlives our objects.
+        # Without the binding we have no rights to Secrets here.
         readable = binding is not None
         children, url, pooled = await asyncio.gather(
             self._children(namespace, service_id, readable),
@@ -190,6 +190,7 @@ class Observer:
             id_holder=await self._id_holder(obj, service_id),
             name_holder=_older(obj, _siblings(obj, around)),
             namespace_terminating=await self._terminating(namespace),
+            readable=readable,
             children=children,
             pod_key=credentials.pod_key(key, service_id),
             url=url,

@@ -11,7 +11,7 @@ from typing import Final
 
 from switchgear_model import conditions as c
 from switchgear_model.conditions import Reason
-from switchgear_model.kinds import DELETING, Resource, Status
+from switchgear_model.kinds import ACTIVE, DEGRADED, DELETING, KINDS, Resource, Status
 from switchgear_operator.act import Actor, Rejected
 from switchgear_operator.actions import QUIET, Decision, Emit
 from switchgear_operator.decide import Snapshot, decide
@@ -108,12 +108,14 @@ class Reconciler:
             return
         now = datetime.now(UTC)
         base = decision.status or obj.status
-        outcome = Outcome(base.state, False, Reason.CHILD_REJECTED, f"The API server refused {error}", Mood.STALLED)
+        state = DEGRADED if base.state == ACTIVE and KINDS[obj.kind].is_service else base.state
+        outcome = Outcome(state, False, Reason.CHILD_REJECTED, f"The API server refused {error}", Mood.STALLED)
         conditions = status_of(obj, outcome, now).conditions
         kept = tuple(k for k in base.conditions if k.type not in (c.READY, c.RECONCILING, c.STALLED))
-        status = replace(base, conditions=(*conditions, *kept), observed_generation=obj.meta.generation)
+        status = replace(base, state=state, conditions=(*conditions, *kept), observed_generation=obj.meta.generation)
         if status != obj.status:
             await self._actor.status(obj, status)
+            await self._announce(obj, status)
 
 
 def event_for(before: Status, after: Status) -> Emit | None:

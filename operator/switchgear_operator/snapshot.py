@@ -101,7 +101,8 @@ class ServiceSnapshot:
 
     `id_holder`: the older object that claims the same id. `name_holder`: the older sibling of the same short name.
     `probe` is about the URL that the user's Secret has now, `cleanup` about this object's slot and publication.
-    `edges` None: not asked; empty: there is no edge.
+    `edges` None: not asked; empty: there is no edge. `readable` False: we have no rights to Secrets in the
+    namespace, so that Secrets among the children are unknown and not absent.
     """
 
     config: Config
@@ -111,6 +112,7 @@ class ServiceSnapshot:
     id_holder: Meta | None = None
     name_holder: Meta | None = None
     namespace_terminating: bool = False
+    readable: bool = True
     children: Children = Children()
     pod_key: str = field(default="", repr=False)
     url: UserSecret | None = None

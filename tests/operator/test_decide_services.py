@@ -158,6 +158,7 @@ def starts(draw: st.DrawFn) -> World:
         id_holder=draw(st.sampled_from([None, None, None, Meta("older", "ns")])),
         name_holder=draw(st.sampled_from([None, None, None, Meta("older", "ns")])),
         namespace_terminating=draw(st.booleans()),
+        readable=draw(st.sampled_from([True, True, True, False])),
     )
     if is_source:
         value = draw(st.sampled_from([URL, URL, "postgresql://a:new@db/shop", None]))
@@ -231,6 +232,7 @@ def test_once_everything_is_in_order_it_becomes_active(made: World) -> None:
         id_holder=None,
         name_holder=None,
         namespace_terminating=False,
+        readable=True,
         url=url,
         probe=None,
     )
@@ -247,7 +249,8 @@ def test_deleting_ends_with_nothing_left(made: World) -> None:
     if made.gone:
         return
     obj = made.snapshot.obj
-    made.snapshot = replace(made.snapshot, obj=replace(obj, meta=replace(obj.meta, deleting="2026-11-23T12:00:00Z")))
+    going = replace(obj, meta=replace(obj.meta, deleting="2026-11-23T12:00:00Z"))
+    made.snapshot = replace(made.snapshot, obj=going, readable=True)
     made.cleanup = CLEAN
     if made.snapshot.cleanup is not None and made.snapshot.cleanup.result != CLEAN:
         made.now += timedelta(hours=1)
@@ -431,3 +434,13 @@ def test_a_given_id_is_not_claimed_in_the_first_two_seconds() -> None:
     first = made.step()
     assert empty(made.snapshot.children) and first.again is not None and first.again <= 2
     assert made.run() and made.snapshot.obj.status.state == kinds.ACTIVE
+
+
+def test_unseen_secrets_are_not_taken_for_absent_ones() -> None:
+    children = replace(settled_children(source()), secret=None, key=None, database=None)
+    unseen = deleting(replace(source(), children=children, readable=False))
+    made = world(unseen)
+    assert made.run() and not made.gone and flat(made) == []
+    assert made.snapshot.obj.status.conditions[0].reason == Reason.RIGHTS_MISSING
+    running = world(replace(source(), children=children, readable=False))
+    assert running.run() and flat(running) == [] and running.snapshot.obj.status == Status()

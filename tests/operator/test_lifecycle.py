@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from switchgear_model import credentials, ids, kinds
+from tests.operator import databases as db
 from tests.operator.conftest import Region
 from tests.operator.support import API, PUBLIC_URL, Space, wait
 
@@ -374,3 +375,46 @@ def test_the_health_listener_says_how_it_is(region: Region, space: Space) -> Non
     metrics = httpx.get(f"{base}/metrics").text
     assert 'switchgear_operator_reconcile_total{kind="Workspace",result="changed"}' in metrics
     assert "switchgear_operator_stale_changes 0\n" in metrics
+
+
+def test_what_the_api_server_refuses_is_told_and_heals(space: Space) -> None:
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q", "namespace": space.namespace}}
+    space.api.apply(quota | {"spec": {"hard": {"persistentvolumeclaims": "0"}}})
+    wait("quota counted", lambda: (space.api.get("v1", "ResourceQuota", "q", space.namespace) or {}).get("status"))
+    space.parents()
+    space.streams("chat")
+    condition = space.wait_reason("StreamsService", "chat", "ChildRejected")
+    assert "exceeded quota" in condition["message"] and "PersistentVolumeClaim" in condition["message"]
+    assert space.condition("StreamsService", "chat", "Stalled")["status"] == "True"
+    space.api.delete("v1", "ResourceQuota", "q", space.namespace)
+    space.wait_state("StreamsService", "chat", "active")
+
+
+def test_a_volume_that_cannot_grow_is_told_and_the_service_goes_on(space: Space) -> None:
+    space.parents()
+    space.streams("chat", storage={"size": "1Gi"})
+    sid = space.wait_state("StreamsService", "chat", "active")["serviceId"]
+    # A claim that is not bound cannot.
+    space.streams("chat", storage={"size": "2Gi"})
+    condition = space.wait_reason("StreamsService", "chat", "ChildRejected")
+    assert f"PersistentVolumeClaim {space.namespace}/sg-{sid}" in condition["message"]
+    assert space.state("StreamsService", "chat") == "degraded"
+    space.api.delete("v1", "Service", f"sg-{sid}", space.namespace)
+    wait("still looked after", lambda: space.api.get("v1", "Service", f"sg-{sid}", space.namespace))
+
+
+def test_rights_that_somebody_took_away_are_put_back_and_no_slot_is_forgotten(space: Space, url: str) -> None:
+    space.parents()
+    space.secret("db", url=url)
+    space.source("orders")
+    sid = space.wait_state("SyncSource", "orders", "active")["serviceId"]
+    db.make_slot(url, sid)
+    rbac, name = "rbac.authorization.k8s.io/v1", "switchgear-operator-secrets"
+    # With force: the finalizer taken off by hand.
+    space.api.delete(rbac, "RoleBinding", name, space.namespace)
+    space.merge("RoleBinding", name, {"metadata": {"finalizers": []}}, rbac)
+    space.delete("SyncSource", "orders")
+    space.wait_gone("SyncSource", "orders")
+    assert db.left(url, sid) == set()
+    assert space.children() == []
+    assert space.api.get(rbac, "RoleBinding", name, space.namespace) is not None

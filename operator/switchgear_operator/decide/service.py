@@ -81,11 +81,22 @@ def decide(snapshot: ServiceSnapshot, now: datetime, prepare: Prepare, release: 
     claimed = _claims(snapshot, now)
     if claimed is not None:
         return claimed
+    if not snapshot.readable:
+        return _no_rights(snapshot, now)
     prepared = prepare(snapshot, now)
     if prepared.blocked is not None:
         status = status_of(snapshot.obj, prepared.blocked, now, _fields(snapshot))
         return Decision(prepared.actions, status, again=prepared.again)
     return _run(snapshot, now, prepared)
+
+
+def _no_rights(snapshot: ServiceSnapshot, now: datetime) -> Decision:
+    """The Workspace puts the binding back; until then nothing can be said of Secrets. What runs stays as it is."""
+    if provisioned(snapshot):
+        return Decision(again=RECHECK_REFERENCE)
+    message = f"Waiting for RoleBinding {labels.OPERATOR_SECRETS_ROLE}, which the operator makes for the Workspace."
+    outcome = Outcome(PENDING, False, Reason.RIGHTS_MISSING, message, Mood.RECONCILING)
+    return Decision(status=status_of(snapshot.obj, outcome, now), again=RECHECK_REFERENCE)
 
 
 def provisioned(snapshot: ServiceSnapshot) -> bool:
@@ -276,6 +287,14 @@ def _deletion(snapshot: ServiceSnapshot, now: datetime, release: Release) -> Dec
     mine = replace(snapshot, children=ch.own(snapshot.children, obj.meta.uid))
     if not mine.children.present():
         return Decision((RemoveFinalizer(),))
+    if not snapshot.readable and obj.meta.annotations.get(labels.ABANDON) != "true":
+        # A copy of the database URL may be there, unseen: nothing is concluded from not seeing it.
+        message = (
+            f"RoleBinding {labels.OPERATOR_SECRETS_ROLE} is missing, so the operator cannot read the Secrets it must "
+            f"clean up. Restore it, or give up with the annotation {labels.ABANDON}=true."
+        )
+        outcome = Outcome(DELETING, False, Reason.RIGHTS_MISSING, message, Mood.STALLED)
+        return Decision(status=status_of(obj, outcome, now), again=RECHECK_REFERENCE)
     stopping = _stop(mine)
     if stopping is not None:
         message = "Waiting for the pod to stop."

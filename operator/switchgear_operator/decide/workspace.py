@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 from switchgear_model.conditions import Reason
@@ -20,7 +21,10 @@ def decide(snapshot: ParentSnapshot, now: datetime) -> Decision:
     if obj.meta.deleting is not None:
         if snapshot.holder is not None:
             return Decision((RemoveFinalizer(),)) if parents.has_finalizer(obj.meta) else Decision()
-        return parents.deletion(snapshot, now)
+        decision = parents.deletion(snapshot, now)
+        # What is below needs the rights to clean up after itself.
+        restored = _bindings(snapshot) if snapshot.below and not snapshot.namespace_terminating else ()
+        return replace(decision, actions=(*restored, *decision.actions))
     if snapshot.holder is not None:
         message = (
             f"The namespace belongs to Workspace {snapshot.holder.name}, which is older: one namespace holds one "

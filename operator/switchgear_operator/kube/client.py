@@ -38,8 +38,13 @@ class ApiError(Exception):
 
     @property
     def rejected(self) -> bool:
-        """The request itself is at fault, so that repeating it changes nothing by itself."""
-        return 400 <= self.status < 500 and self.status not in (401, 403, 404, 408, 409, 429)
+        """The request itself is at fault, so that repeating it changes nothing by itself.
+
+        A 403 is both: rights that are missing (or a namespace that goes) pass, a quota or a refused resize do not.
+        """
+        if self.status == 403:
+            return "cannot" not in self.message and "being terminated" not in self.message
+        return 400 <= self.status < 500 and self.status not in (401, 404, 408, 409, 429)
 
 
 class KubeClient:
