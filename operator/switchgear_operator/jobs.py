@@ -13,19 +13,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from switchgear_operator.snapshot import JobView
+
 _log = logging.getLogger(__name__)
 
 LIMIT_SECONDS: Final = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class JobView:
-    """What is known of a job: `result` of the last finished run (None: none yet), how often in a row it has run."""
-
-    running: bool
-    result: Any = None
-    finished: datetime | None = None
-    attempts: int = 0
 
 
 @dataclass(slots=True)

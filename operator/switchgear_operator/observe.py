@@ -31,13 +31,14 @@ from switchgear_model.kinds import (
 from switchgear_operator.decide import Snapshot
 from switchgear_operator.decide.sync_source import probe_url
 from switchgear_operator.edges import Edges
-from switchgear_operator.jobs import Jobs, JobView
+from switchgear_operator.jobs import Jobs
 from switchgear_operator.kube.client import KubeClient
 from switchgear_operator.kube.refs import Ref
 from switchgear_operator.region_key import RegionKey
 from switchgear_operator.snapshot import (
     Children,
     Config,
+    JobView,
     NamespaceSnapshot,
     Need,
     ParentSnapshot,

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import Enum
 from typing import Any
 
 from switchgear_model.kinds import Meta, Parent, Resource, Service
-from switchgear_operator.jobs import JobView
 
 Json = Mapping[str, Any]
 
@@ -21,6 +21,16 @@ class Need(Enum):
     """Observations that cost something and are made only when a decision asks for them."""
 
     EDGES = "edges"
+
+
+@dataclass(frozen=True, slots=True)
+class JobView:
+    """What is known of a job: `result` of the last finished run (None: none yet), how often in a row it has run."""
+
+    running: bool
+    result: Any = None
+    finished: datetime | None = None
+    attempts: int = 0
 
 
 @dataclass(frozen=True, slots=True)

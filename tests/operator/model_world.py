@@ -16,9 +16,8 @@ from switchgear_model.kinds import Service, Status
 from switchgear_operator import actions as a
 from switchgear_operator.actions import Decision
 from switchgear_operator.decide import decide
-from switchgear_operator.jobs import JobView
 from switchgear_operator.preflight.results import CleanupResult, ProbeResult
-from switchgear_operator.snapshot import Children, EdgeAnswer, ServiceSnapshot
+from switchgear_operator.snapshot import Children, EdgeAnswer, JobView, ServiceSnapshot
 from switchgear_operator.specs import secrets
 
 SLOTS = {

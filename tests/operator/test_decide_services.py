@@ -25,10 +25,9 @@ from switchgear_model.kinds import (
     SyncSourceSpec,
 )
 from switchgear_operator import actions as a
-from switchgear_operator.jobs import JobView
 from switchgear_operator.preflight.errors import Fault
 from switchgear_operator.preflight.results import Check, CleanupResult, ProbeResult
-from switchgear_operator.snapshot import Children, Config, ParentView, ServiceSnapshot, UserSecret
+from switchgear_operator.snapshot import Children, Config, JobView, ParentView, ServiceSnapshot, UserSecret
 from switchgear_operator.specs import secrets
 from switchgear_operator.specs.common import owned_by
 from tests.operator.model_world import SLOTS, START, World, empty

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -296,3 +298,11 @@ def test_vitals_are_told() -> None:
     assert 'switchgear_operator_reconcile_total{kind="Project",result="unchanged"} 3\n' in text
     assert vitals.problem() is None
     assert Vitals(True, 1.0, 1, 0, 0, 0, 0).problem()
+
+
+def test_deciding_and_building_import_nothing_that_does_io() -> None:
+    program = (
+        "import sys, switchgear_operator.decide, switchgear_operator.routing;"
+        "print([m for m in ('aiohttp', 'psycopg', 'kopf', 'asyncio', 'yaml') if m in sys.modules])"
+    )
+    assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "[]"

@@ -14,12 +14,11 @@ from switchgear_operator.actions import Action, Decision, Emit, Merge, StartClea
 from switchgear_operator.decide import service
 from switchgear_operator.decide.children import DatabaseUrls
 from switchgear_operator.decide.outcome import RECHECK_REFERENCE, Mood, Outcome
-from switchgear_operator.jobs import JobView
 from switchgear_operator.kube.refs import ref_of
 from switchgear_operator.preflight.errors import TIMED_OUT, Fault
 from switchgear_operator.preflight.results import CleanupResult, ProbeResult
 from switchgear_operator.preflight.url import same_database
-from switchgear_operator.snapshot import ServiceSnapshot, UserSecret
+from switchgear_operator.snapshot import JobView, ServiceSnapshot, UserSecret
 from switchgear_operator.specs import secrets
 
 CHECKS: Final = (
