@@ -19,8 +19,8 @@ from switchgear_shapes.log.frames import Batch, Entry
 from switchgear_shapes.log.shape import Buffered, Shape
 from switchgear_shapes.log.store import Store
 from switchgear_shapes.replication import pgoutput
-from switchgear_shapes.replication.pgoutput import RelationMessage, Values
-from switchgear_shapes.routing.encode import END, END_LAST, Encoder, fill_unchanged, transaction_headers
+from switchgear_shapes.replication.pgoutput import RelationMessage
+from switchgear_shapes.routing.encode import END, END_LAST, fill_unchanged, transaction_headers
 from switchgear_shapes.routing.router import Router
 from switchgear_shapes.snapshot import SnapshotMark
 
@@ -243,7 +243,7 @@ class Ingest:
                 return
             old, new = message.old, None
         width = len(relation.columns)
-        if any(row is not None and len(row) != width for row in (old, new)):
+        if (old is not None and len(old) != width) or (new is not None and len(new) != width):
             raise ProtocolViolation(f"a row of {relation.schema}.{relation.name} does not fit its description")
         for group in self._router.tables[oid]:
             encoder = group.encoder(relation)
@@ -254,20 +254,12 @@ class Ingest:
                 for shape in targets:
                     self._drops[shape] = "its table's definition changed"
                 continue
-            bodies = self._encode(encoder, old, new, op)
+            bodies = encoder.encode(old, new, self._headers, op)
             if bodies:
                 last_op = op + len(bodies) - 1
                 size = sum(map(len, bodies))
                 for shape in targets:
                     self._add(shape, bodies, last_op, size)
-
-    def _encode(self, encoder: Encoder, old: Values | None, new: Values | None, op: int) -> list[bytes]:
-        if old is None:
-            assert new is not None
-            return [encoder.insert(new, self._headers, op)]
-        if new is None:
-            return [encoder.delete(old, self._headers, op)]
-        return encoder.update(old, new, self._headers, op)
 
     def _without_old_row(self, oid: int, relation: RelationMessage) -> None:
         name = f'"{relation.schema}"."{relation.name}"'

@@ -212,17 +212,17 @@ def _row(data: bytes, at: int, size: int) -> tuple[Values, int]:
     at += 2
     values: Values = []
     append = values.append
+    length_at = _I32
     for _ in range(count):
         tag = data[at]
         if tag == 116:  # t: text
-            end = at + 5
-            if end > size:
+            start = at + 5
+            if start > size:
                 raise MalformedMessage("value length is cut off")
-            end += _I32(data, at + 1)[0]
-            if end > size:
+            at = start + length_at(data, at + 1)[0]
+            if at > size:
                 raise MalformedMessage("value is longer than its message")
-            append(data[at + 5 : end])
-            at = end
+            append(data[start:at])
         elif tag == 110:  # n: NULL
             append(None)
             at += 1

@@ -23,8 +23,15 @@ SEPARATOR_BYTES = 2
 
 
 def text_of(value: Value) -> str | None:
-    """A value as clients get it. Bytes that are no UTF-8 (a SQL_ASCII database) become U+FFFD."""
-    return value.decode("utf-8", "replace") if type(value) is bytes else None
+    """A value as clients get it. Raises UnicodeDecodeError (see `repaired`)."""
+    return value.decode() if type(value) is bytes else None
+
+
+def repaired(row: Values | None) -> Values | None:
+    """The row with bytes that are no UTF-8 (a SQL_ASCII database) as U+FFFD."""
+    if row is None:
+        return None
+    return [v.decode("utf-8", "replace").encode() if isinstance(v, bytes) else v for v in row]
 
 
 def key_part(text: str | None) -> str:
@@ -38,65 +45,95 @@ class Encoder:
     Raises KeyError when a needed column is not in the stream.
     """
 
-    __slots__ = ("_full", "_hidden", "_key", "_keyless", "_prefix", "_relation", "_salt", "_selected")
+    __slots__ = (
+        "_full",
+        "_hidden",
+        "_identity",
+        "_key",
+        "_key_set",
+        "_keyless",
+        "_prefix",
+        "_relation",
+        "_salt",
+        "_selected",
+    )
 
     def __init__(self, definition: Definition, stream_columns: Sequence[str]) -> None:
         at = {name: index for index, name in enumerate(stream_columns)}
         self._prefix = key_prefix(definition.schema, definition.table)
         self._key = [at[name] for name in definition.key_columns]
+        self._key_set = frozenset(self._key)
         self._hidden = [at[name] for name in definition.hidden_columns]
+        self._identity = (*self._key, *self._hidden)
         self._salt = definition.salt
         self._selected = [(name, at[name]) for name in definition.columns]
         self._full = definition.full_replica
         self._keyless = not definition.pk
         self._relation = orjson.dumps([definition.schema, definition.table])
 
+    def encode(self, old: Values | None, new: Values | None, tx: bytes, op: int) -> list[bytes]:
+        """The lines of one change: an insert (no `old`), a delete (no `new`) or an update, which may need none or two.
+
+        `tx` is what `transaction_headers` made. Neither row may have UNCHANGED values (see `fill_unchanged`).
+        """
+        try:
+            return self._encode(old, new, tx, op)
+        except UnicodeDecodeError:
+            return self._encode(repaired(old), repaired(new), tx, op)
+
+    def _encode(self, old: Values | None, new: Values | None, tx: bytes, op: int) -> list[bytes]:
+        if old is None:
+            assert new is not None
+            return [self._insert(new, tx, op)]
+        if new is None:
+            return [self._delete(old, tx, op)]
+        return self._update(old, new, tx, op)
+
     def key(self, row: Values) -> str:
-        key = self._prefix + "".join([key_part(text_of(row[index])) for index in self._key])
+        key = self._prefix
+        for index in self._key:
+            key += key_part(text_of(row[index]))
         return key + hidden_part(self._salt, [text_of(row[index]) for index in self._hidden]) if self._hidden else key
 
-    def insert(self, row: Values, tx: bytes, op: int, extra: bytes = b"") -> bytes:
-        """`tx` is what `transaction_headers` made; `extra` more header fields, each with its comma."""
+    def _insert(self, row: Values, tx: bytes, op: int, extra: bytes = b"") -> bytes:
+        """`extra`: more header fields, each with its comma."""
         value = {name: text_of(row[index]) for name, index in self._selected}
-        body = orjson.dumps({"key": self.key(row), "value": value})
-        return self._line(body, b"insert", extra, tx, op)
+        return self._line({"key": self.key(row), "value": value}, b"insert", extra, tx, op)
 
-    def delete(self, row: Values, tx: bytes, op: int, extra: bytes = b"") -> bytes:
-        keys = self._key
+    def _delete(self, row: Values, tx: bytes, op: int, extra: bytes = b"") -> bytes:
+        keys = self._key_set
         everything = self._full or self._keyless
         value = {name: text_of(row[index]) for name, index in self._selected if everything or index in keys}
-        body = orjson.dumps({"key": self.key(row), "value": value})
-        return self._line(body, b"delete", extra, tx, op)
+        return self._line({"key": self.key(row), "value": value}, b"delete", extra, tx, op)
 
-    def update(self, old: Values, new: Values, tx: bytes, op: int) -> list[bytes]:
-        """No line (nothing selected changed), one, or two (the key changed: delete and insert).
-
-        `new` must have no UNCHANGED values (see `fill_unchanged`).
-        """
-        keys = self._key
-        if any(old[index] != new[index] for index in keys) or any(old[i] != new[i] for i in self._hidden):
-            before, after = self.key(old), self.key(new)
-            if before != after:
+    def _update(self, old: Values, new: Values, tx: bytes, op: int) -> list[bytes]:
+        for index in self._identity:
+            if old[index] != new[index]:
+                before, after = self.key(old), self.key(new)
                 to = b'"key_change_to":' + orjson.dumps(after) + b","
                 origin = b'"key_change_from":' + orjson.dumps(before) + b","
-                return [self.delete(old, tx, op, to), self.insert(new, tx, op + 1, origin)]
-        changed = {index for _, index in self._selected if old[index] != new[index]}
-        if not changed:
+                return [self._delete(old, tx, op, to), self._insert(new, tx, op + 1, origin)]
+        keys = self._key_set
+        full = self._full
+        value: dict[str, str | None] = {}
+        previous: dict[str, str | None] = {}
+        for name, index in self._selected:
+            current = new[index]
+            if old[index] != current:
+                previous[name] = text_of(old[index]) if full else None
+                value[name] = text_of(current)
+            elif full or index in keys:
+                value[name] = text_of(current)
+        if not previous:
             return []
-        if self._full:
-            message = {
-                "key": self.key(new),
-                "value": {name: text_of(new[index]) for name, index in self._selected},
-                "old_value": {name: text_of(old[index]) for name, index in self._selected if index in changed},
-            }
-        else:
-            value = {n: text_of(new[index]) for n, index in self._selected if index in changed or index in keys}
-            message = {"key": self.key(new), "value": value}
-        return [self._line(orjson.dumps(message), b"update", b"", tx, op)]
+        message: dict[str, object] = {"key": self.key(new), "value": value}
+        if full:
+            message["old_value"] = previous
+        return [self._line(message, b"update", b"", tx, op)]
 
-    def _line(self, body: bytes, operation: bytes, extra: bytes, tx: bytes, op: int) -> bytes:
+    def _line(self, message: dict[str, object], operation: bytes, extra: bytes, tx: bytes, op: int) -> bytes:
         return b'%b,"headers":{"operation":"%b","relation":%b,%b%b%d' % (
-            body[:-1],
+            orjson.dumps(message)[:-1],
             operation,
             self._relation,
             extra,
