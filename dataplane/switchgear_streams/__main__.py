@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import os
+import resource
 import signal
 import sys
 
@@ -29,6 +30,7 @@ def main() -> None:
             print(f"switchgear-streams: {problem}", file=sys.stderr)
         sys.exit(2)
     logs.configure("switchgear-streams", os.environ.get("SWITCHGEAR_LOG_LEVEL", "INFO"))
+    raise_file_limit()
     # Long lists of plain data are made all the time and hold no cycles.
     gc.set_threshold(50_000, 20, 50)
     try:
@@ -39,6 +41,16 @@ def main() -> None:
     except OSError as error:
         log.error("cannot start: %s", error)
         sys.exit(1)
+
+
+def raise_file_limit() -> None:
+    """One descriptor a connection: take as many as the system grants."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError) as error:
+            log.warning("only %d open files are allowed: %s", soft, error)
 
 
 async def run(settings: Settings) -> None:

@@ -30,6 +30,8 @@ log = logging.getLogger("switchgear.streams.checkpoint")
 # Runs of this size and more are left where they are.
 _LARGE_RUN = 8 * 1_048_576
 _RETRY = 5.0
+# Errors that may go away, and after which the files are as they were.
+_PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 # The catalogue is written anew when it is this large and more than three times what is alive in it.
 _CATALOG_SLACK = 16 * 1_048_576
 
@@ -97,11 +99,11 @@ class Checkpointer:
                 self.failed = False
                 log.warning("checkpoints work again")
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in _PASSING:
                 self._on_fatal(error)
                 return
             if not self.failed:
-                log.error("no disk space for a checkpoint; it is tried again, and the log keeps everything")
+                log.error("no checkpoint (%s); it is tried again, and the log keeps everything", error.strerror)
             self.failed = True
             self._thaw(job)
         finally:

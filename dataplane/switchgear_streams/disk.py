@@ -74,7 +74,7 @@ class Disk:
             have += len(data)
         return b"".join(parts)
 
-    def write(self, fd: int, buffers: Sequence[bytes], offset: int) -> None:
+    def write(self, fd: int, buffers: Sequence[bytes | bytearray], offset: int) -> None:
         """All of it."""
         for at in range(0, len(buffers), _MAX_BUFFERS):
             part = buffers[at : at + _MAX_BUFFERS]

@@ -108,7 +108,7 @@ class Packer:
     def _write_pack(self, job: Job, fd: int) -> None:
         victims = set(job.victims)
         written = 0
-        buffered: list[bytes] = []
+        buffered: list[bytes | bytearray] = []
         for part in job.parts:
             stream = part.stream
             for run in part.kept if victims else ():
@@ -119,7 +119,7 @@ class Packer:
                 head, part.new = segments.encode_run(
                     job.pack, job.written, stream.key, stream.generation, start, ends, data
                 )
-                buffered += (head, bytes(data) if isinstance(data, bytearray) else data)
+                buffered += (head, data)
                 job.written += len(head) + len(data)
             if job.written - written >= _WRITE_SIZE:
                 self._disk.write(fd, buffered, written)
@@ -127,7 +127,7 @@ class Packer:
         self._disk.write(fd, buffered, written)
         job.alive = sum(run.length for part in job.parts for run in part.written)
 
-    def _move(self, job: Job, part: Part, run: Run, buffered: list[bytes]) -> None:
+    def _move(self, job: Job, part: Part, run: Run, buffered: list[bytes | bytearray]) -> None:
         """Copy a run as it is, unless it is damaged: then it stays."""
         try:
             data, ends = self._load(run)

@@ -7,11 +7,14 @@ time per append.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from contextvars import Context
 from typing import Any
 
 from switchgear_wire.response import Response
+
+log = logging.getLogger("switchgear.streams")
 
 
 class Pending(asyncio.Future[Response]):
@@ -30,4 +33,7 @@ class Pending(asyncio.Future[Response]):
         if not self.done():
             self.set_result(response)
             if self._listener is not None:
-                self._listener(self)
+                try:
+                    self._listener(self)
+                except Exception:
+                    log.exception("an answer could not be given")

@@ -65,7 +65,12 @@ class Reader:
         if end - start > limit:
             end = self._cut(stream, start, start + limit, end)
         held: list[int] = []
-        return Range(start, end, self._parts(stream, start, end, held), held, end == visible)
+        try:
+            parts = self._parts(stream, start, end, held)
+        except BaseException:
+            self.release(held)
+            raise
+        return Range(start, end, parts, held, end == visible)
 
     def load(self, stream: Stream, start: int, end: int) -> bytes:
         """Stored bytes [start, end), in memory."""

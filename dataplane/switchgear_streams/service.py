@@ -236,7 +236,8 @@ class Service:
         if self._bearer is not None and not self._allowed(request):
             return self._unauthorised()
         headers = request.headers
-        stream = self.store.streams.get(request.path[self._prefix_length :])
+        name = request.path[self._prefix_length :]
+        stream = None if b"%" in name else self.store.streams.get(name)
         if type(stream) is Stream and headers.keys().isdisjoint(_SPECIAL) and request.body_complete:
             body = request.body_now()
             if body and len(body) <= self.settings.max_body_bytes:

@@ -29,7 +29,8 @@ log = logging.getLogger("switchgear.streams.wal")
 MAX_BLOCK = 4 * 1_048_576
 # Of each segment this is kept for deletions and the like, which must work when the disk is full.
 _RESERVE = 65_536
-MAX_SEGMENTS = 8
+# So many segments' worth of log may wait for a checkpoint; what it holds is in memory, too.
+MAX_SEGMENTS = 4
 _SPARE_RETRY = 1.0
 
 
@@ -166,6 +167,8 @@ class Log:
         waiter: asyncio.Future[None] = self._loop.create_future()
         self._room_waiters.append(waiter)
         await asyncio.wait([waiter], timeout=seconds)
+        if not waiter.done():
+            self._room_waiters.remove(waiter)
 
     def _use(self, segment: Segment) -> None:
         self._current = segment
@@ -173,7 +176,11 @@ class Log:
         self._segments.append(segment)
 
     def _want_spare(self) -> None:
-        if self._making is not None or self._spare is not None or len(self._segments) >= MAX_SEGMENTS:
+        if (
+            self._making is not None
+            or self._spare is not None
+            or self.retained > (MAX_SEGMENTS - 1) * self._segment_bytes
+        ):
             return
         index = self._segments[-1].index + 1
         old = self._retired.pop() if self._retired else None
@@ -299,7 +306,10 @@ class Log:
         self.syncs += 1
         for job in jobs:
             for entry in job.entries:
-                entry.durable()
+                try:
+                    entry.durable()
+                except Exception:
+                    log.exception("a change is durable, but telling so failed")
         if self._barriers:
             ready = [future for number, future in self._barriers if number <= self.durable]
             self._barriers = [pair for pair in self._barriers if pair[0] > self.durable]

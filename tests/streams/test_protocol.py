@@ -204,6 +204,23 @@ def test_paths(client: httpx.Client, server: StreamsServer) -> None:
     assert client.get(server.stream("tenants%2F%C3%A4/😀/1")).content == b"deep"
 
 
+def test_an_encoded_percent_sign_is_another_stream(client: httpx.Client, server: StreamsServer) -> None:
+    plain, encoded = server.stream("pc-A"), server.stream("pc-%2541")
+    for url in (plain, encoded):
+        assert client.put(url, headers=TEXT).status_code == 201
+    assert client.post(server.stream("pc-%41"), headers=TEXT, content=b"plain").status_code == 204
+    assert client.post(encoded, headers=TEXT, content=b"encoded").status_code == 204
+    assert client.get(plain).content == b"plain"
+    assert client.get(encoded).content == b"encoded"
+
+
+def test_json_bodies_have_a_limit(client: httpx.Client, url: str) -> None:
+    client.put(url, headers=JSON)
+    assert code(client.post(url, headers=JSON, content=b"[" + b"1," * 4_500_000 + b"1]")) == (413, "JSON_TOO_LARGE")
+    assert client.post(url, headers=JSON, content=b"[" + b"1," * 100_000 + b"1]").status_code == 204
+    assert sum(read_messages(client, url)) == 100_001
+
+
 def test_other_methods(client: httpx.Client, url: str) -> None:
     answer = client.request("PATCH", url)
     assert code(answer) == (405, "METHOD_NOT_ALLOWED")
