@@ -106,6 +106,10 @@ class Checkpointer:
                 log.error("no checkpoint (%s); it is tried again, and the log keeps everything", error.strerror)
             self.failed = True
             self._thaw(job)
+        except Exception as error:
+            # Half a checkpoint in memory must not be built upon: the log has everything, a new start replays it.
+            log.exception("a checkpoint failed in an unforeseen way")
+            self._on_fatal(OSError(f"checkpoint: {error}"))
         finally:
             self._task = None
             if self.failed:

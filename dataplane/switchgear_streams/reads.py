@@ -51,6 +51,13 @@ class Reader:
         """May a JSON range begin or end here?"""
         return position in (0, stream.visible) or self.load(stream, position - 1, position) == b"\n"
 
+    @staticmethod
+    def check(stream: Stream, position: int) -> None:
+        """Raises 410 DATA_DAMAGED if what comes next is lost."""
+        damage = stream.damage
+        if damage is not None and damage[0] <= position < damage[1]:
+            raise HttpError(410, "DATA_DAMAGED", "The data at this offset was damaged on disk and is lost.")
+
     def range(self, stream: Stream, start: int, limit: int) -> Range:
         """From `start` up to about `limit` bytes, cut between messages (JSON) or characters (text).
 
@@ -59,8 +66,7 @@ class Reader:
         end = visible = stream.visible
         damage = stream.damage
         if damage is not None and start < damage[1]:
-            if start >= damage[0]:
-                raise HttpError(410, "DATA_DAMAGED", "The data at this offset was damaged on disk and is lost.")
+            self.check(stream, start)
             end = damage[0]
         if end - start > limit:
             end = self._cut(stream, start, start + limit, end)

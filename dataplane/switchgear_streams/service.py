@@ -332,6 +332,7 @@ class Service:
             return stream
         try:
             position = self._reader.position(stream, command.offset)
+            self._reader.check(stream, position)
             if command.live == "sse":
                 return self._sse(stream, position, command.cursor)
             if command.live == "long-poll":

@@ -104,6 +104,9 @@ def test_a_damaged_record_quarantines_its_stream_only(own: StreamsServer, client
     assert "stream-up-to-date" not in before.headers
     hole = client.get(url, params={"offset": before.headers["stream-next-offset"]})
     assert (hole.status_code, hole.json()["code"]) == (410, "DATA_DAMAGED")
+    for live in ("sse", "long-poll"):
+        query = {"offset": before.headers["stream-next-offset"], "live": live}
+        assert client.get(url, params=query).status_code == 410
     space, position = before.headers["stream-next-offset"].split("_")
     after = client.get(url, params={"offset": f"{space}_{int(position) + 5:016d}"})
     assert after.content == wanted(20)[55:]
