@@ -28,6 +28,9 @@ DISPLAY_SETTINGS = {
     "IntervalStyle": "iso_8601",
 }
 
+BLOCK_SECONDS = 0.05
+NAP_SECONDS = 0.001
+
 _COPY_STATES = (pq.ExecStatus.COPY_OUT, pq.ExecStatus.COPY_BOTH, pq.ExecStatus.COPY_IN)
 
 
@@ -151,27 +154,37 @@ class Session:
     async def copy_blocks(self, block_bytes: int) -> AsyncIterator[list[bytes]]:
         """The data of COPY OUT: lists of rows, about `block_bytes` each, as fast as the consumer takes them.
 
-        Raises PostgresError, ConnectionLost.
+        The first block comes with the first bytes, later ones at least every BLOCK_SECONDS. Raises PostgresError,
+        ConnectionLost.
         """
         get = self._pg.get_copy_data
+        time = self._loop.time
         rows: list[bytes] = []
         size = 0
+        last = 0.0
+        empty = 0
         while True:
             try:
                 count, data = get(1)
             except psycopg.Error as error:
                 raise self._lost(error) from None
             if count > 0:
+                empty = 0
                 rows.append(bytes(data))
                 size += count
                 if size >= block_bytes:
                     yield rows
-                    rows, size = [], 0
+                    rows, size, last = [], 0, time()
             elif count == 0:
-                if rows:
+                if rows and time() - last > BLOCK_SECONDS:
                     yield rows
-                    rows, size = [], 0
-                await self._wait(self._loop.add_reader, self._loop.remove_reader)
+                    rows, size, last = [], 0, time()
+                # The library takes a few packets at a time: look again, nap (the kernel gathers more), then wait.
+                if empty == 1:
+                    await asyncio.sleep(NAP_SECONDS)
+                elif empty > 1:
+                    await self._wait(self._loop.add_reader, self._loop.remove_reader)
+                empty += 1
                 self._consume()
             else:
                 if rows:
