@@ -19,6 +19,7 @@ from switchgear_streams.rules import cursors, messages
 from switchgear_streams.stream import Stream
 from switchgear_wire.errors import ClientGone, HttpError
 from switchgear_wire.response import Response, Writer, frame
+from switchgear_wire.sse import event
 
 if TYPE_CHECKING:
     from switchgear_streams.store import Store
@@ -337,19 +338,6 @@ class Subscriber:
 def messages_body(stream: Stream, payload: bytes) -> bytes:
     """A stored range as a GET body."""
     return b"[" + payload[: -len(messages.END)] + b"]" if stream.json else payload
-
-
-def event(name: bytes, payload: bytes) -> bytes:
-    """One SSE event; every payload line (ended by CRLF, CR or LF) becomes a field, so that none can inject another.
-
-    Receivers strip one blank after the colon, so a line that begins with one gets another; other lines get none.
-    """
-    if b"\n" in payload or b"\r" in payload:
-        payload = payload.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\ndata:")
-        payload = payload.replace(b"\ndata: ", b"\ndata:  ")
-    if payload.startswith(b" "):
-        payload = b" " + payload
-    return b"event: %b\ndata:%b\n\n" % (name, payload)
 
 
 def data_event(stream: Stream, stored: bytes) -> bytes:
