@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,17 +53,20 @@ def codes(markdown: str) -> set[str]:
     return set(re.findall(r"`([^`\n]+)`", markdown))
 
 
+@cache
 def sources(package: str) -> dict[str, str]:
     """A room's modules: path below the repository's root → text."""
     folder = ROOMS[package] / package
     return {str(file.relative_to(ROOT)): file.read_text("utf-8") for file in sorted(folder.rglob("*.py"))}
 
 
-def trees(package: str) -> Iterator[ast.Module]:
+@cache
+def trees(package: str) -> list[ast.Module]:
     """The same, parsed."""
-    yield from (ast.parse(source) for source in sources(package).values())
+    return [ast.parse(source) for source in sources(package).values()]
 
 
+@cache
 def strings(package: str) -> set[str]:
     """Every string constant of a room's modules."""
     return {
