@@ -11,7 +11,8 @@ import logging
 import os
 import time
 
-from switchgear_shapes.definition import Definition, streamed_columns
+import orjson
+
 from switchgear_shapes.errors import ShapeError, database_unreachable, snapshot_failed
 from switchgear_shapes.ingest import Ingest
 from switchgear_shapes.log.shape import Shape
@@ -19,7 +20,7 @@ from switchgear_shapes.log.snapshot_file import split_chunks
 from switchgear_shapes.log.store import Store
 from switchgear_shapes.postgres.pool import Pool, PoolTimeout
 from switchgear_shapes.postgres.session import ConnectionLost, PostgresError, Session
-from switchgear_shapes.relations import Relation, from_rows, query_by_oids
+from switchgear_shapes.relations import Relation
 from switchgear_shapes.replication.conversation import parse_lsn
 from switchgear_shapes.replication.publication import Publication
 from switchgear_shapes.snapshot import SnapshotMark, begin_statements, copy_statement
@@ -27,6 +28,8 @@ from switchgear_shapes.snapshot import SnapshotMark, begin_statements, copy_stat
 log = logging.getLogger("switchgear.shapes.creation")
 
 BLOCK_BYTES = 1024 * 1024
+SMALL_BYTES = 65_536
+"""Up to here a snapshot goes through the write-ahead log, whose sync it shares with everything else."""
 FIRST_ROW_SECONDS = 30.0
 MARK_SECONDS = 10.0
 LOCK_SECONDS = 5
@@ -55,15 +58,13 @@ class Creator:
         self._publication = publication
         self._threshold = threshold
         self._tasks: set[asyncio.Task[None]] = set()
-        self.stored_generated = False
-        """Whether the publication carries stored generated columns."""
         self.created = 0
         self.failed = 0
         self.seconds = 0.0
 
-    def start(self, shape: Shape) -> None:
-        """Begin to make a registered shape."""
-        task = asyncio.ensure_future(self._create(shape))
+    def start(self, shape: Shape, relation: Relation) -> None:
+        """Begin to make a registered shape of the table that `relation` describes."""
+        task = asyncio.ensure_future(self._create(shape, relation))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -77,10 +78,10 @@ class Creator:
     def running(self) -> int:
         return len(self._tasks)
 
-    async def _create(self, shape: Shape) -> None:
+    async def _create(self, shape: Shape, relation: Relation) -> None:
         started = time.monotonic()
         try:
-            await self._make(shape)
+            await self._make(shape, relation)
             self.created += 1
             self.seconds += time.monotonic() - started
         except Exception as error:
@@ -110,49 +111,43 @@ class Creator:
         log.error("cannot create shape %s", shape.handle, exc_info=error)
         return ShapeError(500, {"message": "Unexpected error while creating snapshot"})
 
-    async def _make(self, shape: Shape) -> None:
+    async def _make(self, shape: Shape, relation: Relation) -> None:
         definition = shape.definition
         await self._publication.ensure(definition.oid, definition.schema, definition.table)
         async with self._snapshots.session() as session:
             registered = self._ingest.register(shape)
-            relation = await self._stitch(shape, session, registered)
+            await self._stitch(shape, relation, session, registered)
             fd = os.open(shape.snapshot.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             try:
-                if not definition.changes_only:
-                    await self._copy(shape, relation, session, fd)
-                await session.query("ROLLBACK")
-                await self._finish(shape, fd)
+                kept = b""
+                if definition.changes_only:
+                    await session.query("ROLLBACK")
+                else:
+                    kept = await self._copy(shape, relation, session, fd)
+                await self._finish(shape, fd, kept)
             finally:
                 os.close(fd)
 
-    async def _stitch(self, shape: Shape, session: Session, registered: int) -> Relation:
-        """Open the snapshot's transaction, and tell the ingest what it sees."""
-        definition = shape.definition
+    async def _stitch(self, shape: Shape, relation: Relation, session: Session, registered: int) -> None:
+        """Open the snapshot's transaction, and tell the ingest what it sees. Raises SchemaChanged."""
         for _ in range(STITCH_ATTEMPTS):
             try:
-                rows = await session.query_limited(begin_statements(definition, LOCK_SECONDS), MARK_SECONDS)
+                rows = await session.query_limited(begin_statements(shape.definition, LOCK_SECONDS), MARK_SECONDS)
             except TimeoutError:
                 raise snapshot_failed("The database did not begin a snapshot in time") from None
-            relations = from_rows(await session.query(query_by_oids([definition.oid])))
-            if not relations or not self._as_defined(definition, relations[0]):
+            seen, lsn, fingerprint = rows[0]
+            if fingerprint is None or orjson.loads(fingerprint) != relation.fingerprint:
                 raise SchemaChanged
-            mark = SnapshotMark.parse(rows[0][0] or "", parse_lsn(rows[0][1] or ""))
+            mark = SnapshotMark.parse(seen or "", parse_lsn(lsn or ""))
             if self._ingest.open(shape, mark, registered):
-                return relations[0]
+                return
             # A commit that the stream already had is not visible yet: it will be in a moment.
             await session.query("ROLLBACK")
             await asyncio.sleep(0.05)
         raise snapshot_failed("A transaction that is replicated already does not become visible; is a standby stuck?")
 
-    def _as_defined(self, definition: Definition, relation: Relation) -> bool:
-        streamed = streamed_columns(relation, stored_generated=self.stored_generated)
-        return (
-            relation.pk == definition.pk
-            and (relation.schema, relation.name) == (definition.schema, definition.table)
-            and tuple((column.name, column.type_oid) for column in streamed) == definition.signature
-        )
-
-    async def _copy(self, shape: Shape, relation: Relation, session: Session, fd: int) -> None:
+    async def _copy(self, shape: Shape, relation: Relation, session: Session, fd: int) -> bytes:
+        """Fill the file, and end the transaction. The rows themselves, if they are few; else nothing."""
         loop = asyncio.get_running_loop()
         snapshot = shape.snapshot
         timed_out: list[asyncio.Future[None]] = []
@@ -160,18 +155,24 @@ class Creator:
             FIRST_ROW_SECONDS, lambda: timed_out.append(asyncio.ensure_future(session.cancel_and_close()))
         )
         position = chunk_start = 0
+        kept = b""
         try:
-            await session.start_copy(copy_statement(shape.definition, relation))
+            await session.start_copy(copy_statement(shape.definition, relation) + "; ROLLBACK")
             async for rows in session.copy_blocks(BLOCK_BYTES):
                 watchdog.cancel()
                 if not shape.alive:
                     raise SchemaChanged
                 data = rows[0] if len(rows) == 1 else b"".join(rows)
                 ends = split_chunks(rows, position, chunk_start, self._threshold)
-                await loop.run_in_executor(None, _write, fd, data, position)
+                if len(data) <= SMALL_BYTES:
+                    _write(fd, data, position)
+                else:
+                    await loop.run_in_executor(None, _write, fd, data, position)
                 position += len(data)
+                kept = kept + data if position <= SMALL_BYTES else b""
                 chunk_start = ends[-1] if ends else chunk_start
                 snapshot.advance(position, ends)
+            return kept
         except (ConnectionLost, PostgresError):
             if timed_out:
                 raise snapshot_failed(
@@ -182,20 +183,24 @@ class Creator:
         finally:
             watchdog.cancel()
 
-    async def _finish(self, shape: Shape, fd: int) -> None:
+    async def _finish(self, shape: Shape, fd: int, kept: bytes) -> None:
+        """The last line, and durability: of a small snapshot through the write-ahead log, of others by fdatasync."""
         loop = asyncio.get_running_loop()
         snapshot = shape.snapshot
         assert snapshot.mark is not None
         line = snapshot.mark.control_line()
-        await loop.run_in_executor(None, _write, fd, line, snapshot.length)
+        _write(fd, line, snapshot.length)
         if not shape.alive:
             raise SchemaChanged
+        small = snapshot.length == len(kept)
         length = snapshot.length + len(line)
         snapshot.advance(length, [length], complete=True)
-        await loop.run_in_executor(None, os.fdatasync, fd)
+        if not small:
+            await loop.run_in_executor(None, os.fdatasync, fd)
         durable: asyncio.Future[None] = loop.create_future()
         if shape.alive:
-            self._store.complete_snapshot(shape, lambda: None if durable.done() else durable.set_result(None))
+            done = lambda: None if durable.done() else durable.set_result(None)  # noqa: E731
+            self._store.complete_snapshot(shape, kept + line if small else None, done)
             await durable
 
 

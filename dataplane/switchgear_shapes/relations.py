@@ -48,6 +48,16 @@ class Relation:
     """Primary key columns in key order; empty without one."""
 
     @property
+    def fingerprint(self) -> list[list[object]]:
+        """What `fingerprint_expression` gives in Postgres for the table as it is here."""
+        pk = {name: position for position, name in enumerate(self.pk)}
+        columns: list[list[object]] = [
+            [c.name, c.number, c.type_oid, c.type_modifier, c.not_null, c.generated, pk.get(c.name)]
+            for c in self.columns
+        ]
+        return [[self.schema, self.name], *columns]
+
+    @property
     def signature(self) -> tuple[tuple[str, int], ...]:
         """(column, type OID) in table order: what must stay the same for rows to stay decodable."""
         return tuple((column.name, column.type_oid) for column in self.columns)
@@ -77,6 +87,19 @@ def query_by_name(schema: str, table: str) -> str:
 
 def query_by_oids(oids: list[int]) -> str:
     return _COLUMNS_QUERY.format(condition=f"c.oid IN ({','.join(map(str, oids))})")
+
+
+def fingerprint_expression(oid: int) -> str:
+    """SQL for a JSON text that changes when anything about the table that a snapshot relies on changes."""
+    return (
+        "(SELECT json_build_array(json_build_array(n.nspname, c.relname))::jsonb || "  # noqa: S608
+        "(SELECT jsonb_agg(jsonb_build_array(a.attname, a.attnum, a.atttypid::int8, a.atttypmod, a.attnotnull,"
+        " a.attgenerated, CASE WHEN array_position(i.indkey, a.attnum) < i.indnkeyatts"
+        " THEN array_position(i.indkey, a.attnum) END) ORDER BY a.attnum)"
+        " FROM pg_attribute a LEFT JOIN pg_index i ON i.indrelid = a.attrelid AND i.indisprimary"
+        f" WHERE a.attrelid = {oid} AND a.attnum > 0 AND NOT a.attisdropped)"
+        f" FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = {oid})"
+    )
 
 
 def from_rows(rows: list[Row]) -> list[Relation]:
@@ -109,7 +132,7 @@ def _column(row: Row) -> Column:
         type_oid=int(row[7] or 0),
         type_name=row[8] or "",
         type_kind=row[9] or "",
-        type_modifier=int(row[10] or -1),
+        type_modifier=-1 if row[10] is None else int(row[10]),
         dimensions=int(row[11] or 0),
         element_type=row[12],
         not_null=row[13] == "t",

@@ -329,8 +329,6 @@ class Service:
         if reason is not None or store.system != system:
             store.set_system(*system, started.slot_lsn)
         self.stored_generated = started.stored_generated
-        if self.creator is not None:
-            self.creator.stored_generated = started.stored_generated
         self._publication.forget()
         self.catalog.clear()
 

@@ -77,7 +77,7 @@ def integer(low: int, high: int) -> Callable[[str], int]:
 
 def stream_id(text: str) -> str:
     if not _STREAM_ID.fullmatch(text) or len(text) > 63 - len("electric_publication_"):
-        raise ValueError("must be letters, digits and underscores, not begin with a digit, and have at most 42 of them")
+        raise ValueError("must be at most 42 lower-case letters, digits and underscores, and not begin with a digit")
     return text
 
 

@@ -164,39 +164,42 @@ class ShapeApi:
         if not await self._stack.wait_active(READY_SECONDS):
             raise errors.not_ready(self._stack.waiting_for)
         shape = await self._resolve(sr.params)
+        if sr.handle is None:
+            await self._started(shape)
+            failure = shape.snapshot.failure
+            if failure is not None and failure.status == 409:  # the table was altered since it was last looked at
+                shape = await self._resolve(sr.params)
         answer = self._with_shape(request, base, sr, shape)
         return answer if isinstance(answer, AnyResponse) else await answer
 
     async def _resolve(self, params: ShapeParams) -> Shape:
+        """The shape of these parameters, made if need be. What is cached of the table is checked by the creation."""
         stack = self._stack
         catalog = stack.catalog
-        for fresh in (False, True):
-            if fresh:
-                catalog.forget(params.schema, params.table)
+        relation = await catalog.get(params.schema, params.table)
+        if relation is None:
+            raise no_such_table(params)
+        try:
+            definition = define(params, relation, stored_generated=stack.stored_generated)
+        except ShapeError:  # perhaps not wrong, but newer than what is cached
+            catalog.forget(params.schema, params.table)
             relation = await catalog.get(params.schema, params.table)
             if relation is None:
-                raise no_such_table(params)
-            try:
-                definition = define(params, relation, stored_generated=stack.stored_generated)
-            except ShapeError:
-                if fresh:
-                    raise
-                continue
-            store, creator = stack.store, stack.creator
-            if store is None or creator is None or not stack.active:
-                raise errors.not_ready(stack.waiting_for)
-            shape = store.by_identity.get(definition.identity)
-            if shape is not None and shape.definition.survives(
-                definition.oid, definition.schema, definition.table, definition.signature
-            ):
-                return self._remember(params, shape)
-            if fresh:
-                if shape is not None:
-                    store.drop(shape, "its table's definition changed")
-                shape = store.create(definition)
-                creator.start(shape)
-                return self._remember(params, shape)
-        raise AssertionError("unreachable")
+                raise no_such_table(params) from None
+            definition = define(params, relation, stored_generated=stack.stored_generated)
+        store, creator = stack.store, stack.creator
+        if store is None or creator is None or not stack.active:
+            raise errors.not_ready(stack.waiting_for)
+        shape = store.by_identity.get(definition.identity)
+        if shape is not None and not shape.definition.survives(
+            definition.oid, definition.schema, definition.table, definition.signature
+        ):
+            store.drop(shape, "its table's definition changed")
+            shape = None
+        if shape is None:
+            shape = store.create(definition)
+            creator.start(shape, relation)
+        return self._remember(params, shape)
 
     def _remember(self, params: ShapeParams, shape: Shape) -> Shape:
         self._resolved[params] = shape
@@ -264,11 +267,15 @@ class ShapeApi:
     async def _snapshot_start(
         self, request: Request, base: bytes, sr: ShapeRequest, shape: Shape, schema: bytes | None
     ) -> AnyResponse:
+        await self._started(shape)
+        return self._initial(request, base, sr, shape, schema)
+
+    async def _started(self, shape: Shape) -> None:
+        """Wait until the snapshot has rows for readers, or has failed."""
         deadline = time.monotonic() + SNAPSHOT_START_SECONDS
         while not shape.snapshot.started:
             if not await shape.snapshot.changed(max(0.0, deadline - time.monotonic())):
                 raise errors.snapshot_failed("The snapshot did not start in time")
-        return self._initial(request, base, sr, shape, schema)
 
     def _initial(
         self, request: Request, base: bytes, sr: ShapeRequest, shape: Shape, schema: bytes | None

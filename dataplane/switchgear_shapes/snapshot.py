@@ -14,7 +14,7 @@ import orjson
 from switchgear_shapes.definition import Definition
 from switchgear_shapes.identifiers import key_prefix, literal, quote, quote_relation
 from switchgear_shapes.postgres.session import DISPLAY_SETTINGS
-from switchgear_shapes.relations import Column, Relation
+from switchgear_shapes.relations import Column, Relation, fingerprint_expression
 
 # Base types whose cast to text is their output function, and whose output needs no JSON escapes.
 _PLAIN_NAMES = "int2 int4 int8 float4 float8 numeric oid uuid date time timetz timestamp timestamptz interval"
@@ -77,7 +77,7 @@ def begin_statements(definition: Definition, lock_seconds: int) -> str:
         "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"
         f"{settings}SET LOCAL lock_timeout = '{lock_seconds}s';SET LOCAL statement_timeout = 0;"
         f"LOCK TABLE ONLY {relation} IN ACCESS SHARE MODE;"
-        "SELECT pg_current_snapshot(), pg_current_wal_insert_lsn()"
+        f"SELECT pg_current_snapshot(), pg_current_wal_insert_lsn(), {fingerprint_expression(definition.oid)}"
     )
 
 

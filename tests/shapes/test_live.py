@@ -194,6 +194,21 @@ def test_a_column_that_is_not_selected_may_change(database: Database, items: Sha
     assert not [m for m in client.messages if m["headers"].get("operation") == "update"]
 
 
+def test_a_new_shape_of_an_altered_table(database: Database, items: ShapesServer) -> None:
+    """What is cached of a table may be old; a new shape is made of the table as it is."""
+    synced(items)
+    database.execute(
+        "ALTER TABLE items ADD COLUMN note text DEFAULT 'n'; ALTER TABLE items ALTER COLUMN v TYPE text[] USING ARRAY[v]"
+    )
+    full = items.get(table="items", offset="-1", replica="full")
+    assert full.status_code == 200
+    assert set(full.json()[0]["value"]) == {"id", "v", "note"}
+    assert '"dims":1' in full.headers["electric-schema"]
+    database.execute("ALTER TABLE items DROP COLUMN note")
+    response = items.get(table="items", offset="-1", columns="id,v", replica="full")
+    assert response.status_code == 200
+
+
 def test_a_dropped_table_is_noticed(database: Database, make_server: Callable[..., ShapesServer]) -> None:
     """Without any write: by the periodic comparison with the catalogue."""
     database.execute("CREATE TABLE items (id int PRIMARY KEY, v text)")

@@ -135,13 +135,13 @@ async def durable(opened: Store) -> None:
 
 
 async def complete(opened: Store, definition: Definition = DEFINITION) -> Shape:
+    """A shape with a small snapshot, whose file the crash is to have lost."""
     shape = opened.create(definition)
     data = MARK.control_line()
-    shape.snapshot.path.write_bytes(data)
     shape.snapshot.mark = MARK
     shape.snapshot.advance(len(data), [len(data)], complete=True)
     done = asyncio.get_running_loop().create_future()
-    opened.complete_snapshot(shape, lambda: done.set_result(None))
+    opened.complete_snapshot(shape, data, lambda: done.set_result(None))
     await done
     return shape
 
@@ -182,6 +182,7 @@ async def test_a_store_finds_everything_again(open_store: Callable[[], Store]) -
         assert found.definition == DEFINITION
         assert found.snapshot.complete
         assert found.snapshot.mark == MARK
+        assert found.snapshot.path.read_bytes() == MARK.control_line()
         assert content(opened, found) == line(20, 0) + line(30, 2)
         assert found.log.latest == (30, 2)
         assert opened.system == ("sys", 3)

@@ -23,7 +23,7 @@ _SEQUENCE = Struct("<Q")
 
 HEADER_BYTES = _HEADER.size
 
-CREATE, SNAPSHOT, DROP, BATCH, PROGRESS, SYSTEM, PURGE = range(1, 8)
+CREATE, SNAPSHOT, DROP, BATCH, PROGRESS, SYSTEM, PURGE, ROWS = range(1, 9)
 
 
 class TornFrame(Exception):
@@ -95,6 +95,11 @@ def json_record(kind: int, body: object) -> bytes:
 
 def drop_record(shape: int) -> bytes:
     return record(DROP, shape.to_bytes(4, "little"))
+
+
+def rows_record(shape: int, data: bytes) -> bytes:
+    """All bytes of a small snapshot."""
+    return record(ROWS, shape.to_bytes(4, "little") + data)
 
 
 def progress_record(lsn: int) -> bytes:

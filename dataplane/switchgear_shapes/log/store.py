@@ -24,7 +24,7 @@ import orjson
 from switchgear_shapes.definition import Definition
 from switchgear_shapes.errors import CorruptStorage, FatalError
 from switchgear_shapes.log import frames
-from switchgear_shapes.log.files import FileCache
+from switchgear_shapes.log.files import FileCache, write_at
 from switchgear_shapes.log.frames import Batch
 from switchgear_shapes.log.shape import Shape
 from switchgear_shapes.log.wal import Replay, Wal, segment_numbers, segment_path, sync_directory
@@ -151,6 +151,10 @@ class Store:
             shape = self.by_id.get(data["id"])
             if shape is not None:
                 shape.restore_snapshot(data["chunks"], data["mark"])
+        elif kind == frames.ROWS:
+            shape = self.by_id.get(int.from_bytes(body[:4], "little"))
+            if shape is not None:
+                write_at(shape.snapshot.path, [body[4:]], 0)
         elif kind == frames.DROP:
             shape = self.by_id.get(int.from_bytes(body, "little"))
             if shape is not None:
@@ -182,8 +186,13 @@ class Store:
         self._wal.append(frames.json_record(frames.CREATE, shape.to_json()))
         return shape
 
-    def complete_snapshot(self, shape: Shape, callback: Callable[[], None]) -> None:
-        """The snapshot's file is synced: make that known to recovery."""
+    def complete_snapshot(self, shape: Shape, rows: bytes | None, callback: Callable[[], None]) -> None:
+        """The snapshot's file is complete: make that known to recovery.
+
+        `rows` are all its bytes; without them the file must be synced already.
+        """
+        if rows is not None:
+            self._wal.append(frames.rows_record(shape.id, rows))
         mark = shape.snapshot.mark
         assert mark is not None
         body = {"id": shape.id, "chunks": shape.snapshot.chunk_ends, "mark": mark.to_json()}
