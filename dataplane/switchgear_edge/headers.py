@@ -75,7 +75,7 @@ def to_pod(
     client (X-Forwarded-*) may be believed.
     """
     stops = _listed(connection, _REQUEST_STOPS)
-    sent = [header for header in received if header[0] not in stops]
+    sent = [_singular(header) for header in received if header[0] not in stops]
     sent.append((b"host", host))
     sent.append((b"authorization", authorization))
     if trusts is not None and trusts(peer):
@@ -85,6 +85,14 @@ def to_pod(
         sent.append((b"x-forwarded-proto", b"http"))
         sent.append((b"x-forwarded-host", host))
     return sent
+
+
+def _singular(header: Header) -> Header:
+    """A fork's source is named by its path, which is rewritten like the request's own."""
+    name, value = header
+    if name == b"stream-forked-from" and value.startswith(b"/v1/streams/"):
+        return name, b"/v1/stream/" + value.removeprefix(b"/v1/streams/")
+    return header
 
 
 def _forwarded_by_proxy(received: Sequence[Header], host: bytes, peer: str) -> list[Header]:

@@ -29,7 +29,7 @@ def main() -> None:
         for problem in error.problems:
             print(f"switchgear-streams: {problem}", file=sys.stderr)
         sys.exit(2)
-    logs.configure("switchgear-streams", os.environ.get("SWITCHGEAR_LOG_LEVEL", "INFO"))
+    logs.configure("switchgear-streams", settings.log_level)
     raise_file_limit()
     # Long lists of plain data are made all the time and hold no cycles.
     gc.set_threshold(50_000, 20, 50)

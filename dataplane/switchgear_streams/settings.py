@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MIB = 1_048_576
+LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Settings:
     checkpoint_bytes: int
     max_body_bytes: int
     max_streams: int
+    log_level: str
 
 
 class SettingsError(Exception):
@@ -40,7 +42,8 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="switchgear-streams",
         description="A durable streams server: append-only streams over HTTP, every acknowledged byte on the disk.",
-        epilog="The secret comes from --secret-file or STREAMS_SECRET, never from the command line.",
+        epilog="The secret comes from --secret-file or STREAMS_SECRET, never from the command line."
+        f" SWITCHGEAR_LOG_LEVEL is one of {', '.join(LOG_LEVELS)} (default info).",
     )
     add = made.add_argument
     add("--host", help="address to listen on (SWITCHGEAR_HOST; default 127.0.0.1)")
@@ -53,7 +56,10 @@ def parser() -> argparse.ArgumentParser:
     add("--insecure", action="store_true", help="serve everybody without a secret")
     add("--wal-segment-bytes", help=f"size of a log segment (default {64 * MIB})")
     add("--checkpoint-bytes", help=f"amount of new data after which it is moved into packs (default {32 * MIB})")
-    add("--max-body-bytes", help=f"largest request body (default {32 * MIB})")
+    add(
+        "--max-body-bytes",
+        help=f"largest request body (default {32 * MIB}, at most a quarter of a segment)",
+    )
     add("--max-streams", help="most streams that this server holds (default 2000000)")
     return made
 
@@ -80,6 +86,9 @@ def load(argv: Sequence[str], environment: Mapping[str, str]) -> Settings:
     public_url = given.public_url or None
     if public_url is not None and not re.fullmatch(r"https?://[^/?#\s]+(/[^?#\s]*)?", public_url):
         problems.append(f"--public-url must be like https://host or https://host/base, not {public_url!r}")
+    log_level = environment.get("SWITCHGEAR_LOG_LEVEL") or "info"
+    if log_level.lower() not in LOG_LEVELS:
+        problems.append(f"SWITCHGEAR_LOG_LEVEL must be one of {', '.join(LOG_LEVELS)}, not {log_level!r}")
     secret = _secret(given.secret_file, given.insecure, environment, problems)
     segment = whole("--wal-segment-bytes", given.wal_segment_bytes, 64 * MIB, 256 * 1024, 4096 * MIB)
     max_body = whole("--max-body-bytes", given.max_body_bytes, min(32 * MIB, segment // 4), 1, 1024 * MIB)
@@ -96,6 +105,7 @@ def load(argv: Sequence[str], environment: Mapping[str, str]) -> Settings:
         wal_segment_bytes=segment,
         checkpoint_bytes=whole("--checkpoint-bytes", given.checkpoint_bytes, 32 * MIB, 1024, 4096 * MIB),
         max_body_bytes=max_body,
+        log_level=log_level.upper(),
         max_streams=whole("--max-streams", given.max_streams, 2_000_000, 1, 100_000_000),
     )
     if problems:

@@ -360,6 +360,17 @@ def test_what_never_goes_to_a_pod() -> None:
     ]
 
 
+def test_a_forks_source_is_rewritten_like_the_path() -> None:
+    def sent(value: bytes) -> bytes:
+        received = [(b"stream-forked-from", value)]
+        return dict(headers.to_pod(received, connection=None, host=b"h", authorization=b"a", peer="::1"))[
+            b"stream-forked-from"
+        ]
+
+    assert sent(b"/v1/streams/svc-a/room") == sent(b"/v1/stream/svc-a/room") == b"/v1/stream/svc-a/room"
+    assert sent(b"/elsewhere/v1/streams/x") == b"/elsewhere/v1/streams/x"
+
+
 def test_a_trusted_proxy_speaks_for_its_client() -> None:
     received = [(b"x-forwarded-for", b"1.2.3.4"), (b"x-forwarded-proto", b"https"), (b"x-forwarded-host", b"public")]
     sent = dict(to_pod(received, trusts=lambda peer: peer == "10.0.0.9"))
