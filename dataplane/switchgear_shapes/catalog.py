@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict
 
 from switchgear_shapes.errors import cannot_verify
 from switchgear_shapes.postgres.pool import Pool, PoolTimeout
-from switchgear_shapes.postgres.session import ConnectionLost
+from switchgear_shapes.postgres.session import ConnectionLost, PostgresError
 from switchgear_shapes.relations import Relation, from_rows, query_by_name, query_by_oids
+
+log = logging.getLogger("switchgear.shapes.catalog")
 
 LIMIT = 10_000
 
@@ -31,7 +34,7 @@ class Catalog:
         return self._known.get(name) or self._outdated.get(name)
 
     async def get(self, schema: str, table: str) -> Relation | None:
-        """The table, or None when there is none of this name. Raises ShapeError (503), PostgresError."""
+        """The table, or None when there is none of this name. Raises ShapeError (503)."""
         name = (schema, table)
         found = self._known.get(name)
         if found is not None:
@@ -47,7 +50,8 @@ class Catalog:
         try:
             async with self._admin.session(wait=5.0) as session:
                 relations = from_rows(await session.query(query_by_name(*name)))
-        except (ConnectionLost, PoolTimeout):
+        except (ConnectionLost, PoolTimeout, PostgresError) as error:
+            log.warning("cannot look up %s.%s: %s", *name, error)
             raise cannot_verify() from None
         if not relations:
             return None

@@ -84,7 +84,12 @@ class Ingest:
         self._relations.clear()
         self._reset_transaction()
         self._in_transaction = False
-        self._submitted = max(self._submitted, self._store.commit_lsn)
+
+    def start_anew(self) -> None:
+        """The stream is another one, whose positions cannot be compared with what was seen before."""
+        self._submitted = 0
+        self._quiet_lsn = 0
+        self._recent.clear()
 
     def message(self, data: bytes, start: int) -> None:
         """One pgoutput message. Raises MalformedMessage, ProtocolViolation."""

@@ -36,6 +36,8 @@ class Live:
     def __init__(self) -> None:
         self._waiters: dict[int, dict[Waiter, None]] = {}
         self.count = 0
+        self.stopped = False
+        """True when the server stops: nobody may begin to wait."""
 
     def add(self, waiter: Waiter) -> None:
         self._waiters.setdefault(waiter.shape.id, {})[waiter] = None
@@ -65,6 +67,8 @@ class Live:
                 waiter.on_drop()
 
     def stop(self) -> None:
+        """Answer everybody, and let nobody wait from now on."""
+        self.stopped = True
         for waiting in list(self._waiters.values()):
             for waiter in list(waiting):
                 waiter.on_stop()

@@ -115,8 +115,8 @@ class EventStream:
     def _start(self, writer: Writer) -> None:
         self._writer = writer
         writer.on_close(self.end)
-        if not self.shape.alive:
-            self.on_drop()
+        if not self.shape.alive or self._live.stopped:
+            self.on_stop()
             return
         self._live.add(self)
         self.on_change()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import resource
 import time
 
+from switchgear_shapes.admission import Admission
 from switchgear_shapes.creation import Creator
 from switchgear_shapes.ingest import Ingest
 from switchgear_shapes.live import Live
 from switchgear_shapes.log.store import Store
 from switchgear_shapes.postgres.pool import Pool
 from switchgear_shapes.replication.client import Replication
-from switchgear_shapes.shape_api import Admission
 from switchgear_wire import Response, Server
 from switchgear_wire.metrics import Registry
 

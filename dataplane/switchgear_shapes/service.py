@@ -254,7 +254,7 @@ class Service:
             helper.cancel()
         try:
             await self._open_storage()
-            self._adopt(started)
+            await self._adopt(started)
         except BaseException:
             session.close()
             raise
@@ -312,10 +312,12 @@ class Service:
         self.catalog.forget(shape.definition.schema, shape.definition.table)
         self.live.dropped(shape)
 
-    def _adopt(self, started: Started) -> None:
+    async def _adopt(self, started: Started) -> None:
         """Decide whether the shapes on disk continue this slot's stream."""
-        store = self.store
+        store, ingest = self.store, self._ingest
         assert store is not None
+        assert ingest is not None
+        await store.settle()
         system = (started.system_identifier, started.timeline)
         reason = None
         if started.new_slot:
@@ -326,6 +328,7 @@ class Service:
             reason = "the replication slot is ahead of the storage"
         if reason is not None:
             store.purge(reason)
+            ingest.start_anew()
         if reason is not None or store.system != system:
             store.set_system(*system, started.slot_lsn)
         self.stored_generated = started.stored_generated

@@ -8,31 +8,30 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import random
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
-from typing import Protocol
 
 import orjson
 
 from switchgear_shapes import answers, errors
-from switchgear_shapes.catalog import Catalog
-from switchgear_shapes.creation import Creator
+from switchgear_shapes.admission import Admission
 from switchgear_shapes.definition import define, no_such_table
 from switchgear_shapes.errors import ShapeError
-from switchgear_shapes.live import Live
+from switchgear_shapes.live_answers import Frames, LogAnswerer
 from switchgear_shapes.live_requests import EventStream, LongPoll
 from switchgear_shapes.log.shape import Shape
-from switchgear_shapes.log.store import Store
 from switchgear_shapes.offsets import BEFORE_ALL, INFINITY, Offset
 from switchgear_shapes.reading import Reader
 from switchgear_shapes.relations import schema_header
 from switchgear_shapes.request import ShapeParams, ShapeRequest, check_body, parse, parse_params, query_map
-from switchgear_shapes.settings import Settings
-from switchgear_wire import AnyResponse, BodyTooLarge, ClientGone, Request, Response, StreamResponse, frame
+from switchgear_shapes.stack import Stack
+from switchgear_wire import AnyResponse, BodyTooLarge, ClientGone, Request, Response, StreamResponse
 from switchgear_wire.query import parse_query
+
+log = logging.getLogger("switchgear.shapes.api")
 
 BODY_LIMIT = 8_000_000
 READY_SECONDS = 5.0
@@ -41,51 +40,6 @@ RESOLVED_LIMIT = 100_000
 CACHED_QUERY_BYTES = 2048
 
 Answer = AnyResponse | Awaitable[AnyResponse]
-
-
-class Stack(Protocol):
-    """What the API needs of the running server."""
-
-    settings: Settings
-    live: Live
-    catalog: Catalog
-    creator: Creator | None
-    store: Store | None
-    reader: Reader | None
-
-    @property
-    def active(self) -> bool: ...
-
-    @property
-    def serving(self) -> bool:
-        """Whether known shapes may be read."""
-
-    @property
-    def stored_generated(self) -> bool: ...
-
-    @property
-    def waiting_for(self) -> str: ...
-
-    async def wait_active(self, seconds: float) -> bool: ...
-
-
-class Admission:
-    """How many requests may wait for something at once, by kind."""
-
-    def __init__(self, initial: int, existing: int) -> None:
-        self.limits = {"initial": initial, "existing": existing}
-        self.current = {"initial": 0, "existing": 0}
-        self.rejected = {"initial": 0, "existing": 0}
-
-    def enter(self, kind: str) -> None:
-        """Raises ShapeError (503) when there are too many."""
-        if self.current[kind] >= self.limits[kind]:
-            self.rejected[kind] += 1
-            raise errors.overloaded(kind, self.limits[kind], random.randint(6, 10))  # noqa: S311 - spreads retries
-        self.current[kind] += 1
-
-    def leave(self, kind: str) -> None:
-        self.current[kind] -= 1
 
 
 class ShapeApi:
@@ -119,6 +73,8 @@ class ShapeApi:
             return self._get(request, base, parsed)
         except ShapeError as error:
             return answers.error_response(request, base, error)
+        except Exception as error:
+            return _unexpected(request, base, error)
 
     # -- steps --
 
@@ -322,13 +278,13 @@ class ShapeApi:
             response = reader.after(request, base, sr, shape, offset, schema)
             if response is not None:
                 return response
-        answerer = _LogAnswerer(self, request, base, sr, shape, offset, schema, ahead)
+        answerer = LogAnswerer(self._stack, request, base, sr, shape, offset, schema, ahead)
         timeout = self._settings.long_poll_timeout
         return self._wait(request, base, shape, answerer, timeout / 2 if ahead else timeout)
 
-    def _wait(
-        self, request: Request, base: bytes, shape: Shape, answerer: _LogAnswerer, seconds: float
-    ) -> Awaitable[AnyResponse]:
+    def _wait(self, request: Request, base: bytes, shape: Shape, answerer: LogAnswerer, seconds: float) -> Answer:
+        if self._stack.live.stopped:
+            return answerer.nothing()
         self.admission.enter("existing")
         try:
             poll = LongPoll(shape, answerer, self._stack.live, seconds)
@@ -353,22 +309,10 @@ class ShapeApi:
         end = max(offset, shape.log.latest)
         self.admission.enter("existing")
         settings = self._settings
-        stream = EventStream(
-            shape, end, _Frames(reader), self._stack.live, settings.sse_timeout, settings.sse_keepalive
-        )
+        stream = EventStream(shape, end, Frames(reader), self._stack.live, settings.sse_timeout, settings.sse_keepalive)
         stream.on_end = lambda: self.admission.leave("existing")
         response: StreamResponse = stream.response(200, headers)
         return response
-
-    def replacement(self, shape: Shape) -> str | None:
-        """The handle of the shape that took a dropped one's place."""
-        store = self._stack.store
-        found = None if store is None else store.by_identity.get(shape.definition.identity)
-        return None if found is None or not found.alive else found.handle
-
-    @property
-    def stack(self) -> Stack:
-        return self._stack
 
     # -- DELETE --
 
@@ -426,81 +370,16 @@ class ShapeApi:
             return answers.error_response(request, base, error)
         except ClientGone:
             raise
-        except asyncio.CancelledError:
-            if request.closed:
-                raise ClientGone from None
-            raise
+        except Exception as error:
+            return _unexpected(request, base, error)
         finally:
             done()
 
 
-class _LogAnswerer:
-    """The three ways in which a wait for the log ends."""
-
-    def __init__(
-        self,
-        api: ShapeApi,
-        request: Request,
-        base: bytes,
-        sr: ShapeRequest,
-        shape: Shape,
-        offset: Offset,
-        schema: bytes | None,
-        ahead: bool,
-    ) -> None:
-        self._api = api
-        self._request = request
-        self._base = base
-        self._sr = sr
-        self._shape = shape
-        self._offset = offset
-        self._schema = schema
-        self._ahead = ahead
-
-    def data(self) -> AnyResponse | None:
-        if self._ahead and self._offset > self._shape.log.latest:
-            return None
-        reader = self._api.stack.reader
-        assert reader is not None
-        try:
-            return reader.after(self._request, self._base, self._sr, self._shape, self._offset, self._schema)
-        except ShapeError as error:
-            return answers.error_response(self._request, self._base, error)
-
-    def nothing(self) -> Response:
-        stack = self._api.stack
-        store, reader = stack.store, stack.reader
-        assert store is not None
-        assert reader is not None
-        if not stack.active:
-            error = ShapeError(503, {"message": f"Timeout waiting for {stack.waiting_for}"}, retry_after=10)
-            return answers.error_response(self._request, self._base, error)
-        if self._ahead and self._offset > self._shape.log.latest and self._offset[0] > store.commit_lsn:
-            error = errors.invalid("offset", "out of bounds for this shape")
-            return answers.error_response(self._request, self._base, error)
-        return reader.nothing(self._request, self._base, self._sr, self._shape, self._schema)
-
-    def gone(self) -> Response:
-        replacement = self._api.replacement(self._shape)
-        return answers.must_refetch(self._request, self._base, replacement, self._sr.offset_text)
-
-
-class _Frames:
-    """Chunk-framed events, made once for all streams at a position."""
-
-    _key: tuple[int, Offset, int] | None = None
-    _value: tuple[bytes, Offset] | None = None
-
-    def __init__(self, reader: Reader) -> None:
-        self._reader = reader
-
-    def events_after(self, shape: Shape, offset: Offset) -> tuple[bytes, Offset] | None:
-        key = (shape.id, offset, shape.log.visible)
-        if _Frames._key != key:
-            found = self._reader.events_after(shape, offset)
-            _Frames._value = None if found is None else (frame(found[0]), found[1])
-            _Frames._key = key
-        return _Frames._value
+def _unexpected(request: Request, base: bytes, error: Exception) -> Response:
+    """A fault of this server: the client learns only that."""
+    log.error("unexpected error in %s %s", request.method, request.path, exc_info=error)
+    return answers.error_response(request, base, ShapeError(500, {"error": "Internal server error"}))
 
 
 def not_found(base: bytes) -> Response:

@@ -197,9 +197,8 @@ def test_a_column_that_is_not_selected_may_change(database: Database, items: Sha
 def test_a_new_shape_of_an_altered_table(database: Database, items: ShapesServer) -> None:
     """What is cached of a table may be old; a new shape is made of the table as it is."""
     synced(items)
-    database.execute(
-        "ALTER TABLE items ADD COLUMN note text DEFAULT 'n'; ALTER TABLE items ALTER COLUMN v TYPE text[] USING ARRAY[v]"
-    )
+    database.execute("ALTER TABLE items ADD COLUMN note text DEFAULT 'n'")
+    database.execute("ALTER TABLE items ALTER COLUMN v TYPE text[] USING ARRAY[v]")
     full = items.get(table="items", offset="-1", replica="full")
     assert full.status_code == 200
     assert set(full.json()[0]["value"]) == {"id", "v", "note"}

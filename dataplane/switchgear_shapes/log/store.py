@@ -8,12 +8,10 @@ Everything here runs on the event loop's thread; only syncing and deleting files
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import fcntl
 import logging
 import os
 import time
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -23,11 +21,11 @@ import orjson
 
 from switchgear_shapes.definition import Definition
 from switchgear_shapes.errors import CorruptStorage, FatalError
-from switchgear_shapes.log import frames
+from switchgear_shapes.log import checkpoint, frames
 from switchgear_shapes.log.files import FileCache, write_at
 from switchgear_shapes.log.frames import Batch
 from switchgear_shapes.log.shape import Shape
-from switchgear_shapes.log.wal import Replay, Wal, segment_numbers, segment_path, sync_directory
+from switchgear_shapes.log.wal import Replay, Wal, segment_numbers, segment_path
 
 log = logging.getLogger("switchgear.shapes.store")
 
@@ -101,7 +99,7 @@ class Store:
     def _check_format(self) -> None:
         path = self._directory / "FORMAT"
         if not path.exists():
-            self._write_atomically(path, FORMAT.encode() + b"\n")
+            checkpoint.write_atomically(path, FORMAT.encode() + b"\n")
         found = path.read_text("utf-8").strip()
         if found != FORMAT:
             raise FatalError(
@@ -162,7 +160,7 @@ class Store:
         elif kind == frames.PROGRESS:
             lsn = int.from_bytes(body, "little")
             self.durable_lsn = max(self.durable_lsn, lsn)
-            self.commit_lsn = max(self.commit_lsn, lsn - 1)
+            self.commit_lsn = max(self.commit_lsn, lsn - 1)  # all that committed before is known
         elif kind == frames.SYSTEM:
             identifier, timeline, self.durable_lsn = orjson.loads(body)
             self.system = (identifier, timeline)
@@ -249,6 +247,12 @@ class Store:
 
         self._wal.append(frames.progress_record(lsn), durable)
 
+    async def settle(self) -> None:
+        """Wait until everything so far is durable and visible."""
+        done: asyncio.Future[None] = self._loop.create_future()
+        self._wal.append(frames.progress_record(0), lambda: None if done.done() else done.set_result(None))
+        await done
+
     @property
     def pending_bytes(self) -> int:
         """Bytes on their way into the write-ahead log: above a bound, the replication stream is paused."""
@@ -324,7 +328,7 @@ class Store:
             if shape.log.tail_bytes > SHAPE_TAIL_LIMIT:
                 self._flush(shape)
         if self._wal.segment_bytes > CHECKPOINT_BYTES:
-            self.checkpoint()
+            self.begin_checkpoint()
 
     def _flush_oldest(self) -> None:
         self._flush(next(iter(self._tails.values())))
@@ -349,9 +353,9 @@ class Store:
     def tick(self) -> None:
         """Called now and then: a checkpoint is made when the last one is old."""
         if self._loop.time() > self._checkpoint_due and self._wal.segment_bytes:
-            self.checkpoint()
+            self.begin_checkpoint()
 
-    def checkpoint(self) -> None:
+    def begin_checkpoint(self) -> None:
         """Bring everything that is durable in the write-ahead log into the files, so that its segments can go."""
         if self._checkpoint is None and not self._staged:
             self._checkpoint = asyncio.ensure_future(self._make_checkpoint())
@@ -396,22 +400,16 @@ class Store:
         return [orjson.dumps(head), *(orjson.dumps(shape.to_json()) for shape in self.by_id.values())]
 
     def _write_checkpoint(self, lines: list[bytes]) -> None:
-        data = b"\n".join(lines) + b"\n"
-        self._write_atomically(self._directory / "checkpoint", data + b"%08x\n" % zlib.crc32(data))
+        checkpoint.write(self._directory / "checkpoint", lines)
 
     def _read_checkpoint(self) -> int:
         """Restore the checkpoint's state; the number of the first segment to replay."""
-        path = self._directory / "checkpoint"
-        if not path.exists():
+        found = checkpoint.read(self._directory / "checkpoint")
+        if found is None:
             return min(segment_numbers(self._wal_directory), default=1)
-        whole = path.read_bytes()
-        data, checksum = whole[:-9], whole[-9:]
-        if checksum != b"%08x\n" % zlib.crc32(data):
-            raise CorruptStorage("the checkpoint's checksum is wrong")
-        lines = data.splitlines()
-        head = orjson.loads(lines[0])
-        for line in lines[1:]:
-            self._add(Shape.from_json(orjson.loads(line), self._shapes_directory, self._threshold))
+        head, shapes = found
+        for data in shapes:
+            self._add(Shape.from_json(data, self._shapes_directory, self._threshold))
         self._next_id = max(self._next_id, head["next_id"])
         self.system = None if head["system"] is None else (head["system"][0], head["system"][1])
         self.commit_lsn = head["commit_lsn"]
@@ -419,24 +417,9 @@ class Store:
         segment: int = head["segment"]
         return segment
 
-    def _write_atomically(self, path: Path, data: bytes) -> None:
-        temporary = path.with_suffix(".new")
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(fd, view) :]
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        temporary.replace(path)
-        sync_directory(path.parent)
-
     def _sync(self) -> None:
-        """All files of the storage's file system at once, instead of one fsync per shape. Raises OSError."""
-        if _LIBC.syncfs(self._lock_fd) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
+        """All files of the storage at once, instead of one fsync per shape. Raises OSError."""
+        checkpoint.sync_file_system(self._lock_fd)
 
     def _remove_segments_before(self, segment: int) -> None:
         for number in segment_numbers(self._wal_directory):
@@ -470,6 +453,3 @@ class Store:
         await self._loop.run_in_executor(None, self._wal.close)
         await asyncio.gather(*self._deleting, return_exceptions=True)
         os.close(self._lock_fd)
-
-
-_LIBC = ctypes.CDLL(None, use_errno=True)

@@ -129,7 +129,9 @@ class Publication:
                     f'Could not lock the table "{schema}.{table}" within {LOCK_SECONDS} s to add it to the publication;'
                     " a long transaction is writing to it"
                 ) from None
-            raise
+            if error.sqlstate in _UNDEFINED:
+                raise
+            raise snapshot_failed(f'Cannot publish the table "{schema}.{table}": {error.message}') from None
 
     async def _state(self, session: Session, oid: int) -> _State | None:
         rows = await session.query(

@@ -1,0 +1,83 @@
+"""What live requests are answered with: by the log, by silence, or by the shape's end."""
+
+from __future__ import annotations
+
+from switchgear_shapes import answers, errors
+from switchgear_shapes.errors import ShapeError
+from switchgear_shapes.log.shape import Shape
+from switchgear_shapes.offsets import Offset
+from switchgear_shapes.reading import Reader
+from switchgear_shapes.request import ShapeRequest
+from switchgear_shapes.stack import Stack
+from switchgear_wire import AnyResponse, Request, Response, frame
+
+
+class LogAnswerer:
+    """The three ways in which a wait for the log ends."""
+
+    def __init__(
+        self,
+        stack: Stack,
+        request: Request,
+        base: bytes,
+        sr: ShapeRequest,
+        shape: Shape,
+        offset: Offset,
+        schema: bytes | None,
+        ahead: bool,
+    ) -> None:
+        self._stack = stack
+        self._request = request
+        self._base = base
+        self._sr = sr
+        self._shape = shape
+        self._offset = offset
+        self._schema = schema
+        self._ahead = ahead
+
+    def data(self) -> AnyResponse | None:
+        if self._ahead and self._offset > self._shape.log.latest:
+            return None
+        reader = self._stack.reader
+        assert reader is not None
+        try:
+            return reader.after(self._request, self._base, self._sr, self._shape, self._offset, self._schema)
+        except ShapeError as error:
+            return answers.error_response(self._request, self._base, error)
+
+    def nothing(self) -> Response:
+        stack = self._stack
+        store, reader = stack.store, stack.reader
+        assert store is not None
+        assert reader is not None
+        if not stack.active:
+            error = ShapeError(503, {"message": f"Timeout waiting for {stack.waiting_for}"}, retry_after=10)
+            return answers.error_response(self._request, self._base, error)
+        if self._ahead and self._offset > self._shape.log.latest and self._offset[0] > store.commit_lsn:
+            error = errors.invalid("offset", "out of bounds for this shape")
+            return answers.error_response(self._request, self._base, error)
+        return reader.nothing(self._request, self._base, self._sr, self._shape, self._schema)
+
+    def gone(self) -> Response:
+        store = self._stack.store
+        found = None if store is None else store.by_identity.get(self._shape.definition.identity)
+        replacement = None if found is None or not found.alive else found.handle
+        return answers.must_refetch(self._request, self._base, replacement, self._sr.offset_text)
+
+
+class Frames:
+    """Chunk-framed events, made once for all streams at a position."""
+
+    _key: tuple[int, Offset, int] | None = None
+    _value: tuple[bytes, Offset] | None = None
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+
+    def events_after(self, shape: Shape, offset: Offset) -> tuple[bytes, Offset] | None:
+        key = (shape.id, offset, shape.log.visible)
+        if Frames._key != key:
+            found = self._reader.events_after(shape, offset)
+            Frames._value = None if found is None else (frame(found[0]), found[1])
+            Frames._key = key
+        return Frames._value
