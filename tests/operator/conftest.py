@@ -10,7 +10,7 @@ import pytest
 
 from switchgear_local.kubeapi import KubeApi
 from tests.operator.support import Edge, Operator, PodStatus, Space, wait
-from tests.support.kube import Kube
+from tests.support.kube import Kube, running_kube
 from tests.support.postgres import PostgresServers, create_database, drop_database
 
 
@@ -21,6 +21,13 @@ class Region:
     operator: Operator
     edge: Edge
     pods: PodStatus
+
+
+@pytest.fixture(scope="session")
+def kube() -> Iterator[Kube]:
+    """Not the one that other folders share: a running operator would act on their objects, too."""
+    with running_kube() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,13 @@ def kube_node() -> Iterator[Kube]:
 
 @pytest.fixture(scope="session")
 def kube() -> Iterator[Kube]:
+    with running_kube() as running:
+        yield running
+
+
+@contextmanager
+def running_kube() -> Iterator[Kube]:
+    """A control plane of its own, without a node, in a folder that goes with it."""
     folder = Path(tempfile.mkdtemp(prefix="sg-kube-"))
     try:
         running = start_kube(folder)
