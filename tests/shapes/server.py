@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -14,14 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 HOST = "127.0.0.1"
+one_version = pytest.mark.parametrize("postgres", [18], indirect=True, ids=["pg18"])
+"""For tests of what does not depend on the version of Postgres."""
 
 
 class ShapesServer:
     """One process. `environment` is laid over the defaults (insecure, short long-polls)."""
 
-    def __init__(self, folder: Path, database_url: str, **environment: str) -> None:
+    def __init__(self, folder: Path, database_url: str, module: str = "switchgear_shapes", **environment: str) -> None:
+        self._module = module
         self.folder = folder
         self.database_url = database_url
         self.environment = environment
@@ -54,7 +57,7 @@ class ShapesServer:
         offset = self.log_path.stat().st_size if self.log_path.exists() else 0
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "switchgear_shapes"], env=inherited | settings, stdout=log, stderr=log
+                [sys.executable, "-m", self._module], env=inherited | settings, stdout=log, stderr=log
             )
         self._wait_port(offset)
         if active:
@@ -229,13 +232,3 @@ class Client:
             assert {name: known[name] for name in changed} == changed
             assert {name for name in value if value[name] != known[name]} == set(changed)
         known.update(value)
-
-
-@contextlib.contextmanager
-def running(folder: Path, database_url: str, **environment: str) -> Any:
-    """A started server for the block."""
-    server = ShapesServer(folder, database_url, **environment)
-    try:
-        yield server.start()
-    finally:
-        server.close()

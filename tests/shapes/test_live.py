@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.shapes.server import Client, ShapesServer
+from tests.shapes.server import Client, ShapesServer, one_version
 from tests.support.postgres import Database
 
 pytestmark = pytest.mark.pg
@@ -81,6 +81,7 @@ def test_long_poll_gets_the_change(database: Database, items: ShapesServer) -> N
     assert int(response.headers["electric-cursor"]) > 0
 
 
+@one_version
 def test_long_poll_times_out(items: ShapesServer) -> None:
     client = synced(items)
     started = time.monotonic()
@@ -100,6 +101,7 @@ def test_long_poll_times_out(items: ShapesServer) -> None:
     assert int(ahead) < int(third.headers["electric-cursor"]) <= int(ahead) + 3600
 
 
+@one_version
 def test_cursors_collapse(items: ShapesServer) -> None:
     """Clients that ask within one time slot get the same cursor, hence the same next URL."""
     client = synced(items)
@@ -112,6 +114,7 @@ def test_cursors_collapse(items: ShapesServer) -> None:
     assert all(cursor % 2 == 0 for cursor in cursors)
 
 
+@one_version
 def test_live_with_data_answers_at_once(database: Database, items: ShapesServer) -> None:
     client = synced(items)
     offset = client.offset
@@ -131,6 +134,7 @@ def test_an_unrelated_commit_raises_the_global_lsn(database: Database, items: Sh
     assert client.offset == "0_inf"
 
 
+@one_version
 def test_many_waiters_share_a_change(database: Database, items: ShapesServer) -> None:
     client = synced(items)
     params = {"table": "items", "offset": client.offset, "handle": client.handle, "live": "true"}
@@ -222,6 +226,7 @@ def test_a_dropped_table_is_noticed(database: Database, make_server: Callable[..
     server.wait(lambda: gone.step().status_code == 400, 20, "400 for the dropped table")
 
 
+@one_version
 def test_the_publication_follows_the_shapes(database: Database, make_server: Callable[..., ShapesServer]) -> None:
     database.execute("CREATE TABLE items (id int PRIMARY KEY, v text)")
     server = make_server(
@@ -321,6 +326,7 @@ def test_event_stream(database: Database, items: ShapesServer) -> None:
     assert items.get(table="items", offset=client.offset, handle=client.handle, live="true").status_code == 409
 
 
+@one_version
 def test_event_stream_with_data_ends(database: Database, items: ShapesServer) -> None:
     client = synced(items)
     database.execute("INSERT INTO items VALUES (2, 'b'), (3, 'c')")
@@ -337,6 +343,7 @@ def test_event_stream_with_data_ends(database: Database, items: ShapesServer) ->
     assert response.headers["electric-has-data"] == "false"
 
 
+@one_version
 def test_event_stream_keeps_alive_and_ends(database: Database, make_server: Callable[..., ShapesServer]) -> None:
     database.execute("CREATE TABLE items (id int PRIMARY KEY, v text)")
     server = make_server(SWITCHGEAR_SSE_TIMEOUT="2s", SWITCHGEAR_SSE_KEEPALIVE="300ms").start()
@@ -359,6 +366,7 @@ def test_event_stream_keeps_alive_and_ends(database: Database, make_server: Call
         assert response.headers["content-type"] == "text/event-stream"
 
 
+@one_version
 def test_stopping_releases_waiters(database: Database, make_server: Callable[..., ShapesServer]) -> None:
     """A graceful stop answers long-polls and ends streams instead of cutting them."""
     database.execute("CREATE TABLE items (id int PRIMARY KEY, v text)")

@@ -10,12 +10,10 @@ from typing import Any
 
 import pytest
 
-from tests.shapes.server import Client, ShapesServer
+from tests.shapes.server import Client, ShapesServer, one_version
 from tests.support.postgres import Database
 
 pytestmark = [pytest.mark.pg]
-one_version = pytest.mark.parametrize("postgres", [18], indirect=True, ids=["pg18"])
-"""For what does not depend on the version of Postgres."""
 
 EXPOSED = (
     "electric-cursor,electric-handle,electric-has-data,electric-offset,electric-schema,electric-up-to-date,"

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from switchgear_shapes.postgres.conninfo import parse_url
-from tests.shapes.server import Client, ShapesServer
-from tests.support.postgres import Database
+from tests.shapes.server import Client, ShapesServer, one_version
+from tests.support.postgres import Database, PostgresServers, create_database, drop_database
 
 pytestmark = pytest.mark.pg
 
@@ -39,6 +39,7 @@ def items(database: Database) -> Database:
     return database
 
 
+@one_version
 def test_without_postgres_it_starts_and_says_so(make_server: Callable[..., ShapesServer]) -> None:
     server = make_server(DATABASE_URL="postgresql://nobody:secret-word@127.0.0.1:9/none").start(active=False)
     assert server.health() == (202, "starting")
@@ -96,6 +97,7 @@ def client_value(database: Database) -> str:
     return str(row[0])
 
 
+@one_version
 def test_two_storages_one_stream(items: Database, make_server: Callable[..., ShapesServer]) -> None:
     """The second server's storage is behind the slot: what it holds cannot be true, so it begins anew."""
     first = make_server("one").start()
@@ -213,6 +215,7 @@ def test_manual_publishing(items: Database, make_server: Callable[..., ShapesSer
     assert server.stop() == 0
 
 
+@one_version
 def test_without_the_right_to_publish(
     items: Database, make_server: Callable[..., ShapesServer], plain_role: str
 ) -> None:
@@ -226,6 +229,7 @@ def test_without_the_right_to_publish(
     assert server.stop() == 0
 
 
+@one_version
 def test_a_locked_table_is_reported(items: Database, make_server: Callable[..., ShapesServer]) -> None:
     """A long writer in the table: the request is refused in time, and works once the writer is done."""
     server = make_server().start()
@@ -284,6 +288,7 @@ def test_slot_creation_waits_for_old_transactions(items: Database, make_server: 
     assert len(synced(server).rows) == 2
 
 
+@one_version
 def test_memory_of_shapes_is_evicted(items: Database, make_server: Callable[..., ShapesServer]) -> None:
     server = make_server(ELECTRIC_MAX_SHAPES="2", ELECTRIC_TWEAKS_PUBLICATION_REFRESH_PERIOD="200ms").start()
     handles = [
@@ -294,6 +299,76 @@ def test_memory_of_shapes_is_evicted(items: Database, make_server: Callable[...,
     server.wait(lambda: server.metric("electric_shapes_total_shapes_count") == 2, 20, "eviction")
     last = server.get(table="items", offset="0_inf", handle=handles[3], columns="id,v")
     assert last.status_code == 200
+
+
+@one_version
+def test_another_database_begins_anew(
+    items: Database, make_server: Callable[..., ShapesServer], postgres_servers: PostgresServers
+) -> None:
+    """The same storage on another cluster: its positions mean nothing there, and may be lower."""
+    server = make_server().start()
+    client = synced(server)
+    items.execute("INSERT INTO items VALUES (2, 'b')")
+    server.wait(lambda: bool(client.sync() or len(client.rows) == 2), 20, "the row")
+    assert server.stop() == 0
+    other = create_database(postgres_servers.get(15))
+    try:
+        other.execute("CREATE TABLE items (id int PRIMARY KEY, v text); INSERT INTO items VALUES (7, 'other')")
+        server.database_url = other.url
+        server.start()
+        assert client.step().status_code == 409
+        client.sync()
+        assert list(client.rows) == ['"public"."items"/"7"']
+        other.execute("INSERT INTO items VALUES (8, 'new')")
+        server.wait(lambda: bool(client.sync() or len(client.rows) == 2), 20, "the new row")
+    finally:
+        server.kill()
+        drop_database(other)
+
+
+@one_version
+@pytest.mark.crash
+def test_a_failed_sync_stops_the_process(items: Database, make_server: Callable[..., ShapesServer]) -> None:
+    """What was not synced is not shown, not acknowledged, and comes again after the restart."""
+    server = make_server(module="tests.shapes.faulty")
+    trigger = server.folder / "fail"
+    server.environment["FAULTY_WHEN"] = str(trigger)
+    server.start()
+    client = synced(server)
+    trigger.touch()
+    items.execute("INSERT INTO items VALUES (2, 'b')")
+    assert server.process is not None
+    assert server.process.wait(20) == 74
+    assert "cannot be written" in server.log()
+    trigger.unlink()
+    server.start()
+    server.wait(lambda: bool(client.sync() or len(client.rows) == 2), 20, "the row")
+    assert client.restarts == 0
+
+
+@one_version
+@pytest.mark.crash
+def test_postgres_is_answered_while_the_disk_is_slow(items: Database, make_server: Callable[..., ShapesServer]) -> None:
+    """The stream is held back, the connection is not lost, and nothing is lost either."""
+    server = make_server(module="tests.shapes.faulty", FAULTY_SECONDS="3")
+    trigger = server.folder / "fail"
+    server.environment["FAULTY_WHEN"] = str(trigger)
+    server.start()
+    client = synced(server)
+    with items.connect() as connection:
+        connection.execute("ALTER SYSTEM SET wal_sender_timeout = '2s'")
+        connection.execute("SELECT pg_reload_conf()")
+    try:
+        trigger.touch()
+        for start in range(10, 60):
+            items.execute(f"INSERT INTO items SELECT g, repeat('x', 9000) FROM generate_series({start}00, {start}99) g")
+        server.wait(lambda: bool(client.sync() or len(client.rows) == 5001), 60, "all rows")
+        assert server.log().count("replication is running") == 1
+        assert server.metric("process_resident_memory_bytes") < 250_000_000
+    finally:
+        with items.connect() as connection:
+            connection.execute("ALTER SYSTEM RESET wal_sender_timeout")
+            connection.execute("SELECT pg_reload_conf()")
 
 
 # -- settings --
@@ -342,6 +417,7 @@ def test_wrong_settings_are_listed_all_at_once(tmp_path: Path) -> None:
     assert run(tmp_path, "--help").returncode == 0
 
 
+@one_version
 def test_flags_and_files(items: Database, tmp_path: Path) -> None:
     (tmp_path / "url").write_text(items.url + "\n")
     (tmp_path / "secret").write_text("from-a-file\n")
@@ -368,6 +444,7 @@ def test_flags_and_files(items: Database, tmp_path: Path) -> None:
     assert process.returncode == 0
 
 
+@one_version
 def test_another_format_is_refused(items: Database, make_server: Callable[..., ShapesServer]) -> None:
     server = make_server()
     storage = server.folder / "storage"
@@ -379,6 +456,7 @@ def test_another_format_is_refused(items: Database, make_server: Callable[..., S
     assert "switchgear-shapes 999" in server.log()
 
 
+@one_version
 def test_a_taken_port_is_reported(make_server: Callable[..., ShapesServer]) -> None:
     server = make_server().start()
     done = run(
@@ -388,6 +466,7 @@ def test_a_taken_port_is_reported(make_server: Callable[..., ShapesServer]) -> N
     assert "cannot listen" in done.stderr
 
 
+@one_version
 def test_metrics_have_a_port_of_their_own(make_server: Callable[..., ShapesServer]) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
