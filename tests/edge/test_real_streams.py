@@ -60,11 +60,13 @@ class StreamsPod:
 async def pod(edge: EdgeProcess, world: World, tmp_path: Path) -> AsyncIterator[StreamsPod]:
     service = world.service(kinds.STREAMS_SERVICE)
     made = StreamsPod(tmp_path, service, edge, free_port())
-    await asyncio.to_thread(made.start)
-    world.pod(service, made.port)
-    await asyncio.to_thread(edge.wait_route, service)
-    yield made
-    made.end()
+    try:
+        await asyncio.to_thread(made.start)
+        world.pod(service, made.port)
+        await asyncio.to_thread(edge.wait_route, service)
+        yield made
+    finally:
+        made.end()
 
 
 async def test_create_append_read_close_delete(pod: StreamsPod, client: httpx.AsyncClient) -> None:
