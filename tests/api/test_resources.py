@@ -220,6 +220,7 @@ def test_taken_names(workspace: Workspace) -> None:
     environment = workspace.environment()
     again = workspace.call("POST", "/environments", json={"name": "production", "projectRef": {"name": "app"}})
     assert (again.status_code, again.json()["code"]) == (409, "ENVIRONMENT_NAME_ALREADY_EXISTS")
+    assert again.json()["message"].startswith("The environment ")
     workspace.ok("POST", "/syncsources?wait=0", 201, json=sync_body(environment, name="x"))
     taken = workspace.call("POST", "/streamsservices", json={"name": "x", "environmentRef": {"name": environment}})
     assert taken.status_code == 409, "one short name in an environment, of whatever kind"

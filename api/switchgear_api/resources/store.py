@@ -227,7 +227,7 @@ def _only(resources: list[Json], reference: str, word: str, namespace: str) -> J
 
 def _taken(kind: Kind, name: str, where: str) -> Problem:
     code = f"{kind.word.upper().replace(' ', '_')}_NAME_ALREADY_EXISTS"
-    return Problem(409, code, f"There is a {kind.word} {name!r} in {where} already. Choose another name.")
+    return Problem(409, code, f"The {kind.word} {name!r} exists in {where} already. Choose another name.")
 
 
 def _enumerate(resources: list[Json], most: int = 10) -> str:
