@@ -40,6 +40,7 @@ MAX_DISCARDED = 262_144
 # After an answer that came before the end of a large body, the socket is read (and thrown away) for this long before it
 # is closed: a close with unread bytes would be a reset, and the client might never see the answer.
 LINGER_SECONDS = 2.0
+_OTHER_VERSION = HttpError(505, "HTTP_VERSION", "Only HTTP/1.1 and HTTP/1.0 are spoken here.")
 _HEAD_TOO_LARGE = HttpError(431, "HEADERS_TOO_LARGE", "URL and headers are too large; send a POST body, or less.")
 
 
@@ -190,7 +191,10 @@ class Connection(asyncio.Protocol):
             url = rest[slash:] if slash >= 0 else b"/"
         request.path, _, request.query = url.partition(b"?")
         request.method = parser.get_method().decode("ascii")
-        request.http10 = parser.get_http_version() == "1.0"
+        version = parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            raise _OTHER_VERSION
+        request.http10 = version == "1.0"
         request.keep_alive = parser.should_keep_alive()
         headers = request.headers
         length = headers.get(b"content-length")
