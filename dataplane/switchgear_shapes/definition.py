@@ -16,6 +16,9 @@ from switchgear_shapes.request import ShapeParams
 
 _HANDLE_BITS = 27
 
+# Postgres gives lower object ids to its own tables only (FirstNormalObjectId).
+FIRST_USER_OID = 16_384
+
 
 @dataclass(frozen=True, slots=True)
 class Definition:
@@ -114,8 +117,12 @@ def streamed_columns(relation: Relation, *, stored_generated: bool) -> tuple[Col
 
 def define(params: ShapeParams, relation: Relation, *, stored_generated: bool) -> Definition:
     """The definition that the parameters mean for this table. Raises ShapeError (400)."""
+    if relation.oid < FIRST_USER_OID:
+        raise invalid("table", f"Table {relation_name(params)} is a system table; Postgres does not replicate those")
     if relation.kind == "p":
-        raise invalid("table", f"{relation_name(params)} is partitioned, which is not supported yet; use a partition")
+        raise invalid(
+            "table", f"Table {relation_name(params)} is partitioned, which is not supported yet; use a partition"
+        )
     allowed = None
     if params.queryable_columns is not None:
         allowed = _check_columns(params.queryable_columns, relation, "queryable_columns", "queryable columns", None)

@@ -14,7 +14,7 @@ from switchgear_shapes.errors import ShapeError, invalid, invalid_fields
 from switchgear_shapes.identifiers import BadIdentifier, parse_list, parse_relation
 from switchgear_shapes.offsets import Offset
 
-NOT_YET = "This server does not support it yet; leave the parameter out."
+NOT_YET = "are not supported by this server yet; leave the parameter out."
 _SUBSET_KEYS = frozenset({"where", "order_by", "limit", "offset", "params", "where_expr", "order_by_expr"})
 
 
@@ -108,7 +108,7 @@ def check_body(body: Any) -> None:
             {key: ["is not allowed in the request body; only subset keys are"] for key in unknown[:20]}
         )
     if body:
-        raise invalid("subset", f"Subset snapshots: {NOT_YET}")
+        raise invalid("subset", f"Subset snapshots {NOT_YET}")
 
 
 def _check_casts(query: dict[str, str]) -> None:
@@ -159,13 +159,13 @@ def _refuse_later_parameters(query: dict[str, str]) -> None:
     """Filters change which rows a client may see: one that cannot be applied must never be ignored."""
     errors: dict[str, list[str]] = {}
     if query.get("where"):
-        errors["where"] = [f"Where clauses are not supported yet. {NOT_YET}"]
+        errors["where"] = [f"Where clauses {NOT_YET}"]
     for key in query:
         if key == "params" or key.startswith("params["):
-            errors["params"] = [f"Parameters are not supported yet. {NOT_YET}"]
+            errors["params"] = [f"Parameters {NOT_YET}"]
         elif key.startswith(("subset__", "subset[")) or key == "subset":
-            errors["subset"] = [f"Subset snapshots are not supported yet. {NOT_YET}"]
+            errors["subset"] = [f"Subset snapshots {NOT_YET}"]
     if query.get("experimental_compaction") in ("true", "1"):
-        errors["experimental_compaction"] = [f"Log compaction is not supported yet. {NOT_YET}"]
+        errors["experimental_compaction"] = [f"Compacted logs {NOT_YET}"]
     if errors:
         raise invalid_fields(errors)

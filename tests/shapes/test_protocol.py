@@ -66,6 +66,10 @@ BAD_REQUESTS: list[tuple[dict[str, str], dict[str, list[str]]]] = [
         {"live_sse": ["can't be true unless live is also true"]},
     ),
     ({"table": "nope", "offset": "-1"}, {"table": [NO_TABLE]}),
+    (
+        {"table": "pg_catalog.pg_class", "offset": "-1"},
+        {"table": ['Table "pg_catalog"."pg_class" is a system table; Postgres does not replicate those']},
+    ),
     ({"table": "a.b.c", "offset": "-1"}, {"table": ["Invalid relation identifier, too many delimiters: a.b.c"]}),
     ({"table": '""', "offset": "-1"}, {"table": ["Invalid zero-length delimited identifier"]}),
     (
