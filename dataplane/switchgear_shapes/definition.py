@@ -121,7 +121,7 @@ def define(params: ShapeParams, relation: Relation, *, stored_generated: bool) -
         raise invalid("table", f"Table {relation_name(params)} is a system table; Postgres does not replicate those")
     if relation.kind == "p":
         raise invalid(
-            "table", f"Table {relation_name(params)} is partitioned, which is not supported yet; use a partition"
+            "table", f"Table {relation_name(params)} is partitioned, which is for later; use a partition"
         )
     allowed = None
     if params.queryable_columns is not None:
