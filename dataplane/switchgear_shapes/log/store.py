@@ -110,12 +110,13 @@ class Store:
     def _recover(self) -> None:
         started = time.monotonic()
         first = 1
+        replayed: int | None = None
         try:
             first = self._read_checkpoint()
             replay = Replay(self._wal_directory, first)
             for kind, body in replay:
                 self._replay(kind, body)
-            next_segment, next_sequence = replay.next_segment, replay.next_sequence
+            next_segment, next_sequence, replayed = replay.next_segment, replay.next_sequence, replay.bytes
         except (CorruptStorage, ValueError, KeyError, TypeError) as error:
             # Postgres still has the rows: clients fetch them again, under new handles. Nothing is patched up.
             log.error("the storage is damaged (%s); all shapes are dropped", error)
@@ -125,15 +126,19 @@ class Store:
             self._next_id = int(time.time())
         for shape in [s for s in self.by_id.values() if not s.snapshot.complete]:
             self._forget(shape)
-        for shape in self._staged.values():
-            shape.log.rollback()
-        self._staged.clear()
         self._wal = Wal(self._wal_directory, max(next_segment, 1), next_sequence or 1)
-        state = self._checkpoint_lines(self._wal.segment)
-        self._flush_all()
-        self._sync()
-        self._write_checkpoint(state)
-        self._remove_segments_before(self._wal.segment)
+        if replayed is None or self._staged:
+            # The old segments must not be read again: they are damaged, or end within a transaction.
+            for shape in self._staged.values():
+                shape.log.rollback()
+            self._staged.clear()
+            state = self._checkpoint_lines(self._wal.segment)
+            self._flush_all()
+            self._sync()
+            self._write_checkpoint(state)
+            self._remove_segments_before(self._wal.segment)
+        elif replayed > CHECKPOINT_BYTES // 8:
+            self.begin_checkpoint()
         self._remove_orphans()
         self._checkpoint_due = self._loop.time() + CHECKPOINT_SECONDS
         log.info("%d shapes recovered in %.0f ms", len(self.by_id), (time.monotonic() - started) * 1000)

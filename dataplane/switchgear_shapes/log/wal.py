@@ -13,7 +13,7 @@ import mmap
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 from switchgear_shapes.errors import CorruptStorage
@@ -184,8 +184,8 @@ class Wal:
 class Replay:
     """The records of all segments from number `first` on, read without loading them as a whole.
 
-    A torn end of the last segment is left out. After the iteration `next_segment` and `next_sequence` say where a
-    new log goes on. Iterating raises CorruptStorage for damage anywhere but at the end.
+    A torn end of the last segment is cut off. After the iteration `next_segment` and `next_sequence` say where a new
+    log goes on, and `bytes` how much there was. Iterating raises CorruptStorage for damage anywhere but at the end.
     """
 
     def __init__(self, directory: Path, first: int) -> None:
@@ -195,14 +195,18 @@ class Replay:
             raise CorruptStorage(f"write-ahead log segments are missing: there are {self._numbers} from {first} on")
         self.next_segment = first + len(self._numbers)
         self.next_sequence = 0
+        self.bytes = 0
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
         for number in self._numbers:
-            yield from self._segment(segment_path(self._directory, number), last=number == self._numbers[-1])
+            path = segment_path(self._directory, number)
+            end = yield from self._segment(path, last=number == self._numbers[-1])
+            self.bytes += end
+            os.truncate(path, end)  # also gives back what was claimed ahead
 
-    def _segment(self, path: Path, last: bool) -> Iterator[tuple[int, bytes]]:
+    def _segment(self, path: Path, last: bool) -> Generator[tuple[int, bytes], None, int]:
         if path.stat().st_size == 0:
-            return
+            return 0
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             at = 0
             while True:
@@ -215,7 +219,8 @@ class Replay:
                 self.next_sequence = sequence + 1
                 yield from frames.records(payload)
             if not any(data[at : at + frames.HEADER_BYTES]):
-                return
+                return at
             if not last or frames.has_frame_after(data, at, self.next_sequence - 1):
                 raise CorruptStorage(f"{path.name}: damaged at byte {at}")
             log.warning("%s: cut an unfinished frame at byte %d, which was never acknowledged", path.name, at)
+            return at
