@@ -117,6 +117,7 @@ def test_a_shape_in_node(database: Database, server: ShapesServer, mode: str) ->
         database.execute("UPDATE things SET name = 'while away' WHERE id = 4")
         server.start()
         client.wait_rows([one | {"ok": False}, three | {"id": 4, "name": "while away"}])
+        client.wait(lambda: len(client.operations) >= 8, "all operations")
         made = [(op["operation"], op["key"].rpartition("/")[2]) for op in client.operations]
         assert made == [
             ("insert", '"1"'),
