@@ -6,6 +6,7 @@ restarted. Values are compared as the text that the type's output function makes
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 import time
@@ -46,6 +47,8 @@ NASTY = [
     "NULL",
     "\x01\x02",
 ]
+SOAK = int(os.environ.get("SHAPES_SOAK_SEED", "0"))
+"""Another number gives other transactions: for soaking, `SHAPES_SOAK_SEED=17 pytest tests/shapes/test_oracle.py`."""
 ODD = '"Odd.table/""name"'
 SHAPES: list[dict[str, str]] = [
     {"table": 'public."Odd.table/""name"'},
@@ -210,7 +213,7 @@ class Writer(threading.Thread):
     def __init__(self, database: Database, seed: int) -> None:
         super().__init__(daemon=True)
         self._database = database
-        self._rng = random.Random(seed)
+        self._rng = random.Random(seed + SOAK)
         self._stop_event = threading.Event()
         self.transactions = 0
 
@@ -234,7 +237,7 @@ class Writer(threading.Thread):
 
 
 def prepare(database: Database, seed: int) -> random.Random:
-    rng = random.Random(seed)
+    rng = random.Random(seed + SOAK)
     with database.connect() as connection:
         connection.execute(DDL.encode())
         for _ in range(30):
