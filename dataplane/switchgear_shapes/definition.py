@@ -120,9 +120,7 @@ def define(params: ShapeParams, relation: Relation, *, stored_generated: bool) -
     if relation.oid < FIRST_USER_OID:
         raise invalid("table", f"Table {relation_name(params)} is a system table; Postgres does not replicate those")
     if relation.kind == "p":
-        raise invalid(
-            "table", f"Table {relation_name(params)} is partitioned, which is for later; use a partition"
-        )
+        raise invalid("table", f"Table {relation_name(params)} is partitioned, which is for later; use a partition")
     allowed = None
     if params.queryable_columns is not None:
         allowed = _check_columns(params.queryable_columns, relation, "queryable_columns", "queryable columns", None)
