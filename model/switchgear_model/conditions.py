@@ -65,6 +65,7 @@ class Reason(StrEnum):
     PUBLICATION_NOT_PERMITTED = "PublicationNotPermitted"
     WAL_LEVEL_NOT_LOGICAL = "WalLevelNotLogical"
     NO_FREE_REPLICATION_SLOT = "NoFreeReplicationSlot"
+    DATABASE_CHANGED = "DatabaseChanged"
     # Deletion.
     WAITING_FOR_CHILDREN = "WaitingForChildren"
     WAITING_FOR_POD = "WaitingForPod"

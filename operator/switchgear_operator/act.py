@@ -14,7 +14,7 @@ from switchgear_operator import actions as a
 from switchgear_operator.jobs import Jobs
 from switchgear_operator.kube.client import ApiError, KubeClient
 from switchgear_operator.kube.refs import Ref
-from switchgear_operator.observe import CLEANUP, PROBE, probe_digest
+from switchgear_operator.observe import CLEANUP, PROBE, cleanup_digest, probe_digest
 from switchgear_operator.preflight.cleanup import cleanup
 from switchgear_operator.preflight.probe import probe
 from switchgear_operator.specs import secrets
@@ -109,6 +109,8 @@ class Actor:
                 self._probe(action)
             case a.StartCleanup():
                 self._cleanup(action)
+            case a.ForgetCleanup(uid):
+                self._jobs.forget(uid, CLEANUP)
             case _:
                 raise AssertionError(f"{type(action).__name__} is about an object of ours")
 
@@ -161,8 +163,9 @@ class Actor:
     def _cleanup(self, action: a.StartCleanup) -> None:
         service_id, url, fallback = action.service_id, action.url, action.fallback_url
         slot, publication = ids.slot_name(service_id), ids.publication_name(service_id)
+        digest = cleanup_digest(url)
         self._jobs.start(
-            action.uid, CLEANUP, service_id, lambda: cleanup(url, fallback, slot=slot, publication=publication)
+            action.uid, CLEANUP, digest, lambda: cleanup(url, fallback, slot=slot, publication=publication)
         )
 
     async def emit(self, obj: Resource, type_: str, reason: str, note: str) -> None:

@@ -86,6 +86,13 @@ class StartCleanup:
 
 
 @dataclass(frozen=True, slots=True)
+class ForgetCleanup:
+    """Ends a cleanup that runs and forgets how one ended: a pod may make the slot again from now on."""
+
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
 class Emit:
     """An Event about the reconciled object. `type` is Normal or Warning."""
 
@@ -104,11 +111,12 @@ Action = (
     | Delete
     | StartProbe
     | StartCleanup
+    | ForgetCleanup
     | Emit
 )
 
 #: After these the world is as it was: no reason to look at it again at once.
-QUIET = (StartProbe, StartCleanup, Emit)
+QUIET = (StartProbe, StartCleanup, ForgetCleanup, Emit)
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,9 +56,9 @@ class Jobs:
         if job.task is None:
             job.task = asyncio.create_task(self._run(uid, job, run), name=f"{name} {uid}")
 
-    def forget(self, uid: str) -> None:
-        """The owner is gone."""
-        for key in [key for key in self._jobs if key[0] == uid]:
+    def forget(self, uid: str, name: str | None = None) -> None:
+        """The owner is gone, or, with `name`, what that job of it did no longer holds."""
+        for key in [key for key in self._jobs if key[0] == uid and name in (None, key[1])]:
             job = self._jobs.pop(key)
             if job.task is not None:
                 job.task.cancel()

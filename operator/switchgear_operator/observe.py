@@ -58,6 +58,11 @@ def probe_digest(url: str, publishes: bool) -> str:
     return hashlib.sha256(f"{publishes}\0{url}".encode()).hexdigest()
 
 
+def cleanup_digest(url: str | None) -> str:
+    """Tells the cleanup of one database from that of another; stays in memory."""
+    return hashlib.sha256((url or "").encode()).hexdigest()
+
+
 class Observer:
     """Everything that reading needs, in one place."""
 
@@ -196,7 +201,9 @@ class Observer:
             pod_key=credentials.pod_key(key, service_id),
             url=url,
             pooled_url=pooled,
-            cleanup=self._jobs.view(obj.meta.uid, CLEANUP, service_id),
+            cleanup=self._jobs.view(
+                obj.meta.uid, CLEANUP, cleanup_digest(secrets.read(children.database, labels.DATABASE_URL_KEY))
+            ),
         )
         return replace(snapshot, probe=self._probe_view(snapshot))
 

@@ -110,7 +110,8 @@ class ServiceSnapshot:
     """A service and everything its reconcile depends on.
 
     `id_holder`: the older object that claims the same id. `name_holder`: the older sibling of the same short name.
-    `probe` is about the URL that the user's Secret has now, `cleanup` about this object's slot and publication.
+    `probe` is about the URL that the user's Secret has now, `cleanup` about slot and
+    publication in the database that our copy leads to.
     `edges` None: not asked; empty: there is no edge. `readable` False: we have no rights to Secrets in the
     namespace, so that Secrets among the children are unknown and not absent.
     """

@@ -12,13 +12,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from switchgear_model import credentials, labels
+from switchgear_model.conditions import Reason
 from switchgear_model.kinds import Service, Status
 from switchgear_operator import actions as a
 from switchgear_operator.actions import Decision
 from switchgear_operator.decide import decide
 from switchgear_operator.preflight.results import CleanupResult, ProbeResult
+from switchgear_operator.preflight.url import Target, target
 from switchgear_operator.snapshot import Children, EdgeAnswer, JobView, ServiceSnapshot
 from switchgear_operator.specs import secrets
+from switchgear_operator.specs.common import owned_by
 
 SLOTS = {
     "Secret": ("secret", "key", "database"),
@@ -65,6 +68,10 @@ class World:
     gone: bool = False
     decisions: list[Decision] = field(default_factory=list)
     serial: int = 100
+    #: Databases with a slot of ours, and those in which an Event said that it was left.
+    slots: set[Target] = field(default_factory=set)
+    left: set[Target] = field(default_factory=set)
+    _cleaned: str | None = None
 
     def step(self) -> Decision:
         """One reconcile and everything Kubernetes does after it."""
@@ -97,6 +104,10 @@ class World:
     def child(self, name: str) -> dict[str, Any] | None:
         found = getattr(self.snapshot.children, name)
         return dict(found) if found is not None else None
+
+    def copied(self) -> str | None:
+        """The URL in the operator's copy."""
+        return secrets.read(self.snapshot.children.database, labels.DATABASE_URL_KEY)
 
     def _set(self, **changes: Any) -> None:
         self.snapshot = replace(self.snapshot, **changes)
@@ -150,7 +161,16 @@ class World:
             case a.StartProbe():
                 self._set(probe=self._ran(self.snapshot.probe, self.probe))
             case a.StartCleanup():
+                pod = self.child("pod")
+                assert pod is None or not owned_by(pod, obj.meta.uid), "a slot is dropped once its pod has gone"
+                self._cleaned = action.url
                 self._set(cleanup=self._ran(self.snapshot.cleanup, self.cleanup))
+                if self.cleanup.fault is None:
+                    self.slots.discard(target(action.url))
+            case a.ForgetCleanup():
+                self._set(cleanup=None)
+            case a.Emit(_, reason, _) if reason in (Reason.ABANDONED, Reason.ORPHANED):
+                self.left.add(target(self.copied() or ""))
 
     def _ran(self, before: JobView | None, result: Any) -> JobView:
         return JobView(False, result, self.now, (before.attempts if before else 0) + 1)
@@ -171,6 +191,10 @@ class World:
         for names in SLOTS.values():
             for name in names:
                 self._collect(name)
+        url = self.copied()
+        if url is not None and url != self._cleaned:
+            # A cleanup is known by the database that it was of.
+            self._set(cleanup=None)
         statefulset, pod = self.child("statefulset"), self.child("pod")
         if statefulset is None:
             return
@@ -180,6 +204,8 @@ class World:
             self._put("pod", None)
         elif pod is None:
             self._put("pod", self._pod(statefulset, revision))
+            if url is not None:
+                self.slots.add(target(url))
         elif pod["metadata"]["labels"].get("controller-revision-hash") != revision and _ready(pod):
             self._put("pod", None)
         elif not _ready(pod) and self.pods:

@@ -337,6 +337,20 @@ def test_active_survives_a_short_absence_of_the_pod_and_not_a_long_one() -> None
     assert made.run() and made.snapshot.obj.status.state == kinds.ACTIVE
 
 
+def test_a_volume_claim_that_stays_pending_is_named() -> None:
+    made = world(streams(), pods=False)
+    made.run(10)
+    pod, claim = made.child("pod"), made.child("pvc")
+    assert pod is not None and claim is not None
+    made._put("pod", pod | {"spec": {}})
+    made.step()
+    assert "waits for a node" in made.snapshot.obj.status.conditions[0].message
+    made._put("pvc", claim | {"status": {"phase": "Pending"}})
+    made.step()
+    message = made.snapshot.obj.status.conditions[0].message
+    assert f"volume claim sg-{SID} is Pending" in message and f"kubectl describe pvc sg-{SID}" in message
+
+
 def test_a_running_service_outlives_its_users_secret() -> None:
     made = world(source())
     assert made.run()

@@ -130,6 +130,15 @@ def test_the_same_database_with_other_credentials() -> None:
     assert not url.same_database("postgresql://a:b@db/x", "nonsense")
 
 
+def test_addresses_for_people_and_other_credentials_for_the_same_server() -> None:
+    old, new = "postgresql://a:b@db/x%20y", "postgresql://c:d@DB:5432/z?sslmode=require"
+    assert url.address(old) == "db:5432/x y" and url.address("nonsense") == "an unknown database"
+    assert url.with_credentials(old, new) == "postgresql://c:d@DB:5432/x%20y?sslmode=require"
+    # Credentials of one server are never shown to another.
+    assert url.with_credentials(old, "postgresql://c:d@other/x") is None
+    assert url.with_credentials("nonsense", new) is None
+
+
 @given(st.text(max_size=200))
 def test_faults_never_pass_on_the_servers_text(text: str) -> None:
     marked = f"{text} hunter2secret"

@@ -17,6 +17,7 @@ from switchgear_model import kinds
 from tests.operator import databases as db
 from tests.operator.conftest import Region
 from tests.operator.support import Space, free_port, wait
+from tests.support.postgres import PostgresServers, create_database, drop_database
 
 pytestmark = [pytest.mark.cluster, pytest.mark.pg]
 
@@ -177,6 +178,77 @@ def test_a_new_url_is_checked_copied_and_reaches_the_pod(region: Region, space: 
         space.delete("SyncSource", "orders")
         space.wait_gone("SyncSource", "orders")
     assert "hunter2secret" not in region.operator.text()
+
+
+def test_a_url_of_another_database_leaves_nothing_in_the_first(
+    region: Region, space: Space, url: str, postgres_servers: PostgresServers
+) -> None:
+    """The second database is on the same server: slots are the server's, so the first must go before the second."""
+    sid = active_source(space, url)
+    pod = space.api.get("v1", "Pod", f"sg-{sid}-0", space.namespace)
+    assert pod is not None
+    made = create_database(postgres_servers.get(15))
+    try:
+        space.secret("db", url=made.url)
+
+        def moved() -> dict[str, Any] | None:
+            now = space.api.get("v1", "Pod", f"sg-{sid}-0", space.namespace)
+            return now if now is not None and now["metadata"]["uid"] != pod["metadata"]["uid"] else None
+
+        wait("a pod on the second database", moved)
+        # Before there was a new pod, the first database was as we had found it.
+        assert db.left(url, sid) == set()
+        copy = copy_of(space, sid)
+        assert copy is not None and base64.b64decode(copy["data"]["url"]).decode() == made.url
+        assert copy["metadata"]["finalizers"] == ["switchgear.dev/slot"]
+        space.wait_state("SyncSource", "orders", "active")
+        events = space.api.list("events.k8s.io/v1", "Event", space.namespace)
+        (said,) = [e for e in events if e["reason"] == "DatabaseChanged"]
+        assert f"electric_slot_{sid.replace('-', '_')}" in said["note"]
+        assert not [e for e in events if e["reason"] == "Abandoned"]
+        db.make_slot(made.url, sid)
+        space.delete("SyncSource", "orders")
+        space.wait_gone("SyncSource", "orders")
+        assert db.left(made.url, sid) == db.left(url, sid) == set()
+        assert space.children() == []
+    finally:
+        drop_database(made)
+
+
+def test_a_url_of_another_database_while_the_first_is_gone(
+    region: Region, space: Space, url: str, own_server: PostgresServer
+) -> None:
+    sid = active_source(space, own_server.url)
+    own_server.stop()
+    try:
+        space.secret("db", url=url)
+        condition = space.wait_reason("SyncSource", "orders", "WaitingForDatabase")
+        assert "switchgear.dev/abandon=true" in condition["message"]
+        assert space.state("SyncSource", "orders") == "degraded"
+        copy = copy_of(space, sid)
+        assert copy is not None and base64.b64decode(copy["data"]["url"]).decode() == own_server.url
+
+        # A restarted operator knows of the old database from the copy, and begins again.
+        region.operator.end()
+        region.operator.start()
+
+        def given_up() -> list[dict[str, Any]]:
+            events = space.api.list("events.k8s.io/v1", "Event", space.namespace)
+            return [e for e in events if e["reason"] == "Abandoned"]
+
+        note = wait("the Event", given_up, 90)[0]["note"]
+        port = own_server.url.rpartition("@")[2].partition("?")[0]
+        for text in (f"electric_slot_{sid.replace('-', '_')}", f"electric_publication_{sid.replace('-', '_')}", port):
+            assert text in note
+        assert given_up()[0]["type"] == "Warning" and "holds back WAL" in note and "postgresql://" not in note
+        space.wait_state("SyncSource", "orders", "active")
+        db.make_slot(url, sid)
+        space.delete("SyncSource", "orders")
+        space.wait_gone("SyncSource", "orders")
+        assert db.left(url, sid) == set() and space.children() == []
+    finally:
+        own_server.start()
+    assert db.left(own_server.url, sid) == {"slot", "publication"}
 
 
 def test_an_unready_pod_of_an_old_revision_is_replaced(region: Region, space: Space, url: str) -> None:

@@ -172,7 +172,7 @@ def pod_state(children: Children) -> PodState:
         return PodState(True, False, "")
     if ready:
         return PodState(False, False, "The pod is about to be replaced by one of the new revision.")
-    return PodState(False, not current, _pod_message(pod, status))
+    return PodState(False, not current, _pod_message(pod, status, children.pvc))
 
 
 def _is_current(pod: Mapping[str, Any], statefulset: Mapping[str, Any] | None) -> bool:
@@ -186,8 +186,11 @@ def _is_current(pod: Mapping[str, Any], statefulset: Mapping[str, Any] | None) -
     return not wanted or (pod["metadata"].get("labels") or {}).get("controller-revision-hash") == wanted
 
 
-def _pod_message(pod: Mapping[str, Any], status: Mapping[str, Any]) -> str:
+def _pod_message(pod: Mapping[str, Any], status: Mapping[str, Any], claim: Mapping[str, Any] | None) -> str:
     if not (pod.get("spec") or {}).get("nodeName"):
+        if claim is not None and (claim.get("status") or {}).get("phase") == "Pending":
+            name = str(claim["metadata"]["name"])
+            return f"The volume claim {name} is Pending, and the pod waits for it: see kubectl describe pvc {name}."
         return "The pod waits for a node: see kubectl describe pod " + str(pod["metadata"]["name"]) + "."
     for container in status.get("containerStatuses") or []:
         state = container.get("state") or {}

@@ -21,7 +21,16 @@ from switchgear_model.kinds import (
     SecretKeyRef,
     short_name,
 )
-from switchgear_operator.actions import QUIET, Action, AddFinalizer, Decision, Delete, Merge, RemoveFinalizer
+from switchgear_operator.actions import (
+    QUIET,
+    Action,
+    AddFinalizer,
+    Decision,
+    Delete,
+    ForgetCleanup,
+    Merge,
+    RemoveFinalizer,
+)
 from switchgear_operator.decide import children as ch
 from switchgear_operator.decide.outcome import (
     RECHECK_REFERENCE,
@@ -189,7 +198,7 @@ def _run(snapshot: ServiceSnapshot, now: datetime, prepared: Prepared) -> Decisi
         ref = f"Secret {ids.child_name(snapshot.service_id)}"
         message = f"{ref} has no key {labels.SERVICE_SECRET_KEY!r} any more. Delete the Secret to get a new secret."
         return _stalled(snapshot, now, Reason.SECRET_INVALID, message)
-    actions = [*prepared.actions, *ch.repairs(snapshot, prepared.urls)]
+    actions = [*_forget_cleanup(snapshot), *prepared.actions, *ch.repairs(snapshot, prepared.urls)]
     pod = ch.pod_state(children)
     if pod.stale and children.pod is not None:
         metadata = children.pod["metadata"]
@@ -295,7 +304,7 @@ def _deletion(snapshot: ServiceSnapshot, now: datetime, release: Release) -> Dec
         )
         outcome = Outcome(DELETING, False, Reason.RIGHTS_MISSING, message, Mood.STALLED)
         return Decision(status=status_of(obj, outcome, now), again=RECHECK_REFERENCE)
-    stopping = _stop(mine)
+    stopping = stop(mine)
     if stopping is not None:
         message = "Waiting for the pod to stop."
         outcome = Outcome(DELETING, False, Reason.WAITING_FOR_POD, message, Mood.RECONCILING)
@@ -314,7 +323,12 @@ def _deletion(snapshot: ServiceSnapshot, now: datetime, release: Release) -> Dec
     return Decision(deletes, status_of(obj, outcome, now, _fields(mine)), again=_LOOK_AGAIN)
 
 
-def _stop(snapshot: ServiceSnapshot) -> tuple[Action, ...] | None:
+def _forget_cleanup(snapshot: ServiceSnapshot) -> tuple[Action, ...]:
+    """Where a pod may run, a cleanup must not, and what an earlier one did says nothing any more."""
+    return (ForgetCleanup(snapshot.obj.meta.uid),) if snapshot.cleanup is not None else ()
+
+
+def stop(snapshot: ServiceSnapshot) -> tuple[Action, ...] | None:
     """Actions while the pod is not surely gone; None once it is.
 
     Scaling down, instead of deleting the StatefulSet, lets its controller say that it has seen the new size:
@@ -334,4 +348,4 @@ def _stop(snapshot: ServiceSnapshot) -> tuple[Action, ...] | None:
         )
     elif pod is not None and pod["metadata"].get("deletionTimestamp") is None:
         actions.append(Delete(ref_of(pod), pod["metadata"]["uid"]))
-    return None if settled and pod is None else tuple(actions)
+    return None if settled and pod is None else (*_forget_cleanup(snapshot), *actions)

@@ -1,15 +1,26 @@
-"""Sync sources: the database is checked before anything is made, and let go of at the end. Pure."""
+"""Sync sources: the database is checked before anything is made, and let go of at the end or for another. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
 from switchgear_model import conditions as c
 from switchgear_model import ids, labels
 from switchgear_model.conditions import Condition, Reason
-from switchgear_model.kinds import ACTIVE, DEGRADED, DELETING, ERROR, ORPHAN, PENDING, VALIDATING, SyncSource
+from switchgear_model.kinds import (
+    ACTIVE,
+    DEGRADED,
+    DELETING,
+    ERROR,
+    ORPHAN,
+    PENDING,
+    PROVISIONING,
+    VALIDATING,
+    SyncSource,
+)
 from switchgear_operator.actions import Action, Decision, Emit, Merge, StartCleanup, StartProbe
 from switchgear_operator.decide import service
 from switchgear_operator.decide.children import DatabaseUrls
@@ -17,7 +28,7 @@ from switchgear_operator.decide.outcome import RECHECK_REFERENCE, Mood, Outcome
 from switchgear_operator.kube.refs import ref_of
 from switchgear_operator.preflight.errors import TIMED_OUT, Fault
 from switchgear_operator.preflight.results import CleanupResult, ProbeResult
-from switchgear_operator.preflight.url import same_database
+from switchgear_operator.preflight.url import address, same_database, with_credentials
 from switchgear_operator.snapshot import JobView, ServiceSnapshot, UserSecret
 from switchgear_operator.specs import secrets
 
@@ -33,6 +44,7 @@ PATIENCE: Final = 3
 _PAUSE_MAX: Final = 30.0
 #: While a check fails, the user's Secret is read this often: it may have been corrected.
 _REREAD: Final = 5.0
+_LOOK_AGAIN: Final = 1.0
 
 
 def decide(snapshot: ServiceSnapshot, now: datetime) -> Decision:
@@ -99,7 +111,8 @@ def _probed(snapshot: ServiceSnapshot, now: datetime, urls: DatabaseUrls, copied
     if not is_new:
         return service.Prepared(urls=urls, checks=checks, actions=actions, again=again)
     if result is not None and result.failure is None:
-        return service.Prepared(urls=urls, checks=checks, actions=actions)
+        passed = service.Prepared(urls=urls, checks=checks, actions=actions)
+        return passed if copied is None or same_database(copied, urls.url) else _moved(snapshot, now, passed, copied)
     running_on = None
     if copied is not None:
         pooled = secrets.read(snapshot.children.database, labels.DATABASE_POOLED_URL_KEY)
@@ -114,6 +127,54 @@ def _probed(snapshot: ServiceSnapshot, now: datetime, urls: DatabaseUrls, copied
     if running_on is None:
         return service.Prepared(blocked=failed, checks=checks, actions=actions, again=again)
     return service.Prepared(problem=failed, urls=running_on, checks=checks, actions=actions, again=again)
+
+
+def _moved(snapshot: ServiceSnapshot, now: datetime, go_on: service.Prepared, copied: str) -> service.Prepared:
+    """The URL leads to another database: slot and publication leave the old one before the copy forgets where it was.
+
+    Nothing else remembers: while the copy has the old URL, an operator that starts anew begins this anew, too.
+    """
+    obj = _source(snapshot)
+    state = DEGRADED if obj.status.state in (ACTIVE, DEGRADED) else PROVISIONING
+    old, belongings = address(copied), _belongings(snapshot)
+    left = f"left in the former database {old}: {belongings}. Drop both there: a slot holds back WAL without limit."
+    if obj.spec.deletion_policy == ORPHAN:
+        return replace(go_on, actions=(Emit("Normal", Reason.ORPHANED, f"deletionPolicy Orphan: {left}"),))
+
+    def wait(reason: Reason, message: str, actions: tuple[Action, ...], again: float) -> service.Prepared:
+        outcome = Outcome(state, False, reason, message, Mood.RECONCILING, go_on.checks)
+        return service.Prepared(blocked=outcome, actions=actions, again=again)
+
+    changed = "The URL leads to another database."
+    stopping = service.stop(snapshot)
+    if stopping is not None:
+        message = f"{changed} Waiting for the pod to stop, to drop {belongings} in the former one, {old}."
+        return wait(Reason.DATABASE_CHANGED, message, stopping, _LOOK_AGAIN)
+    view = snapshot.cleanup
+    fault = _cleanup_fault(view)
+    if view is not None and view.attempts > 0 and fault is None:
+        return go_on
+    start = _start_cleanup(snapshot)
+    assert start is not None, "the copy can be read"
+    if fault is None or view is None:
+        message = f"{changed} Dropping {belongings} in the former one, {old}."
+        return wait(Reason.DATABASE_CHANGED, message, () if view is not None else (start,), _REREAD)
+    if view.attempts >= PATIENCE or obj.meta.annotations.get(labels.ABANDON) == "true":
+        note = f"Given up ({fault.message.removesuffix(' It is tried again.')}), {left}"
+        problem = Outcome(state, False, Reason.ABANDONED, note, Mood.RECONCILING, go_on.checks)
+        return replace(go_on, problem=problem, actions=(Emit("Warning", Reason.ABANDONED, note),))
+    message = (
+        f"{changed} The former one, {old}: {fault.message} It is needed to drop {belongings}; after {PATIENCE} "
+        f"attempts ({view.attempts} made), or with the annotation {labels.ABANDON}=true, both are left there."
+    )
+    due = _due(view, now)
+    actions = (start,) if due <= 0 and not view.running else ()
+    return wait(Reason.WAITING_FOR_DATABASE, message, actions, min(max(due, 0.5), _REREAD))
+
+
+def _belongings(snapshot: ServiceSnapshot) -> str:
+    slot, publication = ids.slot_name(snapshot.service_id), ids.publication_name(snapshot.service_id)
+    return f"replication slot {slot} and publication {publication}"
 
 
 def _failure(view: JobView | None) -> Fault | None:
@@ -153,8 +214,7 @@ def _release(snapshot: ServiceSnapshot, now: datetime) -> service.Released:
     obj, copy = _source(snapshot), snapshot.children.database
     if copy is None or labels.SLOT_FINALIZER not in (copy["metadata"].get("finalizers") or []):
         return service.Released()
-    slot, publication = ids.slot_name(snapshot.service_id), ids.publication_name(snapshot.service_id)
-    left = f"replication slot {slot} and publication {publication}"
+    left = _belongings(snapshot)
     if obj.spec.deletion_policy == ORPHAN:
         note = f"deletionPolicy Orphan: left in the database: {left}."
         return _let_go(copy, Emit("Normal", Reason.ORPHANED, note))
@@ -190,8 +250,9 @@ def _start_cleanup(snapshot: ServiceSnapshot) -> StartCleanup | None:
     if url is None:
         return None
     theirs = snapshot.url.value if snapshot.url is not None else None
-    fallback = theirs if theirs is not None and theirs != url and same_database(theirs, url) else None
-    return StartCleanup(snapshot.obj.meta.uid, snapshot.service_id, url, fallback)
+    # New credentials for the same server also open the old database there, when its own are refused by now.
+    fallback = with_credentials(url, theirs) if theirs is not None and theirs != url else None
+    return StartCleanup(snapshot.obj.meta.uid, snapshot.service_id, url, fallback if fallback != url else None)
 
 
 def _cleanup_fault(view: JobView | None) -> Fault | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 _ALLOWED: Final = frozenset(
     {
@@ -109,6 +109,24 @@ def ports(url: str | None) -> tuple[int, ...]:
         return tuple(sorted({port for _, port in target(url).hosts}))
     except UrlInvalid:
         return ()
+
+
+def address(url: str) -> str:
+    """Host, port and database for people to read, without credentials and options."""
+    try:
+        found = target(url)
+    except UrlInvalid:
+        return "an unknown database"
+    return ",".join(f"{host}:{port}" for host, port in found.hosts) + "/" + found.database
+
+
+def with_credentials(url: str, other: str) -> str | None:
+    """`url`'s database with `other`'s user, password and options; None unless both lead to the same hosts."""
+    try:
+        same = target(url).hosts == target(other).hosts
+    except UrlInvalid:
+        return None
+    return urlunsplit(urlsplit(other)._replace(path=urlsplit(url).path)) if same else None
 
 
 def same_database(first: str, second: str) -> bool:
