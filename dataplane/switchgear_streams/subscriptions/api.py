@@ -21,6 +21,7 @@ from switchgear_streams.subscriptions import config, tokens, views
 from switchgear_streams.subscriptions.config import PULL_WAKE, WEBHOOK, Ack
 from switchgear_streams.subscriptions.engine import MAX_SUBSCRIPTIONS, Engine
 from switchgear_streams.subscriptions.errors import Refused, fenced, invalid, unknown
+from switchgear_streams.subscriptions.journal import links_size
 from switchgear_streams.subscriptions.state import LEASED, Subscription, already_claimed, no_pending_work
 from switchgear_wire.errors import BodyTooLarge, HttpError
 from switchgear_wire.request import Request
@@ -204,7 +205,7 @@ class Api:
         ack, found, claims = await self._authorised(request, name, kind)
         engine, now = self._engine, self._engine.store.clock()
         acks = self._positions(found, ack)
-        engine.require_room(4096 + 2048 * len(acks))
+        engine.require_room(links_size(acks))
         engine.catch_up()
         changed = engine.acknowledge(found, acks)
         answer: dict[str, Any] = {"ok": True, "next_wake": False}

@@ -27,7 +27,7 @@ from switchgear_streams.subscriptions import keys, tokens, views
 from switchgear_streams.subscriptions.config import WEBHOOK
 from switchgear_streams.subscriptions.delivery import Courier, Undelivered
 from switchgear_streams.subscriptions.errors import Refused, no_room
-from switchgear_streams.subscriptions.journal import Journal
+from switchgear_streams.subscriptions.journal import Journal, links_size
 from switchgear_streams.subscriptions.state import FOREVER, LEASED, OFFERED, WAKING, Link, Subscription
 from switchgear_wire.response import Response
 
@@ -248,7 +248,7 @@ class Engine:
 
     def link(self, subscription: Subscription, paths: list[bytes]) -> asyncio.Future[Any]:
         """Explicit links, at the tails of streams that were not linked yet."""
-        self.require_room(2048 * len(paths))
+        self.require_room(links_size(paths))
         for key in paths:
             link = subscription.links.get(key)
             if link is not None:
@@ -263,7 +263,7 @@ class Engine:
         link = subscription.links.get(key)
         if link is None or not link.explicit:
             return None
-        self.require_room(4096)
+        self.require_room(links_size([key]))
         link.explicit = False
         if link.generation == 0 or not subscription.globs(key):
             del subscription.links[key]
@@ -404,13 +404,16 @@ class Engine:
                     answer = await self._courier.post(subscription.config.url or "", body, signature)
         except (Undelivered, Refused) as error:
             problem = str(error)
+        except Exception as error:
+            log.exception("subscription %s: a delivery failed in an unforeseen way", subscription.id)
+            problem = type(error).__name__
         finally:
             if subscription.delivering == wake_id:
                 subscription.delivering = ""
         wake = subscription.wake
         if subscription.removed or wake is None or wake.id != wake_id:
             return
-        while not self.journal.room(4096 + 2048 * len(snapshot)):
+        while not self.journal.room(links_size(snapshot)):
             await self.store.log.wait_room(_NO_ROOM_RETRY)
         if subscription.removed or subscription.wake is not wake:
             return

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import orjson
@@ -174,6 +174,11 @@ class Journal:
         damage = stream.damage
         end = stream.visible if damage is None else damage[0]
         return self._reader.load(stream, 0, end).splitlines(), damage is not None
+
+
+def links_size(keys: Iterable[bytes]) -> int:
+    """At most so many bytes does a change with the links of `keys` take (every byte may be escaped)."""
+    return 4096 + sum(6 * len(key) + 80 for key in keys)
 
 
 def _setter(future: asyncio.Future[None]) -> Callable[[], None]:
