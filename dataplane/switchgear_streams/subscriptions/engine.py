@@ -29,6 +29,7 @@ from switchgear_streams.subscriptions.delivery import Courier, Undelivered
 from switchgear_streams.subscriptions.errors import Refused, no_room
 from switchgear_streams.subscriptions.journal import Journal, links_size
 from switchgear_streams.subscriptions.state import FOREVER, LEASED, OFFERED, WAKING, Link, Subscription
+from switchgear_streams.subscriptions.watch import Watch
 from switchgear_wire.response import Response
 
 log = logging.getLogger("switchgear.streams.subscriptions")
@@ -37,37 +38,31 @@ MAX_SUBSCRIPTIONS = 10_000
 MAX_LINKED = 100_000
 """Streams that may match a new subscription; later ones are without bound."""
 _DELIVERIES = 64
-_CACHE = 100_000
 _NO_ROOM_RETRY = 1.0
 
 Appender = Callable[[bytes, Append, bytes], Response | Awaitable[Response]]
 
 
-class Engine:
+class Engine(Watch):
     """See the module. All methods run on the loop."""
 
     def __init__(
         self, store: Store, reader: Reader, append: Appender, allow_loopback: bool, public_base: str | None
     ) -> None:
         self._public_base = public_base
-        self.store = store
+        super().__init__(store)
         self.reader = reader
         self._append = append
         self.journal = Journal(store, reader)
-        self.subscriptions: dict[str, Subscription] = {}
         self.ring: keys.Keyring | None = None
         self._ring_ready: asyncio.Future[Any] | None = None
         self.allow_loopback = allow_loopback
         self._courier = Courier(allow_loopback)
         self._slots = asyncio.Semaphore(_DELIVERIES)
-        self._linked: dict[bytes, tuple[Subscription, ...]] = {}
-        self._changed: dict[bytes, int] = {}
-        self._watching = False
         self._steps: dict[Subscription, asyncio.Task[None]] = {}
         self._again: set[Subscription] = set()
         self._timers: dict[Subscription, asyncio.TimerHandle] = {}
         self._deliveries: set[asyncio.Task[None]] = set()
-        self._stopped = False
         self.delivered = 0
         self.undelivered = 0
 
@@ -91,7 +86,7 @@ class Engine:
             for key in [key for key in subscription.links if key not in self.store.streams]:
                 self._refresh(subscription, key, None)
             self.kick(subscription)
-        self._watch()
+        self._look()
         log.info("%d subscriptions, %d with work", len(found), sum(1 for each in found if each.pending))
 
     async def stop(self) -> None:
@@ -113,80 +108,6 @@ class Engine:
         """Once in a while."""
         if self.subscriptions:
             self.journal.tidy()
-
-    def _watch(self) -> None:
-        self.store.on_change = self._on_change if self.subscriptions and not self._stopped else None
-
-    # -- streams --
-
-    def stream(self, key: bytes) -> Stream | None:
-        """The stream as readers see it."""
-        found = self.store.get(key)
-        return None if found is None else self._usable(found, self.store.clock())
-
-    @staticmethod
-    def _usable(stream: Stream, now: int) -> Stream | None:
-        return stream if stream.durable_born and not stream.gone and not stream.expired(now) else None
-
-    def _on_change(self, stream: Stream) -> None:
-        """A change of `stream` was put on the log: look again when it is durable."""
-        key = stream.key
-        if self._matching(key):
-            self._changed[key] = stream.last_block
-            self._await_durable()
-
-    def _await_durable(self) -> None:
-        if not self._watching and self._changed:
-            self._watching = True
-            wal = self.store.log
-            wal.wait(min(self._changed.values(), default=0)).add_done_callback(self._durable)
-
-    def _durable(self, _: asyncio.Future[None]) -> None:
-        self._watching = False
-        self.catch_up()
-        self._await_durable()
-
-    def catch_up(self) -> None:
-        """Take notice of everything that is durable by now."""
-        ready = [key for key, block in self._changed.items() if block <= self.store.log.durable]
-        for key in ready:
-            del self._changed[key]
-            stream = self.stream(key)
-            for subscription in self._matching(key):
-                self._refresh(subscription, key, stream)
-                self.kick(subscription)
-
-    def _matching(self, key: bytes) -> tuple[Subscription, ...]:
-        found = self._linked.get(key)
-        if found is None:
-            if len(self._linked) >= _CACHE:
-                self._linked.clear()
-            found = tuple(
-                each
-                for each in self.subscriptions.values()
-                if ((link := each.links.get(key)) is not None and link.explicit) or each.globs(key)
-            )
-            self._linked[key] = found
-        return found
-
-    def _refresh(self, subscription: Subscription, key: bytes, stream: Stream | None) -> None:
-        """Bring link and pending work in line with the stream (None: it is not there)."""
-        link = subscription.links.get(key)
-        if stream is None:
-            subscription.pending.pop(key, None)
-            if link is not None and link.explicit:
-                link.generation = link.position = 0
-            else:
-                subscription.links.pop(key, None)
-            return
-        if link is None:
-            link = subscription.links[key] = Link(stream.generation, stream.base, False)
-        elif link.generation != stream.generation:
-            link.generation, link.position = stream.generation, stream.base
-        if stream.visible > link.position:
-            subscription.pending[key] = None
-        else:
-            subscription.pending.pop(key, None)
 
     # -- subscriptions come and go --
 
@@ -232,19 +153,9 @@ class Engine:
             raise no_room()
         done = self.journal.create(subscription)
         self.subscriptions[subscription.id] = subscription
-        self._linked.clear()
-        self._watch()
+        self._forget_matches()
+        self._look()
         await done
-
-    def _found(self, key: bytes) -> Stream | None:
-        """Without unpacking it for good: a scan must not fill the memory."""
-        one = self.store.streams[key]
-        stream = one if isinstance(one, Stream) else catalog.unpack_body(one)
-        return None if stream.gone or stream.expired(self.store.clock()) else stream
-
-    def _tail_link(self, key: bytes, explicit: bool) -> Link:
-        stream = self.stream(key)
-        return Link(0, 0, explicit) if stream is None else Link(stream.generation, stream.visible, explicit)
 
     def link(self, subscription: Subscription, paths: list[bytes]) -> asyncio.Future[Any]:
         """Explicit links, at the tails of streams that were not linked yet."""
@@ -281,8 +192,8 @@ class Engine:
         await self.journal.delete(subscription)
         if self.subscriptions.get(subscription.id) is subscription:
             del self.subscriptions[subscription.id]
-        self._linked.clear()
-        self._watch()
+        self._forget_matches()
+        self._look()
 
     async def settled(self) -> None:
         """Until everything that was accepted so far is durable."""
@@ -293,17 +204,6 @@ class Engine:
         """Raises Refused 507."""
         if not self.journal.room(size):
             raise no_room()
-
-    def acknowledge(self, subscription: Subscription, acks: dict[bytes, tuple[int, int]]) -> list[bytes]:
-        """Move links to (generation, position), never back. Returns the keys that changed."""
-        changed: list[bytes] = []
-        for key, (generation, position) in acks.items():
-            link = subscription.links.get(key)
-            if link is not None and link.generation == generation and position > link.position:
-                link.position = position
-                changed.append(key)
-                self._refresh(subscription, key, self.stream(key))
-        return changed
 
     def token(self, subscription: Subscription, kind: str) -> str:
         """For the wake in flight. The keys must be there."""
