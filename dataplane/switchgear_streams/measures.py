@@ -6,6 +6,7 @@ from switchgear_streams.checkpoint import Checkpointer
 from switchgear_streams.live import Hub
 from switchgear_streams.recovery import Report
 from switchgear_streams.store import Store
+from switchgear_streams.subscriptions.engine import Engine
 from switchgear_wire.metrics import Counter, Registry
 
 
@@ -40,3 +41,11 @@ def watch(registry: Registry, store: Store, checkpointer: Checkpointer, hub: Hub
     gauge("streams_sse_buffered_bytes", "Bytes that wait for SSE subscribers' sockets.", hub.buffered)
     gauge("streams_damaged_streams", "Streams quarantined at this start.", lambda: store.damaged)
     gauge("streams_torn_bytes", "Bytes cut from the log's end at this start.", lambda: report.torn_bytes)
+
+
+def watch_subscriptions(registry: Registry, engine: Engine) -> None:
+    """Of subscriptions and their wakes."""
+    gauge = registry.gauge
+    gauge("streams_subscriptions", "Subscriptions.", lambda: len(engine.subscriptions))
+    gauge("streams_wakes_delivered_total", "Webhooks and wake events that arrived.", lambda: engine.delivered)
+    gauge("streams_wakes_failed_total", "Attempts to deliver a webhook that failed.", lambda: engine.undelivered)

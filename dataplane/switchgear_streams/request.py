@@ -83,6 +83,11 @@ def stream_key(path: bytes, prefix: bytes) -> bytes | None:
     return key
 
 
+def is_reserved(key: bytes) -> bool:
+    """Is it below `__ds`, where no stream can be?"""
+    return key == RESERVED or key.startswith(RESERVED + b"/")
+
+
 def create(headers: Headers, prefix: bytes) -> Create:
     """A PUT's head. `prefix`: the root path with "/" at its end, for Stream-Forked-From."""
     ttl_raw, expires_raw = headers.get(b"stream-ttl"), headers.get(b"stream-expires-at")

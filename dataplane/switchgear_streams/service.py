@@ -22,6 +22,8 @@ from switchgear_streams.disk import Disk
 from switchgear_streams.settings import Settings
 from switchgear_streams.store import Store
 from switchgear_streams.stream import Stream
+from switchgear_streams.subscriptions.api import Api
+from switchgear_streams.subscriptions.engine import Engine
 from switchgear_streams.wal import Log, Room
 from switchgear_streams.writes import Writes
 from switchgear_wire.errors import BodyTooLarge, HttpError
@@ -95,7 +97,12 @@ class Service:
         self._reader = reads.Reader(self.store)
         self.hub = live.Hub(self.store, self._reader, self.settings.long_poll_timeout, self._cacheable)
         self._writes = Writes(self.store, self._reader, self.settings.max_streams)
+        self._engine = Engine(
+            self.store, self._reader, self._writes.append, self.settings.allow_loopback_webhooks, self._fixed_root_url()
+        )
+        self._subscriptions = Api(self._engine, self.settings.root_path, self._root_url)
         measures.watch(self.metrics, self.store, self.checkpointer, self.hub, report)
+        measures.watch_subscriptions(self.metrics, self._engine)
         for line in report.damage:
             log.error("data was damaged: %s", line)
         if report.torn_bytes:
@@ -108,6 +115,7 @@ class Service:
         )
         if report.replayed:
             self.checkpointer.request()
+        self._engine.start()
         self._ticker = asyncio.ensure_future(self._tick())
         self._ready = True
 
@@ -121,6 +129,7 @@ class Service:
         """After the listener is closed: make everything durable and leave nothing to replay."""
         if self._ticker is not None:
             self._ticker.cancel()
+        await self._engine.stop()
         self._stopped = True
         while self.store.flush_touches():
             if self.wal.room(4096, reserved=True) is not Room.OK:
@@ -144,6 +153,7 @@ class Service:
             beats += 1
             try:
                 self.hub.tick()
+                self._engine.tick()
                 self._sweep()
                 if touching or beats % _TOUCH_EVERY == 0:
                     touching = self.store.flush_touches()
@@ -186,8 +196,10 @@ class Service:
             return self._system(request)
         requests = self._requests.get(method) or self._requests["other"]
         requests.value += 1
-        if not self._allowed(request):
+        if not self._allowed(request) and not self._subscriptions.is_open(request):
             return self._unauthorised()
+        if self._subscriptions.mine(request.path):
+            return self._subscriptions.handle(request)
         key = self._key(request)
         if method == "GET":
             return self._get(request, key)
@@ -222,8 +234,8 @@ class Service:
         key = commands.stream_key(request.path, self._prefix)
         if key is None:
             raise HttpError(404, "NOT_FOUND", "There is no stream without a name; put one behind the root path.")
-        if key == commands.RESERVED or key.startswith(commands.RESERVED + b"/"):
-            raise HttpError(400, "SUBSCRIPTIONS_UNSUPPORTED", "Subscriptions (__ds) are not available on this server.")
+        if commands.is_reserved(key):
+            raise HttpError(400, "RESERVED_PATH", "Paths below __ds belong to subscriptions; write __ds as it is.")
         return key
 
     def _wrong_method(self, allow: bytes) -> Response:
@@ -233,7 +245,7 @@ class Service:
 
     def _post(self, request: Request) -> Answer:
         self._posts.value += 1
-        if self._bearer is not None and not self._allowed(request):
+        if self._bearer is not None and not self._allowed(request) and not self._subscriptions.is_open(request):
             return self._unauthorised()
         headers = request.headers
         name = request.path[self._prefix_length :]
@@ -245,6 +257,8 @@ class Service:
                 if pending is not None:
                     return pending
             return self._post_body(request, self._key(request), body or b"")
+        if self._subscriptions.mine(request.path):
+            return self._subscriptions.handle(request)
         key = self._key(request)
         command = commands.append(request.headers)
         body = request.body_now()
@@ -276,10 +290,21 @@ class Service:
         return answer if isinstance(answer, Response) else await answer
 
     def _location(self, request: Request) -> bytes:
+        return self._public_url(request) + request.path
+
+    def _public_url(self, request: Request) -> bytes:
         if self.settings.public_url is not None:
-            return self.settings.public_url.encode() + request.path
+            return self.settings.public_url.encode()
         host = request.headers.get(b"host") or b"%b:%d" % (self.settings.host.encode(), self.settings.port)
-        return b"http://" + host + request.path
+        return b"http://" + host
+
+    def _fixed_root_url(self) -> str | None:
+        public = self.settings.public_url
+        return None if public is None else public + self.settings.root_path
+
+    def _root_url(self, request: Request) -> str:
+        """Where clients find the root path."""
+        return self._public_url(request).decode("latin-1") + self.settings.root_path
 
     async def _body(self, request: Request) -> bytes:
         """The whole body. Raises BodyTooLarge, ClientGone, 503 when too much is being received already."""

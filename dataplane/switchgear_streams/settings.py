@@ -28,6 +28,7 @@ class Settings:
     max_body_bytes: int
     max_streams: int
     log_level: str
+    allow_loopback_webhooks: bool = False
 
 
 class SettingsError(Exception):
@@ -51,7 +52,10 @@ def parser() -> argparse.ArgumentParser:
     add("--data-dir", help="directory of the data, used by one process at a time (SWITCHGEAR_DATA_DIR; required)")
     add("--long-poll-timeout-ms", help="how long a long-poll waits (default 30000)")
     add("--root-path", help="path in front of every stream's path (default /v1/stream)")
-    add("--public-url", help="base of Location headers, such as https://streams.example.com (default: the Host header)")
+    add(
+        "--public-url",
+        help="base of Location headers and callbacks, such as https://streams.example.com (default: the Host header)",
+    )
     add("--secret-file", help="file with the secret that clients send as Bearer token")
     add("--insecure", action="store_true", help="serve everybody without a secret")
     add("--wal-segment-bytes", help=f"size of a log segment (default {64 * MIB})")
@@ -61,6 +65,11 @@ def parser() -> argparse.ArgumentParser:
         help=f"largest request body (default {32 * MIB}, at most a quarter of a segment)",
     )
     add("--max-streams", help="most streams that this server holds (default 2000000)")
+    add(
+        "--allow-loopback-webhooks",
+        action="store_true",
+        help="for development: subscriptions may call this machine, by http, too (never where tenants are strangers)",
+    )
     return made
 
 
@@ -107,6 +116,7 @@ def load(argv: Sequence[str], environment: Mapping[str, str]) -> Settings:
         max_body_bytes=max_body,
         log_level=log_level.upper(),
         max_streams=whole("--max-streams", given.max_streams, 2_000_000, 1, 100_000_000),
+        allow_loopback_webhooks=given.allow_loopback_webhooks,
     )
     if problems:
         raise SettingsError(problems)

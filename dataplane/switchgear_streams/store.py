@@ -60,6 +60,8 @@ class Store:
         """Deletions on their way to the disk."""
         self.hold: asyncio.Future[None] | None = None
         """Set while a checkpoint waits for deletions under way: no new one may begin."""
+        self.on_change: Callable[[Stream], None] | None = None
+        """Told of every creation, deletion, and first append in a block, before it is durable (`stream.last_block`)."""
         self.damaged = 0
         self.appends = 0
         self.appended_bytes = 0
@@ -179,6 +181,8 @@ class Store:
             entry = stream.entry = AppendEntry(stream, self.clock())
             stream.last_block = self.log.pending_number
             self.log.submit(entry, size + len(stream.key) + records.OVERHEAD)
+            if self.on_change is not None:
+                self.on_change(stream)
         else:
             self.log.grow(size)
         if stored:
@@ -234,6 +238,8 @@ class Store:
         stream.entry = None
         stream.last_block = self.log.pending_number
         self.log.submit(entry, size + len(stream.key) + records.OVERHEAD)
+        if self.on_change is not None:
+            self.on_change(stream)
         if self.unsealed >= self.pressure_bytes:
             self.on_pressure()
 

@@ -195,8 +195,8 @@ def test_bad_requests_name_their_mistake(
 def test_paths(client: httpx.Client, server: StreamsServer) -> None:
     for name in ("a%2F..%2Fb", "%00", "%ff", "x" * 1100):
         assert code(client.put(server.stream(name), headers=TEXT)) == (400, "INVALID_PATH")
-    assert code(client.get(server.stream("__ds/subscriptions/x"))) == (400, "SUBSCRIPTIONS_UNSUPPORTED")
-    assert code(client.put(server.stream("__ds"), headers=TEXT)) == (400, "SUBSCRIPTIONS_UNSUPPORTED")
+    assert code(client.put(server.stream("%5f_ds"), headers=TEXT)) == (400, "RESERVED_PATH")
+    assert code(client.post(server.stream("__ds%2Fx"), headers=TEXT, content=b"x")) == (400, "RESERVED_PATH")
     assert code(client.get(server.stream(""))) == (404, "NOT_FOUND")
     assert code(client.get(f"{server.url}/other")) == (404, "NOT_FOUND")
     deep = server.stream("tenants/ä/%F0%9F%98%80/1")
@@ -317,7 +317,7 @@ def test_the_secret_comes_first(tmp_path: Path, client: httpx.Client) -> None:
         assert made.status_code == 201
         assert made.headers["location"] == "https://x.example/base/v1/stream/svc-one/a"
         bodies = set()
-        for where in (url, url + "-missing", url + "/../x", f"{guarded.url}/v1/stream/svc-one/__ds/jwks.json"):
+        for where in (url, url + "-missing", url + "/../x", f"{guarded.url}/v1/stream/svc-one/__ds/subscriptions/s"):
             for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Basic s3cret-s3cret"}):
                 for method in ("GET", "PUT", "POST", "DELETE", "PATCH"):
                     answer = client.request(method, where, headers=headers)

@@ -1,0 +1,128 @@
+"""What subscriptions have to do with streams: which ones are theirs, and what in them is new. Notices what is durable.
+
+Invariant: without subscriptions the store has nobody to tell (`store.on_change` is None), and nothing is done here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from switchgear_streams import catalog
+from switchgear_streams.store import Store
+from switchgear_streams.stream import Stream
+from switchgear_streams.subscriptions.state import Link, Subscription
+
+_CACHE = 100_000
+
+
+class Watch:
+    """The part of the engine that looks at streams. `kick` is called for a subscription whose streams changed."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.subscriptions: dict[str, Subscription] = {}
+        self._linked: dict[bytes, tuple[Subscription, ...]] = {}
+        self._changed: dict[bytes, int] = {}
+        self._watching = False
+        self._stopped = False
+
+    def kick(self, subscription: Subscription) -> None:
+        raise NotImplementedError
+
+    def _look(self) -> None:
+        self.store.on_change = self._on_change if self.subscriptions and not self._stopped else None
+
+    # -- streams --
+
+    def stream(self, key: bytes) -> Stream | None:
+        """The stream as readers see it."""
+        found = self.store.get(key)
+        return None if found is None else self._usable(found, self.store.clock())
+
+    @staticmethod
+    def _usable(stream: Stream, now: int) -> Stream | None:
+        return stream if stream.durable_born and not stream.gone and not stream.expired(now) else None
+
+    def _on_change(self, stream: Stream) -> None:
+        """A change of `stream` was put on the log: look again when it is durable."""
+        key = stream.key
+        if self._matching(key):
+            self._changed[key] = stream.last_block
+            self._await_durable()
+
+    def _await_durable(self) -> None:
+        if not self._watching and self._changed:
+            self._watching = True
+            wal = self.store.log
+            wal.wait(min(self._changed.values(), default=0)).add_done_callback(self._durable)
+
+    def _durable(self, _: asyncio.Future[None]) -> None:
+        self._watching = False
+        self.catch_up()
+        self._await_durable()
+
+    def catch_up(self) -> None:
+        """Take notice of everything that is durable by now."""
+        ready = [key for key, block in self._changed.items() if block <= self.store.log.durable]
+        for key in ready:
+            del self._changed[key]
+            stream = self.stream(key)
+            for subscription in self._matching(key):
+                self._refresh(subscription, key, stream)
+                self.kick(subscription)
+
+    def _matching(self, key: bytes) -> tuple[Subscription, ...]:
+        found = self._linked.get(key)
+        if found is None:
+            if len(self._linked) >= _CACHE:
+                self._linked.clear()
+            found = tuple(
+                each
+                for each in self.subscriptions.values()
+                if ((link := each.links.get(key)) is not None and link.explicit) or each.globs(key)
+            )
+            self._linked[key] = found
+        return found
+
+    def _refresh(self, subscription: Subscription, key: bytes, stream: Stream | None) -> None:
+        """Bring link and pending work in line with the stream (None: it is not there)."""
+        link = subscription.links.get(key)
+        if stream is None:
+            subscription.pending.pop(key, None)
+            if link is not None and link.explicit:
+                link.generation = link.position = 0
+            else:
+                subscription.links.pop(key, None)
+            return
+        if link is None:
+            link = subscription.links[key] = Link(stream.generation, stream.base, False)
+        elif link.generation != stream.generation:
+            link.generation, link.position = stream.generation, stream.base
+        if stream.visible > link.position:
+            subscription.pending[key] = None
+        else:
+            subscription.pending.pop(key, None)
+
+    def _forget_matches(self) -> None:
+        self._linked.clear()
+
+    def _found(self, key: bytes) -> Stream | None:
+        """Without unpacking it for good: a scan must not fill the memory."""
+        one = self.store.streams[key]
+        stream = one if isinstance(one, Stream) else catalog.unpack_body(one)
+        return None if stream.gone or stream.expired(self.store.clock()) else stream
+
+    def _tail_link(self, key: bytes, explicit: bool) -> Link:
+        stream = self.stream(key)
+        return Link(0, 0, explicit) if stream is None else Link(stream.generation, stream.visible, explicit)
+
+    def acknowledge(self, subscription: Subscription, acks: dict[bytes, tuple[int, int]]) -> list[bytes]:
+        """Move links to (generation, position), never back. Returns the keys that changed."""
+        changed: list[bytes] = []
+        for key, (generation, position) in acks.items():
+            link = subscription.links.get(key)
+            if link is not None and link.generation == generation and position > link.position:
+                link.position = position
+                changed.append(key)
+                self._refresh(subscription, key, self.stream(key))
+        return changed
