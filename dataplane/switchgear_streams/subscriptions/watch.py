@@ -6,6 +6,7 @@ Invariant: without subscriptions the store has nobody to tell (`store.on_change`
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 
 from switchgear_streams import catalog
 from switchgear_streams.store import Store
@@ -15,8 +16,8 @@ from switchgear_streams.subscriptions.state import Link, Subscription
 _CACHE = 100_000
 
 
-class Watch:
-    """The part of the engine that looks at streams. `kick` is called for a subscription whose streams changed."""
+class Watch(ABC):
+    """The part of the engine that looks at streams."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -26,8 +27,9 @@ class Watch:
         self._watching = False
         self._stopped = False
 
+    @abstractmethod
     def kick(self, subscription: Subscription) -> None:
-        raise NotImplementedError
+        """A stream of this subscription changed."""
 
     def _look(self) -> None:
         self.store.on_change = self._on_change if self.subscriptions and not self._stopped else None
