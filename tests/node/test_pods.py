@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from typing import Any
 
 import pytest
@@ -170,18 +171,18 @@ def test_pods_that_do_not_tolerate_the_taint_are_left_alone(place: Place) -> Non
 
 
 def test_a_cordoned_node_takes_no_pods(place: Place) -> None:
-    names = [f"p{i}" for i in range(30)]
     tried: list[str] = []
 
     def is_refused() -> bool:
         # The node looks at itself every ten seconds, so the first ones may still be bound.
-        name = names[len(tried)]
+        name = f"p{len(tried)}"
         tried.append(name)
         place.apply(pod_manifest(name, *SLEEP))
         try:
             eventually(lambda: "nodeName" in place.get(f"pod/{name}")["spec"], "bound", limit=3)
         except AssertionError:
             return True
+        time.sleep(1)
         return False
 
     place.kube.kubectl("cordon", "switchgear-local")
