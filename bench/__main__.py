@@ -9,6 +9,7 @@ import asyncio
 import base64
 import os
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
@@ -46,7 +47,8 @@ def main() -> None:
         if region.process is not None:
             region.stop()
         shutil.rmtree(folder, ignore_errors=True)
-    write(first, second, memory, rates, latencies)
+    versions = re.findall(r"(Postgres [\d.]+|Kubernetes [\d.]+) is ready", region.log)
+    write(list(dict.fromkeys(versions)), first, second, memory, rates, latencies)
 
 
 def start(region: Region) -> float:
@@ -147,6 +149,7 @@ def fanouts(region: Region) -> list[tuple[str, float, float]]:
 
 
 def write(
+    versions: list[str],
     first: float,
     second: float,
     memory: list[tuple[str, float]],
@@ -165,7 +168,7 @@ def write(
         "`make bench` measures here and rewrites this page. Load generator, Postgres and servers share the cores.",
         "",
         f"{datetime.now(UTC):%Y-%m-%d} · {os.cpu_count()} × {cpu} · Linux {platform.release()}"
-        f" · Python {platform.python_version()}"
+        f" · Python {platform.python_version()} · {' · '.join(versions)}"
         f" · commit {commit.stdout.strip()}",
         "",
         "| a whole region (`switchgear up --demo`, warm caches) | measured | reach |",
