@@ -42,7 +42,7 @@ crds: setup
 
 # Needs uv (`pip install uv`): resolves again and writes the hashed lock.
 lock:
-	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml --extra local --group dev --no-emit-package switchgear -o locks/dev.txt
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml --extra local --extra infra --group dev --no-emit-package switchgear -o locks/dev.txt
 
 bench: setup
 	$(BIN)/python -m bench

@@ -1,4 +1,4 @@
-"""What a shape is: a table and a projection of it, checked against the catalogue. Pure.
+"""What a shape is: a table, a projection and a filter of it, checked against the catalogue. Pure.
 
 Two requests with equal definitions share one shape; `identity` is what they are compared by.
 """
@@ -13,6 +13,8 @@ from typing import Any
 from switchgear_shapes.errors import ShapeError, invalid
 from switchgear_shapes.relations import Column, Relation
 from switchgear_shapes.request import ShapeParams
+from switchgear_shapes.where import expression
+from switchgear_shapes.where.expression import Where
 
 _HANDLE_BITS = 27
 
@@ -35,6 +37,8 @@ class Definition:
     signature: tuple[tuple[str, int], ...]
     salt: str = ""
     """Mixed into keys of tables without a primary key, where columns outside of the projection tell rows apart."""
+    where: Where | None = None
+    """Which rows belong to the shape; None for all."""
 
     @property
     def identity(self) -> tuple[Any, ...]:
@@ -47,6 +51,7 @@ class Definition:
             self.selects_all,
             self.full_replica,
             self.changes_only,
+            None if self.where is None else self.where.sql,
         )
 
     @property
@@ -78,7 +83,8 @@ class Definition:
         if self.selects_all or not self.pk:
             return False
         now, before = dict(signature), dict(self.signature)
-        return all(now.get(name) == before.get(name) for name in {*self.columns, *self.pk})
+        needed = {*self.columns, *self.pk, *(self.where.columns if self.where is not None else ())}
+        return all(now.get(name) == before.get(name) for name in needed)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -92,6 +98,7 @@ class Definition:
             "changes_only": self.changes_only,
             "signature": self.signature,
             "salt": self.salt,
+            "where": None if self.where is None else expression.to_json(self.where),
         }
 
     @classmethod
@@ -107,6 +114,7 @@ class Definition:
             changes_only=data["changes_only"],
             signature=tuple((name, oid) for name, oid in data["signature"]),
             salt=data["salt"],
+            where=None if data.get("where") is None else expression.from_json(data["where"]),
         )
 
 

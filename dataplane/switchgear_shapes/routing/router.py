@@ -82,4 +82,4 @@ class Router(Generic[T]):
 
 
 def _group_key(definition: Definition) -> tuple[Any, ...]:
-    return (*definition.identity[:-1], definition.signature, definition.salt)
+    return (*definition.identity[:-2], definition.signature, definition.salt)
