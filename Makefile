@@ -46,6 +46,7 @@ lock:
 
 bench: setup
 	$(BIN)/python -m bench
+	$(BIN)/python -m bench.sync
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

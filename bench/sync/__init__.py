@@ -1,0 +1,1 @@
+"""Figures of the sync server: `python -m bench.sync` measures here and rewrites bench/SYNC.md."""
