@@ -105,6 +105,12 @@ def must_refetch(request: Request, base: bytes, handle: str | None, requested: s
     return Response(409, headers, MUST_REFETCH)
 
 
+def subset_headers(handle: str, offset: Offset, schema: bytes) -> bytes:
+    """The headers of a subset snapshot, beside those of every answer."""
+    named = f"electric-handle: {handle}\r\nelectric-offset: {offsets.render(offset)}\r\n".encode()
+    return b"".join([JSON_TYPE, NO_CACHE, named, b"electric-schema: ", schema, b"\r\nelectric-snapshot: true\r\n"])
+
+
 def etag(handle: str, requested: str, response: Offset, unique: int | None = None) -> bytes:
     """`unique` makes it one that never revalidates."""
     tail = "" if unique is None else f":{unique}"

@@ -39,6 +39,10 @@ class Definition:
     """Mixed into keys of tables without a primary key, where columns outside of the projection tell rows apart."""
     where: Where | None = None
     """Which rows belong to the shape; None for all."""
+    partitioned: bool = False
+    """The table is the root of partitions: its rows, and its changes, are theirs."""
+    compaction: bool = False
+    """Whether the log may be compacted. No part of the identity: the request that makes the shape decides."""
 
     @property
     def identity(self) -> tuple[Any, ...]:
@@ -99,6 +103,8 @@ class Definition:
             "signature": self.signature,
             "salt": self.salt,
             "where": None if self.where is None else expression.to_json(self.where),
+            "partitioned": self.partitioned,
+            "compaction": self.compaction,
         }
 
     @classmethod
@@ -115,6 +121,8 @@ class Definition:
             signature=tuple((name, oid) for name, oid in data["signature"]),
             salt=data["salt"],
             where=None if data.get("where") is None else expression.from_json(data["where"]),
+            partitioned=data.get("partitioned", False),
+            compaction=data.get("compaction", False),
         )
 
 
@@ -123,8 +131,10 @@ def streamed_columns(relation: Relation, *, stored_generated: bool) -> tuple[Col
     return tuple(c for c in relation.columns if not c.generated or (c.generated == "s" and stored_generated))
 
 
-def define(params: ShapeParams, relation: Relation, *, stored_generated: bool) -> Definition:
-    """The definition that the parameters mean for this table. Raises ShapeError (400)."""
+def define(
+    params: ShapeParams, relation: Relation, where: Where | None = None, *, stored_generated: bool
+) -> Definition:
+    """The definition that the parameters, and the filter made of them, mean for this table. Raises ShapeError (400)."""
     if relation.oid < FIRST_USER_OID:
         raise invalid("table", f"Table {relation_name(params)} is a system table; Postgres does not replicate those")
     if relation.kind == "p":
@@ -137,6 +147,7 @@ def define(params: ShapeParams, relation: Relation, *, stored_generated: bool) -
     else:
         chosen = allowed if allowed is not None else [column.name for column in relation.columns]
     _check_generated(params, relation, chosen, stored_generated)
+    _check_where(params, relation, where, stored_generated)
     streamed = streamed_columns(relation, stored_generated=stored_generated)
     return Definition(
         oid=relation.oid,
@@ -149,6 +160,9 @@ def define(params: ShapeParams, relation: Relation, *, stored_generated: bool) -
         changes_only=params.changes_only,
         signature=tuple((column.name, column.type_oid) for column in streamed),
         salt="" if relation.pk else secrets.token_hex(8),
+        where=where,
+        partitioned=relation.kind == "p",
+        compaction=params.compaction,
     )
 
 
@@ -188,3 +202,15 @@ def _check_generated(params: ShapeParams, relation: Relation, chosen: list[str],
         text += ". You can exclude them from the shape by explicitly listing which columns to fetch in the"
         text += " 'columns' query param"
     raise invalid("columns", text)
+
+
+def _check_where(params: ShapeParams, relation: Relation, where: Where | None, stored_generated: bool) -> None:
+    if where is None:
+        return
+    carried = {column.name for column in streamed_columns(relation, stored_generated=stored_generated)}
+    bad = sorted(where.columns - carried)
+    if bad:
+        text = f"The where clause reads generated columns, which are not replicated: {', '.join(bad)}"
+        raise invalid("where", text)
+    if params.compaction and where.subqueries:
+        raise invalid("experimental_compaction", "can't be enabled for shapes with subqueries")

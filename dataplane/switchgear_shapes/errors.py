@@ -40,6 +40,18 @@ def invalid_fields(errors: Mapping[str, Any]) -> ShapeError:
     return ShapeError(400, {"message": "Invalid request", "errors": errors})
 
 
+def mismatch() -> ShapeError:
+    """400 for a DELETE that names two different shapes."""
+    return ShapeError(
+        400,
+        {
+            "message": "The specified shape definition and handle do not match."
+            " Please ensure the shape definition is correct or omit the shape handle from the request"
+            " to obtain a new one."
+        },
+    )
+
+
 def unauthorized() -> ShapeError:
     return ShapeError(401, {"message": "Unauthorized - Invalid API secret"})
 

@@ -12,6 +12,7 @@ from switchgear_shapes.live import Live
 from switchgear_shapes.log.store import Store
 from switchgear_shapes.postgres.pool import Pool
 from switchgear_shapes.replication.client import Replication
+from switchgear_shapes.subset_query import Subsets
 from switchgear_wire import Response, Server
 from switchgear_wire.metrics import Registry
 
@@ -61,6 +62,12 @@ class Metrics:
 
     def watch_live(self, live: Live) -> None:
         self.registry.gauge("switchgear_live_waiters", "Live requests that wait for a change", lambda: live.count)
+
+    def watch_subsets(self, subsets: Subsets) -> None:
+        gauge = self.registry.gauge
+        gauge("switchgear_subsets_running", "Subset snapshots being answered", lambda: subsets.running)
+        gauge("electric_subqueries_subset_result_count", "Subset snapshots", lambda: subsets.queries)
+        gauge("electric_subqueries_subset_result_bytes", "Bytes of subset snapshots", lambda: subsets.bytes)
 
     def watch_store(self, store: Store, creator: Creator) -> None:
         gauge = self.registry.gauge

@@ -35,6 +35,7 @@ from switchgear_shapes.replication.publication import Publication
 from switchgear_shapes.routing.router import Router
 from switchgear_shapes.settings import Settings
 from switchgear_shapes.shape_api import Answer, ShapeApi, not_found
+from switchgear_shapes.subset_query import Subsets
 from switchgear_wire import Limits, Request, Response, Server, serve
 
 log = logging.getLogger("switchgear.shapes")
@@ -84,10 +85,12 @@ class Service:
         self.reader: Reader | None = None
         self.replication: Replication | None = None
         self.stored_generated = False
+        self.subsets = Subsets(self._snapshots)
         self._api = ShapeApi(self)
         self._metrics = Metrics()
         self._metrics.watch_admission(self._api.admission)
         self._metrics.watch_live(self.live)
+        self._metrics.watch_subsets(self.subsets)
 
     # -- state --
 

@@ -69,20 +69,47 @@ class SnapshotMark:
         return orjson.dumps({"headers": headers}) + b",\n"
 
 
-def begin_statements(definition: Definition, lock_seconds: int) -> str:
-    """Open the transaction and hold the table's schema still before the snapshot is taken."""
-    relation = quote_relation(definition.schema, definition.table)
+def begin_statements(definition: Definition, lock_seconds: int, statement_seconds: int = 0) -> str:
+    """Open the transaction and hold the table's schema still before the snapshot is taken.
+
+    `statement_seconds` bounds each statement that follows, the reader's pace included; 0 for no limit.
+    """
     settings = "".join(f"SET LOCAL {name} = {literal(value)};" for name, value in DISPLAY_SETTINGS.items())
     return (
         "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"
-        f"{settings}SET LOCAL lock_timeout = '{lock_seconds}s';SET LOCAL statement_timeout = 0;"
-        f"LOCK TABLE ONLY {relation} IN ACCESS SHARE MODE;"
+        f"{settings}SET LOCAL lock_timeout = '{lock_seconds}s';SET LOCAL statement_timeout = '{statement_seconds}s';"
+        f"LOCK TABLE {_target(definition)} IN ACCESS SHARE MODE;"
         f"SELECT pg_current_snapshot(), pg_current_wal_insert_lsn(), {fingerprint_expression(definition.oid)}"
     )
 
 
 def copy_statement(definition: Definition, relation: Relation) -> str:
-    """COPY with one line of the log per row.
+    """COPY with one line of the log per row of the shape."""
+    return copy_query(definition, relation, {}, _conditions(definition))
+
+
+def subset_statement(
+    definition: Definition,
+    relation: Relation,
+    mark: int,
+    condition: str | None,
+    order_by: str | None,
+    limit: int | None,
+    offset: int | None,
+) -> str:
+    """COPY with one message per row of a subset; the texts are canonical SQL, never a client's own."""
+    tail = _conditions(definition, condition)
+    if order_by is not None:
+        tail += f" ORDER BY {order_by}"
+    if limit is not None:
+        tail += f" LIMIT {limit:d}"
+    if offset is not None:
+        tail += f" OFFSET {offset:d}"
+    return copy_query(definition, relation, {"snapshot_mark": mark}, tail)
+
+
+def copy_query(definition: Definition, relation: Relation, headers: dict[str, Any], tail: str) -> str:
+    """COPY of the table's rows as messages with these additional headers; `tail` follows the table's name.
 
     CSV with control characters as quote and delimiter: they cannot occur in JSON, so that nothing is ever quoted or
     escaped, and the bytes of the stream are the bytes of the file.
@@ -92,18 +119,32 @@ def copy_statement(definition: Definition, relation: Relation) -> str:
         _concat(literal(orjson.dumps(name).decode() + ":"), _json_value(columns[name])) for name in definition.columns
     ]
     value = " || ',' || ".join(value_parts) if value_parts else "''"
-    headers = orjson.dumps({"operation": "insert", "relation": [definition.schema, definition.table]}).decode()
+    all_headers = {"operation": "insert", "relation": [definition.schema, definition.table]} | headers
     line = " || ".join(
         [
             literal('{"key":'),
             _key(definition, columns),
             literal(',"value":{'),
             value,
-            literal('},"headers":' + headers + "},"),
+            literal('},"headers":' + orjson.dumps(all_headers).decode() + "},"),
         ]
     )
-    source = quote_relation(definition.schema, definition.table)
-    return f"COPY (SELECT {line} FROM ONLY {source}) TO STDOUT WITH (FORMAT csv, QUOTE E'\\x01', DELIMITER E'\\x02')"  # noqa: S608 - every name and value in it is quoted above
+    query = f"SELECT {line} FROM {_target(definition)}{tail}"  # noqa: S608 - every name and value in it is quoted
+    return f"COPY ({query}) TO STDOUT WITH (FORMAT csv, QUOTE E'\\x01', DELIMITER E'\\x02')"
+
+
+def _target(definition: Definition) -> str:
+    """The table without those that inherit from it; a partitioned one has no rows of its own."""
+    relation = quote_relation(definition.schema, definition.table)
+    return relation if definition.partitioned else f"ONLY {relation}"
+
+
+def _conditions(definition: Definition, condition: str | None = None) -> str:
+    """The shape's filter and another one, each in parentheses: an OR in one must not swallow the other."""
+    given = [] if definition.where is None else [definition.where.sql]
+    if condition is not None:
+        given.append(condition)
+    return " WHERE " + " AND ".join(f"({sql})" for sql in given) if given else ""
 
 
 def _concat(*parts: str) -> str:

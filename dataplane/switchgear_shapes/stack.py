@@ -10,6 +10,7 @@ from switchgear_shapes.live import Live
 from switchgear_shapes.log.store import Store
 from switchgear_shapes.reading import Reader
 from switchgear_shapes.settings import Settings
+from switchgear_shapes.subset_query import Subsets
 
 
 class Stack(Protocol):
@@ -21,6 +22,7 @@ class Stack(Protocol):
     creator: Creator | None
     store: Store | None
     reader: Reader | None
+    subsets: Subsets
 
     @property
     def active(self) -> bool: ...

@@ -109,23 +109,6 @@ def test_bad_requests(items: ShapesServer) -> None:
         assert errors(items.get(**params)) == expected, params
 
 
-@one_version
-def test_later_parameters_are_refused(items: ShapesServer) -> None:
-    """A filter that is not applied must never look as if it were."""
-    for params in (
-        {"where": "id = 1"},
-        {"params[1]": "x"},
-        {"subset__where": "id = 1"},
-        {"subset__limit": "1"},
-        {"experimental_compaction": "true"},
-    ):
-        (field,) = errors(items.get(table="items", offset="-1", **params))
-        assert field == next(iter(params)).split("[")[0].split("__")[0]
-    for body in ({"where": "id = 1"}, {"subset": {"limit": 1}}):
-        response = items.http.post(items.shape_url, params={"table": "items", "offset": "-1"}, json=body)
-        assert "not" in errors_of_post(response)["subset"][0]
-
-
 def errors_of_post(response: Any) -> Any:
     assert response.status_code == 400, response.text
     assert response.headers["cache-control"] == "no-cache"
