@@ -66,8 +66,8 @@ class Metrics:
     def watch_subsets(self, subsets: Subsets) -> None:
         gauge = self.registry.gauge
         gauge("switchgear_subsets_running", "Subset snapshots being answered", lambda: subsets.running)
-        gauge("electric_subqueries_subset_result_count", "Subset snapshots", lambda: subsets.queries)
-        gauge("electric_subqueries_subset_result_bytes", "Bytes of subset snapshots", lambda: subsets.bytes)
+        gauge("switchgear_subsets_total", "Subset snapshots", lambda: subsets.queries)
+        gauge("switchgear_subsets_bytes_total", "Bytes of subset snapshots", lambda: subsets.bytes)
 
     def watch_store(self, store: Store, creator: Creator) -> None:
         gauge = self.registry.gauge
