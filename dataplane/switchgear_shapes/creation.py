@@ -10,10 +10,11 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Callable
 
 import orjson
 
-from switchgear_shapes.errors import ShapeError, database_unreachable, snapshot_failed
+from switchgear_shapes.errors import ShapeError, database_unreachable, invalid, snapshot_failed
 from switchgear_shapes.ingest import Ingest
 from switchgear_shapes.log.shape import Shape
 from switchgear_shapes.log.snapshot_file import split_chunks
@@ -36,6 +37,8 @@ LOCK_SECONDS = 5
 STITCH_ATTEMPTS = 100
 _INSUFFICIENT_PRIVILEGE = "42501"
 _LOCK_NOT_AVAILABLE = "55P03"
+_DATA_EXCEPTION = "22"
+"""A class of codes, such as a division by zero."""
 _GONE = frozenset({"42P01", "3F000", "42703"})
 
 
@@ -61,6 +64,8 @@ class Creator:
         self.created = 0
         self.failed = 0
         self.seconds = 0.0
+        self.on_created: Callable[[float], None] = lambda seconds: None
+        """Called with the time that a creation took."""
 
     def start(self, shape: Shape, relation: Relation) -> None:
         """Begin to make a registered shape of the table that `relation` describes."""
@@ -83,7 +88,9 @@ class Creator:
         try:
             await self._make(shape, relation)
             self.created += 1
-            self.seconds += time.monotonic() - started
+            taken = time.monotonic() - started
+            self.seconds += taken
+            self.on_created(taken)
         except Exception as error:
             self.failed += 1
             failure = self._failure(shape, error)
@@ -108,6 +115,8 @@ class Creator:
                 return snapshot_failed("Unable to create initial snapshot: the table is locked by another transaction")
             if error.sqlstate in _GONE:
                 return must_refetch()
+            if error.sqlstate[:2] == _DATA_EXCEPTION and shape.definition.where is not None:
+                return invalid("where", f"Postgres cannot evaluate it for every row (SQLSTATE {error.sqlstate})")
         log.error("cannot create shape %s", shape.handle, exc_info=error)
         return ShapeError(500, {"message": "Unexpected error while creating snapshot"})
 

@@ -39,6 +39,11 @@ class Live:
         self.stopped = False
         """True when the server stops: nobody may begin to wait."""
 
+    @property
+    def shapes(self) -> int:
+        """How many shapes are waited for."""
+        return len(self._waiters)
+
     def add(self, waiter: Waiter) -> None:
         self._waiters.setdefault(waiter.shape.id, {})[waiter] = None
         self.count += 1

@@ -10,6 +10,7 @@ from switchgear_shapes.creation import Creator
 from switchgear_shapes.ingest import Ingest
 from switchgear_shapes.live import Live
 from switchgear_shapes.log.store import Store
+from switchgear_shapes.measures import MILLISECONDS
 from switchgear_shapes.postgres.pool import Pool
 from switchgear_shapes.replication.client import Replication
 from switchgear_shapes.subset_query import Subsets
@@ -37,12 +38,21 @@ class Metrics:
             "Bytes of WAL not acknowledged yet",
         )
 
+        self._snapshots = self.registry.histogram(
+            "electric_shape_snapshot_create_snapshot_task_stop_duration",
+            "Milliseconds to create a shape's snapshot",
+            MILLISECONDS,
+        )
+
+    def snapshot_made(self, seconds: float) -> None:
+        self._snapshots.observe(seconds * 1000)
+
     def response(self, base: bytes) -> Response:
         return Response(200, base + _TEXT, self.registry.render())
 
     def watch_server(self, server: Server) -> None:
         gauge = self.registry.gauge
-        gauge("electric_plug_serve_shape_requests_count", "Requests on the main port", lambda: server.requests.value)
+        gauge("switchgear_http_requests_total", "Requests on the main port", lambda: server.requests.value)
         gauge("switchgear_http_connections", "Open connections", lambda: server.connections)
 
     def watch_admission(self, admission: Admission) -> None:
@@ -59,9 +69,14 @@ class Metrics:
                 lambda kind=kind: admission.rejected[kind],  # type: ignore[misc]
                 kind=kind,
             )
+            self.registry.gauge("electric_admission_control_acquire_limit", "How many may wait", kind=kind).set(
+                admission.limits[kind]
+            )
 
     def watch_live(self, live: Live) -> None:
-        self.registry.gauge("switchgear_live_waiters", "Live requests that wait for a change", lambda: live.count)
+        gauge = self.registry.gauge
+        gauge("switchgear_live_waiters", "Live requests that wait for a change", lambda: live.count)
+        gauge("electric_shapes_active_shapes_count", "Shapes that live requests wait for", lambda: live.shapes)
 
     def watch_subsets(self, subsets: Subsets) -> None:
         gauge = self.registry.gauge

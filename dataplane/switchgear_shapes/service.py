@@ -23,6 +23,7 @@ from switchgear_shapes.ingest import Ingest
 from switchgear_shapes.live import Live, next_cursor
 from switchgear_shapes.log.shape import Shape
 from switchgear_shapes.log.store import StorageLocked, Store
+from switchgear_shapes.measures import RequestMeasures
 from switchgear_shapes.metrics import Metrics
 from switchgear_shapes.postgres.pool import Pool, PoolTimeout
 from switchgear_shapes.postgres.session import ConnectionLost, PostgresError, Session
@@ -86,8 +87,8 @@ class Service:
         self.replication: Replication | None = None
         self.stored_generated = False
         self.subsets = Subsets(self._snapshots)
-        self._api = ShapeApi(self)
         self._metrics = Metrics()
+        self._api = ShapeApi(self, RequestMeasures(self._metrics.registry))
         self._metrics.watch_admission(self._api.admission)
         self._metrics.watch_live(self.live)
         self._metrics.watch_subsets(self.subsets)
@@ -299,6 +300,7 @@ class Service:
         self._ingest.on_relation = lambda relation: self.catalog.forget(relation.schema, relation.name)
         self.reader = Reader(store, cache, self._cursor)
         self.creator = Creator(store, self._ingest, self._snapshots, self._publication, settings.chunk_bytes_threshold)
+        self.creator.on_created = self._metrics.snapshot_made
         store.on_publish = self.live.publish
         store.on_drop = self._on_drop
         for shape in store.by_id.values():

@@ -19,6 +19,7 @@ from switchgear_shapes.errors import ShapeError
 from switchgear_shapes.live_answers import Frames, LogAnswerer
 from switchgear_shapes.live_requests import EventStream, LongPoll
 from switchgear_shapes.log.shape import Shape
+from switchgear_shapes.measures import RequestMeasures
 from switchgear_shapes.offsets import BEFORE_ALL, INFINITY, Offset
 from switchgear_shapes.parameters import Query
 from switchgear_shapes.reading import Reader
@@ -44,19 +45,22 @@ Answer = AnyResponse | Awaitable[AnyResponse]
 class Call:
     """One request on its way to an answer. `permit` is its leave to wait, once it has one."""
 
-    __slots__ = ("base", "permit", "request")
+    __slots__ = ("base", "live", "permit", "request", "started")
 
     def __init__(self, request: Request, base: bytes) -> None:
         self.request = request
         self.base = base
         self.permit: Permit | None = None
+        self.live = False
+        self.started = time.perf_counter()
 
 
 class ShapeApi:
     """The handler of the shape route."""
 
-    def __init__(self, stack: Stack) -> None:
+    def __init__(self, stack: Stack, measures: RequestMeasures) -> None:
         self._stack = stack
+        self._measures = measures
         self._settings = stack.settings
         self._secret = None if self._settings.secret is None else self._settings.secret.encode()
         self._resolver = Resolver(stack)
@@ -70,6 +74,17 @@ class ShapeApi:
         if request.method not in ("GET", "HEAD", "POST", "DELETE"):
             return not_found(base)
         call = Call(request, base)
+        answer = self._answer(call)
+        if isinstance(answer, AnyResponse):
+            self._answered(call, answer)
+        return answer
+
+    def _answered(self, call: Call, answer: AnyResponse) -> AnyResponse:
+        self._measures.answered(answer, call.started, call.live)
+        return answer
+
+    def _answer(self, call: Call) -> Answer:
+        request = call.request
         try:
             query, parsed = (
                 _parsed(request.query) if len(request.query) <= CACHED_QUERY_BYTES else _parse(request.query)
@@ -84,7 +99,7 @@ class ShapeApi:
                 raise parsed.with_traceback(None)
             return self._get(call, parsed)
         except ShapeError as error:
-            return answers.error_response(request, base, error)
+            return answers.error_response(request, call.base, error)
         except Exception as error:
             return _unexpected(call, error)
 
@@ -116,6 +131,7 @@ class ShapeApi:
         return await _settled(self._get(call, parsed if subset is None else with_body(parsed, subset)))
 
     def _get(self, call: Call, sr: ShapeRequest) -> Answer:
+        call.live = sr.live
         kind = EXISTING if self._knows(sr.handle) else INITIAL
         if sr.subset is not None:
             return self._admitted(call, kind, self._subset(call, sr))
@@ -282,9 +298,14 @@ class ShapeApi:
             except BaseException:
                 permit.leave()
                 raise
-            poll.future.add_done_callback(lambda _: permit.leave())
+            poll.future.add_done_callback(lambda done: self._polled(call, permit, done))
         call.request.on_close(poll.cancel)
         return poll.future
+
+    def _polled(self, call: Call, permit: Permit, done: asyncio.Future[AnyResponse]) -> None:
+        permit.leave()
+        if not done.cancelled():
+            self._answered(call, done.result())
 
     def _events(self, call: Call, sr: ShapeRequest, shape: Shape, offset: Offset) -> AnyResponse:
         reader = self._reader
@@ -344,13 +365,13 @@ class ShapeApi:
 
     async def _guard(self, call: Call, work: Awaitable[AnyResponse], permit: Permit) -> AnyResponse:
         try:
-            return await work
+            return self._answered(call, await work)
         except ShapeError as error:
-            return answers.error_response(call.request, call.base, error)
+            return self._answered(call, answers.error_response(call.request, call.base, error))
         except ClientGone:
             raise
         except Exception as error:
-            return _unexpected(call, error)
+            return self._answered(call, _unexpected(call, error))
         finally:
             permit.leave()
 
