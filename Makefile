@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.switchgear-setup
 
-.PHONY: up down setup test test-long lint fmt lock crds bench clean
+.PHONY: up down setup test test-long lint fmt lock crds charts bench clean
 
 up: setup
 	$(BIN)/switchgear up --demo
@@ -39,6 +39,9 @@ test-long: setup
 
 crds: setup
 	$(BIN)/python -m switchgear_model.crds crds
+
+charts: setup
+	$(BIN)/python -m charts
 
 # Needs uv (`pip install uv`): resolves again and writes the hashed lock.
 lock:

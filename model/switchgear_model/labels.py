@@ -59,6 +59,8 @@ DATABASE_URL_KEY: Final = "url"
 DATABASE_POOLED_URL_KEY: Final = "pooledUrl"
 REGION_KEY_SECRET: Final = "switchgear-region-key"  # noqa: S105
 REGION_KEY_KEY: Final = "key"
+ADMIN_TOKEN_SECRET: Final = "switchgear-admin-token"  # noqa: S105
+ADMIN_TOKEN_KEY: Final = "token"  # noqa: S105
 
 # ServiceAccounts and roles.
 OPERATOR_ACCOUNT: Final = "switchgear-operator"

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from switchgear_model import labels
 from switchgear_model.kinds import KINDS
-from switchgear_operator import kopf_app, routing
+from switchgear_operator import admin_token, kopf_app, routing
 from switchgear_operator.act import MANAGER, Actor
 from switchgear_operator.edges import Edges
 from switchgear_operator.health import Health, Vitals
@@ -62,6 +62,7 @@ class App:
             public_url=settings.public_url,
             shapes_image=settings.shapes_image,
             streams_image=settings.streams_image,
+            metrics_namespaces=settings.metrics_namespaces,
         )
         observer = Observer(self._kube, config, self._store, self._jobs, self._edges, self._region_key)
         actor = Actor(self._kube, self._jobs, socket.gethostname()[:63])
@@ -97,6 +98,7 @@ class App:
         while not self._stop.is_set():
             try:
                 await self._region_key.get()
+                await admin_token.ensure(self._kube, self._settings.namespace, self._settings.admin_token_secret)
                 await self._walk()
             except Exception as error:
                 _log.warning("not started yet: %s: %s", type(error).__name__, error)

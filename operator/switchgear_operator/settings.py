@@ -36,6 +36,8 @@ class Settings:
     edge_urls: tuple[str, ...]
     shapes_image: str
     streams_image: str
+    metrics_namespaces: tuple[str, ...]
+    admin_token_secret: str
     health_host: str
     health_port: int
     resync_seconds: float
@@ -60,6 +62,8 @@ def load(arguments: Sequence[str], environ: Mapping[str, str]) -> Settings:
         "edge-url": ("SWITCHGEAR_EDGE_URL", "", "edges' internal listeners, comma separated; absent: found as pods"),
         "shapes-image": ("SWITCHGEAR_SHAPES_IMAGE", f"switchgear/shapes:{version()}", "image of the sync server"),
         "streams-image": ("SWITCHGEAR_STREAMS_IMAGE", f"switchgear/streams:{version()}", "image of the streams server"),
+        "metrics-namespaces": ("SWITCHGEAR_METRICS_NAMESPACES", "", "namespaces that may read services' metrics, a,b"),
+        "admin-token-secret": ("SWITCHGEAR_ADMIN_TOKEN_SECRET", "", "Secret to make for the API's token when missing"),
         "host": ("SWITCHGEAR_HOST", "127.0.0.1", "address of the health listener"),
         "health-port": ("SWITCHGEAR_HEALTH_PORT", "0", "port of the health listener; 0: off"),
         "resync-seconds": ("SWITCHGEAR_RESYNC_SECONDS", "45", "time between walks over everything, at most 60"),
@@ -94,6 +98,10 @@ def _checked(value: Callable[[str], str]) -> Settings:
         for url in edge_urls
         if not _is_base_url(url)
     ]
+    metrics_namespaces = tuple(name.strip() for name in value("metrics-namespaces").split(",") if name.strip())
+    for flag, name in [*(("metrics-namespaces", n) for n in metrics_namespaces), *_given(value, "admin-token-secret")]:
+        if not _LABEL.fullmatch(name):
+            problems.append(f"--{flag}: {name!r} is not a DNS label (lower-case letters, digits and '-')")
     health_port = _number(value("health-port"), 0, 65535, "--health-port", problems)
     resync = _number(value("resync-seconds"), 1, 60, "--resync-seconds", problems)
     if value("log-level").lower() not in logs.LEVELS:
@@ -107,11 +115,17 @@ def _checked(value: Callable[[str], str]) -> Settings:
         edge_urls=edge_urls,
         shapes_image=value("shapes-image"),
         streams_image=value("streams-image"),
+        metrics_namespaces=metrics_namespaces,
+        admin_token_secret=value("admin-token-secret"),
         health_host=value("host"),
         health_port=int(health_port),
         resync_seconds=resync,
         log_level=value("log-level").lower(),
     )
+
+
+def _given(value: Callable[[str], str], name: str) -> list[tuple[str, str]]:
+    return [(name, value(name))] if value(name) else []
 
 
 def _is_base_url(text: str) -> bool:

@@ -42,6 +42,7 @@ class Config:
     public_url: str
     shapes_image: str
     streams_image: str
+    metrics_namespaces: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

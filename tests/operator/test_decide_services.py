@@ -28,7 +28,7 @@ from switchgear_operator import actions as a
 from switchgear_operator.preflight.errors import Fault
 from switchgear_operator.preflight.results import Check, CleanupResult, ProbeResult
 from switchgear_operator.snapshot import Children, Config, JobView, ParentView, ServiceSnapshot, UserSecret
-from switchgear_operator.specs import secrets
+from switchgear_operator.specs import network, secrets
 from switchgear_operator.specs.common import owned_by
 from tests.operator.model_world import SLOTS, START, World, empty
 
@@ -278,6 +278,18 @@ def test_the_order_of_a_first_start() -> None:
     states = [d.status.state for d in made.decisions if d.status]
     order = [state for n, state in enumerate(states) if n == 0 or state != states[n - 1]]
     assert order == ["pending", "validating", "provisioning", "active"]
+
+
+def test_a_service_admits_the_edge_and_whoever_reads_metrics() -> None:
+    for namespaces in ((), ("monitoring", "alloy")):
+        config = replace(CONFIG, metrics_namespaces=namespaces)
+        spec = network.policy(source().obj, SID, config, [5433])["spec"]
+        (rule,) = spec["ingress"]
+        edge, *others = rule["from"]
+        assert edge["podSelector"]["matchLabels"] == {labels.APP_NAME: labels.APP_EDGE}
+        admitted = [peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"] for peer in (edge, *others)]
+        assert admitted == ["sys", *namespaces]
+        assert spec["egress"][1:] == [{"ports": [{"port": 5433, "protocol": "TCP"}]}]
 
 
 def test_nothing_is_made_before_the_database_has_passed() -> None:

@@ -32,21 +32,25 @@ def test_flags_win_over_the_environment_and_that_over_defaults() -> None:
         "SWITCHGEAR_PUBLIC_URL": "https://env",
         "SWITCHGEAR_REGION": "eu",
         "SWITCHGEAR_EDGE_URL": "http://a, http://b:1",
+        "SWITCHGEAR_METRICS_NAMESPACES": "monitoring, alloy",
     }
     made = settings.load(["--public-url", "https://flag/"], environ)
     assert (made.public_url, made.region, made.namespace) == ("https://flag", "eu", "switchgear-system")
     assert made.edge_urls == ("http://a", "http://b:1")
     assert made.shapes_image.startswith("switchgear/shapes:")
+    assert (made.metrics_namespaces, made.admin_token_secret) == (("monitoring", "alloy"), "")
 
 
 def test_every_problem_is_named_at_once() -> None:
     arguments = ["--region", "EU", "--edge-url", "127.0.0.1:1", "--health-port", "x", "--resync-seconds", "61"]
+    arguments += ["--metrics-namespaces", "a,B", "--admin-token-secret", "X"]
     with pytest.raises(settings.SettingsError) as caught:
         settings.load([*arguments, "--log-level", "loud"], {})
     said = " ".join(caught.value.problems)
     for flag in ("--region", "--edge-url", "--health-port", "--resync-seconds", "--log-level", "--public-url"):
         assert flag in said
-    assert len(caught.value.problems) == 6
+    assert "--metrics-namespaces: 'B'" in said and "--admin-token-secret: 'X'" in said
+    assert len(caught.value.problems) == 8
 
 
 def test_the_command_ends_with_2_and_lists_the_problems(

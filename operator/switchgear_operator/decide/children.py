@@ -112,7 +112,7 @@ def _object_repairs(snapshot: ServiceSnapshot, urls: DatabaseUrls | None) -> lis
     wanted: list[tuple[Json, Mapping[str, Any] | None]] = [
         (_grown(storage.claim(obj, service_id), children.pvc), children.pvc),
         (network.headless_service(obj, service_id), children.service),
-        (network.policy(obj, service_id, snapshot.config.namespace, database_ports), children.network_policy),
+        (network.policy(obj, service_id, snapshot.config, database_ports), children.network_policy),
         (workload.statefulset(obj, service_id, snapshot.config, checksum), children.statefulset),
     ]
     actions: list[Action] = []

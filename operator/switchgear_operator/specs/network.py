@@ -7,8 +7,10 @@ from typing import Any
 
 from switchgear_model import ids, labels
 from switchgear_model.kinds import SYNC_SOURCE, Service
+from switchgear_operator.snapshot import Config
 from switchgear_operator.specs.common import Json, metadata, selector, with_hash
 
+_NAMESPACE_NAME = "kubernetes.io/metadata.name"
 _DNS = [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]
 
 
@@ -40,15 +42,16 @@ def headless_service(obj: Service, service_id: str) -> Json:
     )
 
 
-def policy(obj: Service, service_id: str, namespace: str, database_ports: Sequence[int]) -> Json:
-    """In: the edge of the installation's namespace. Out: DNS and, for sync sources, the database's port."""
+def policy(obj: Service, service_id: str, config: Config, database_ports: Sequence[int]) -> Json:
+    """In: the edge of the installation's namespace, and whoever reads metrics. Out: DNS and the database's port."""
     egress: list[dict[str, Any]] = [{"ports": _DNS}]
     if database_ports:
         egress.append({"ports": [{"port": port, "protocol": "TCP"} for port in database_ports]})
     edge = {
-        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
+        "namespaceSelector": {"matchLabels": {_NAMESPACE_NAME: config.namespace}},
         "podSelector": {"matchLabels": {labels.APP_NAME: labels.APP_EDGE}},
     }
+    metrics = [{"namespaceSelector": {"matchLabels": {_NAMESPACE_NAME: name}}} for name in config.metrics_namespaces]
     return with_hash(
         {
             "apiVersion": "networking.k8s.io/v1",
@@ -57,7 +60,7 @@ def policy(obj: Service, service_id: str, namespace: str, database_ports: Sequen
             "spec": {
                 "podSelector": {"matchLabels": selector(service_id)},
                 "policyTypes": ["Ingress", "Egress"],
-                "ingress": [{"from": [edge], "ports": [{"port": labels.PORT_NAME, "protocol": "TCP"}]}],
+                "ingress": [{"from": [edge, *metrics], "ports": [{"port": labels.PORT_NAME, "protocol": "TCP"}]}],
                 "egress": egress,
             },
         }

@@ -1,0 +1,1 @@
+"""The Helm charts, and the generator of what in them follows from something else: `python -m charts`."""
