@@ -14,6 +14,22 @@ from switchgear_shapes.postgres.session import Row
 
 
 @dataclass(frozen=True, slots=True)
+class Collation:
+    """What decides how a column's text compares, the database's default looked through."""
+
+    name: str
+    provider: str
+    """`c` libc, `i` ICU, `b` built in."""
+    locale: str
+    """For libc LC_COLLATE; else the locale's name."""
+    ctype: str
+    """For libc LC_CTYPE; else the locale's name."""
+    deterministic: bool
+    encoding: str
+    """Of the database, as Postgres names it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Column:
     """One column as `pg_attribute` has it. `pk_position` is its place in the primary key, or None."""
 
@@ -31,6 +47,12 @@ class Column:
     pk_position: int | None
     generated: str
     """`''`, `s` (stored) or `v` (virtual)."""
+    base_type: str | None = None
+    """The type's name with domains looked through, for arrays the element's; None if it is none of Postgres' own."""
+    base_array: bool = False
+    enum_labels: tuple[str, ...] | None = None
+    """Of enums and arrays of them, in their order."""
+    collation: Collation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +91,38 @@ SELECT c.oid::int8, n.nspname, c.relname, c.relkind, c.relreplident,
        CASE WHEN t.typcategory = 'A' AND t.typelem <> 0 THEN greatest(a.attndims, 1) ELSE 0 END,
        e.typname, a.attnotnull,
        CASE WHEN array_position(i.indkey, a.attnum) < i.indnkeyatts THEN array_position(i.indkey, a.attnum) END,
-       a.attgenerated
+       a.attgenerated,
+       jsonb_build_array(
+         CASE WHEN coalesce(ue.typnamespace, u.typnamespace) = 'pg_catalog'::regnamespace
+           THEN coalesce(ue.typname, u.typname) END,
+         ue.oid IS NOT NULL,
+         CASE WHEN coalesce(ue.typtype, u.typtype) = 'e' THEN
+           (SELECT jsonb_agg(l.enumlabel ORDER BY l.enumsortorder) FROM pg_catalog.pg_enum l
+            WHERE l.enumtypid = coalesce(ue.oid, u.oid)) END,
+         (SELECT jsonb_build_array(o.collname,
+            CASE o.collprovider WHEN 'd' THEN coalesce(to_jsonb(b) ->> 'datlocprovider', 'c')
+              ELSE o.collprovider::text END,
+            CASE WHEN o.collprovider = 'd'
+              THEN coalesce(to_jsonb(b) ->> 'datlocale', to_jsonb(b) ->> 'daticulocale', b.datcollate::text)
+              ELSE coalesce(to_jsonb(o) ->> 'colllocale', to_jsonb(o) ->> 'colliculocale', o.collcollate::text) END,
+            CASE WHEN o.collprovider = 'd'
+              THEN coalesce(to_jsonb(b) ->> 'datlocale', to_jsonb(b) ->> 'daticulocale', b.datctype::text)
+              ELSE coalesce(to_jsonb(o) ->> 'colllocale', to_jsonb(o) ->> 'colliculocale', o.collctype::text) END,
+            o.collisdeterministic, pg_encoding_to_char(b.encoding))
+          FROM pg_catalog.pg_collation o, pg_catalog.pg_database b
+          WHERE o.oid = a.attcollation AND b.datname = current_database()))
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 LEFT JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
 LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem AND t.typcategory = 'A'
+LEFT JOIN LATERAL (
+  WITH RECURSIVE domains(oid) AS (
+    SELECT a.atttypid
+    UNION ALL
+    SELECT d.typbasetype FROM domains JOIN pg_catalog.pg_type d ON d.oid = domains.oid AND d.typtype = 'd')
+  SELECT d.* FROM domains JOIN pg_catalog.pg_type d ON d.oid = domains.oid AND d.typtype <> 'd') u ON true
+LEFT JOIN pg_catalog.pg_type ue ON ue.oid = u.typelem AND ue.typarray = u.oid
 LEFT JOIN pg_catalog.pg_index i ON i.indrelid = c.oid AND i.indisprimary
 WHERE c.relkind IN ('r', 'p') AND {condition}
 ORDER BY c.oid, a.attnum
@@ -126,6 +174,7 @@ def _relation(oid: int, rows: list[Row]) -> Relation:
 
 
 def _column(row: Row) -> Column:
+    base_type, base_array, labels, collation = json.loads(row[16] or "[null, false, null, null]")
     return Column(
         name=row[5] or "",
         number=int(row[6] or 0),
@@ -138,6 +187,10 @@ def _column(row: Row) -> Column:
         not_null=row[13] == "t",
         pk_position=None if row[14] is None else int(row[14]),
         generated=row[15] or "",
+        base_type=base_type,
+        base_array=base_array,
+        enum_labels=None if labels is None else tuple(labels),
+        collation=None if collation is None else Collation(*collation),
     )
 
 

@@ -44,12 +44,15 @@ class Column:
 class Call:
     """An operator or a function by its SQL name (`=`, `<`, `~~` for LIKE, `@>`, `lower`), with coerced arguments.
 
-    A cast is a `Call` of `cast` with one argument. What is strict gives NULL for a NULL argument.
+    A cast is a `Call` of `cast` with one argument. What is strict gives NULL for a NULL argument. `<>` and NOT LIKE
+    are `Not` of their opposites; NOT of `<` is `>=`. A comparison with a constant has it on the right; text compares in
+    byte order. `rule` says how letters' case is folded, where that matters (see `collations`).
     """
 
     type: Type
     name: str
     args: tuple[Expression, ...]
+    rule: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +204,8 @@ def _node(node: Expression) -> Any:
             return ["const", _type(kind), text]
         case Column(kind, name):
             return ["column", _type(kind), name]
-        case Call(kind, name, args):
-            return ["call", _type(kind), name, [_node(arg) for arg in args]]
+        case Call(kind, name, args, rule):
+            return ["call", _type(kind), name, [_node(arg) for arg in args], rule]
         case InList(arg, values):
             return ["in", _node(arg), [_type(values[0].type), [value.text for value in values]]]
         case And(args):
@@ -223,8 +226,8 @@ def _from_node(data: Any) -> Expression:
             return Const(_from_type(kind), text)
         case ["column", kind, name]:
             return Column(_from_type(kind), name)
-        case ["call", kind, name, args]:
-            return Call(_from_type(kind), name, tuple(_from_node(arg) for arg in args))
+        case ["call", kind, name, args, rule]:
+            return Call(_from_type(kind), name, tuple(_from_node(arg) for arg in args), rule)
         case ["in", arg, [kind, texts]]:
             value_type = _from_type(kind)
             return InList(_from_node(arg), tuple(Const(value_type, text) for text in texts))

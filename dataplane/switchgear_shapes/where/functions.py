@@ -1,0 +1,101 @@
+"""What operators and functions do with their values. Pure.
+
+`strict` functions get values that are not NULL; `lazy` ones get their arguments unevaluated; `fixed` ones are compiled
+for a constant second argument (patterns).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from switchgear_shapes.replication.pgoutput import Values
+from switchgear_shapes.where import casts, collations, like
+from switchgear_shapes.where.comparing import comparison
+from switchgear_shapes.where.expression import Call, Const
+
+Evaluate = Callable[[Values], Any]
+
+
+def fixed(node: Call) -> Callable[[Evaluate], Evaluate] | None:
+    """For LIKE and ILIKE with a constant pattern: what makes the function of the left side's."""
+    if node.name not in ("~~", "~~*"):
+        return None
+    pattern = node.args[1]
+    if not isinstance(pattern, Const) or pattern.text is None:
+        return None
+    if node.name == "~~":
+        return _matching(like.matcher(pattern.text.encode()), None)
+    rule = node.rule
+    return _matching(like.matcher(collations.lower(pattern.text.encode(), rule)), rule)
+
+
+def _matching(match: like.Matcher, rule: str | None) -> Callable[[Evaluate], Evaluate]:
+    def make(arg: Evaluate) -> Evaluate:
+        if rule is None:
+
+            def matches(row: Values) -> bool | None:
+                value = arg(row)
+                return None if value is None else match(value)
+
+            return matches
+        ascii_only = rule == collations.ASCII
+
+        def matches_folded(row: Values) -> bool | None:
+            value = arg(row)
+            if value is None:
+                return None
+            if ascii_only or value.isascii():
+                return match(value.lower())
+            return match(collations.lower(value, rule))
+
+        return matches_folded
+
+    return make
+
+
+def lazy(node: Call) -> Callable[[list[Evaluate]], Evaluate] | None:
+    """For what is not strict."""
+    match node.name:
+        case "IS TRUE":
+            return lambda args: lambda row: args[0](row) is True
+        case "IS FALSE":
+            return lambda args: lambda row: args[0](row) is False
+        case "IS DISTINCT FROM":
+            equal = comparison("=", node.args[0].type, node.args[1].type)
+            return lambda args: _distinct(equal, args[0], args[1])
+        case _:
+            return None
+
+
+def _distinct(equal: Callable[[Any, Any], bool], left: Evaluate, right: Evaluate) -> Evaluate:
+    def distinct(row: Values) -> bool:
+        a, b = left(row), right(row)
+        if a is None or b is None:
+            return (a is None) != (b is None)
+        return not equal(a, b)
+
+    return distinct
+
+
+def strict(node: Call) -> Callable[..., Any]:
+    """For all others. Raises ValueError if there is none: the parser makes no such node."""
+    rule = node.rule
+    match node.name:
+        case "cast":
+            function = casts.cast(node.args[0].type, node.type)
+            if function is not None:
+                return function
+        case "~~":
+            return lambda text, pattern: like.matcher(pattern)(text)
+        case "~~*":
+            return lambda text, pattern: like.matcher(collations.lower(pattern, rule))(collations.lower(text, rule))
+        case "lower":
+            return lambda text: collations.lower(text, rule)
+        case "upper":
+            return lambda text: collations.upper(text, rule)
+        case "collate":
+            return lambda text: text
+        case "like_escape":
+            return like.escaped
+    raise ValueError(f"no function {node.name}")

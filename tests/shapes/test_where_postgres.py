@@ -1,0 +1,55 @@
+"""Our evaluator against Postgres': the same expressions on the same rows, and the canonical SQL on Postgres itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from switchgear_shapes.where.parse import WhereError, parse_where
+from tests.shapes.where_support import ROWS, Table, agrees, conditions
+from tests.support.postgres import Postgres, create_database, drop_database
+
+pytestmark = pytest.mark.pg
+
+
+@pytest.fixture(scope="module")
+def table(postgres: Postgres) -> Iterator[Table]:
+    database = create_database(postgres)
+    made = Table.create(database)
+    yield made
+    made.connection.close()
+    drop_database(database)
+
+
+def check(table: Table, texts: list[str]) -> int:
+    """How many of the expressions we take; on those we and Postgres agree."""
+    taken = []
+    for text in texts:
+        try:
+            taken.append((text, parse_where(text, table.relation)))
+        except WhereError:
+            continue
+    written = table.verdicts([text for text, _ in taken])
+    canonical = table.verdicts([where.sql for _, where in taken])
+    wrong = []
+    for (text, where), as_written, as_rendered in zip(taken, written, canonical, strict=True):
+        ours = table.ours(where)
+        if not agrees(ours, as_rendered) or (as_written != "e" * ROWS and not agrees(ours, as_written)):
+            wrong.append((text, where.sql, ours, as_rendered, as_written))
+    # The shortest is shown: shrinking a batch would ask Postgres for hours.
+    assert not wrong, "\n".join(min(wrong, key=lambda found: len(found[0])))
+    return len(taken)
+
+
+BATCHES = settings(
+    deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.reuse, Phase.generate]
+)
+
+
+@settings(BATCHES, max_examples=40)
+@given(texts=st.lists(conditions(), min_size=20, max_size=40))
+def test_agrees_with_postgres(table: Table, texts: list[str]) -> None:
+    check(table, texts)
