@@ -74,6 +74,10 @@ class Live:
     def stop(self) -> None:
         """Answer everybody, and let nobody wait from now on."""
         self.stopped = True
+        self.interrupt()
+
+    def interrupt(self) -> None:
+        """Answer everybody now: the clients come back."""
         for waiting in list(self._waiters.values()):
             for waiter in list(waiting):
                 waiter.on_stop()

@@ -39,7 +39,8 @@ class LogAnswerer:
         if self._ahead and self._offset > self._shape.log.latest:
             return None
         reader = self._stack.reader
-        assert reader is not None
+        if reader is None:
+            return self.nothing()
         try:
             return reader.after(self._request, self._base, self._sr, self._shape, self._offset, self._schema)
         except ShapeError as error:
@@ -47,20 +48,18 @@ class LogAnswerer:
 
     def nothing(self) -> Response:
         stack = self._stack
-        store, reader = stack.store, stack.reader
-        assert store is not None
-        assert reader is not None
-        if not stack.active:
+        known, reader = stack.known, stack.reader
+        if known is None or reader is None or not (stack.active or stack.read_only):
             error = ShapeError(503, {"message": f"Timeout waiting for {stack.waiting_for}"}, retry_after=10)
             return answers.error_response(self._request, self._base, error)
-        if self._ahead and self._offset > self._shape.log.latest and self._offset[0] > store.commit_lsn:
+        if self._ahead and self._offset > self._shape.log.latest and self._offset[0] > known.commit_lsn:
             error = errors.invalid("offset", "out of bounds for this shape")
             return answers.error_response(self._request, self._base, error)
         return reader.nothing(self._request, self._base, self._sr, self._shape, self._schema)
 
     def gone(self) -> Response:
-        store = self._stack.store
-        found = None if store is None else store.by_identity.get(self._shape.definition.identity)
+        known = self._stack.known
+        found = None if known is None else known.by_identity.get(self._shape.definition.identity)
         replacement = None if found is None or not found.alive else found.handle
         return answers.must_refetch(self._request, self._base, replacement, self._sr.offset_text)
 

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from switchgear_shapes import answers, offsets
 from switchgear_shapes.errors import ShapeError
 from switchgear_shapes.log.files import Handle
+from switchgear_shapes.log.registry import Registry
 from switchgear_shapes.log.shape import Shape
 from switchgear_shapes.log.shape_log import Slice
-from switchgear_shapes.log.store import Store
 from switchgear_shapes.offsets import END_OF_SNAPSHOT, Offset
 from switchgear_shapes.request import ShapeRequest
 from switchgear_wire import AnyResponse, ClientGone, FileResponse, FileSlice, Request, Response, StreamResponse, Writer
@@ -29,6 +29,8 @@ BLOCK_BYTES = 262_144
 GROWTH_SECONDS = 60.0
 """How long a reader waits for the next bytes of a snapshot that is being written."""
 _SEPARATOR = b",\n"
+CursorRule = Callable[[int], int]
+"""The client's last cursor → the next one."""
 
 
 def unreadable() -> ShapeError:
@@ -38,7 +40,7 @@ def unreadable() -> ShapeError:
 class Reader:
     """Builds the answers that carry a shape's data."""
 
-    def __init__(self, store: Store, cache: answers.CacheRules, cursor: Callable[[int], int]) -> None:
+    def __init__(self, store: Registry, cache: answers.CacheRules, cursor: CursorRule) -> None:
         self._store = store
         self._cache = cache
         self._cursor = cursor

@@ -14,7 +14,7 @@ from switchgear_shapes.replication.publication import Publication
 
 
 class PublicationGone(Exception):
-    """The publication was dropped: Postgres (from 18 on) goes on without a word, and without our changes."""
+    """The publication was dropped or leaves operations out: Postgres goes on without a word and without changes."""
 
 
 async def reconcile(store: Store, catalog: Catalog, publication: Publication, *, stored_generated: bool) -> None:
@@ -26,7 +26,9 @@ async def reconcile(store: Store, catalog: Catalog, publication: Publication, *,
     relations = await catalog.read(list(by_table))
     published = await publication.published()
     if published is None:
-        raise PublicationGone("the publication was dropped while replication was running")
+        raise PublicationGone(
+            "the publication was dropped while replication was running, or no longer publishes every operation"
+        )
     for oid, shapes in by_table.items():
         relation = relations.get(oid)
         if relation is None:

@@ -5,6 +5,7 @@ What is cached of a table may be old: a request that is wrong by it is looked at
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 
 from switchgear_shapes import errors
@@ -17,6 +18,8 @@ from switchgear_shapes.stack import Stack
 from switchgear_shapes.subset_query import SubsetQuery
 from switchgear_shapes.subset_request import subset_error
 
+READY_SECONDS = 5.0
+"""How long a request waits for this instance to become able to make shapes."""
 NOT_YET = "are not supported by this server yet; leave the parameter out."
 REMEMBERED = 100_000
 REMEMBERED_WEIGHT = 512
@@ -70,6 +73,11 @@ class Resolver:
     async def find(self, params: ShapeParams, definition: Definition, relation: Relation) -> Shape:
         """The shape of a definition, begun if there is none. Raises ShapeError (503)."""
         stack = self._stack
+        if stack.read_only:
+            found = await self._made_elsewhere(definition)
+            if found is not None:
+                self._remember(params, found)
+                return found
         store, creator = stack.store, stack.creator
         if store is None or creator is None or not stack.active:
             raise errors.not_ready(stack.waiting_for)
@@ -84,6 +92,19 @@ class Resolver:
             creator.start(shape, relation)
         self._remember(params, shape)
         return shape
+
+    async def _made_elsewhere(self, definition: Definition) -> Shape | None:
+        """On a standby: a new shape is for the instance that has the lock; None when this one has it in time."""
+        stack = self._stack
+        deadline = time.monotonic() + READY_SECONDS
+        while stack.read_only:
+            shape = None if stack.known is None else stack.known.by_identity.get(definition.identity)
+            if shape is not None and shape.snapshot.complete:
+                return shape
+            if time.monotonic() > deadline or await stack.wait_active(0.2):
+                break
+        await stack.wait_active(max(0.0, deadline - time.monotonic()))
+        return None
 
     def _remember(self, params: ShapeParams, shape: Shape) -> None:
         if params.weight > REMEMBERED_WEIGHT:

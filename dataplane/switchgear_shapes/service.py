@@ -1,8 +1,8 @@
-"""The running server: the parts wired together, the life of the connection to Postgres, and the routes.
+"""The running server: the parts wired together, and the routes.
 
-Order of starting: listen (202 starting) → connect → lock (202 waiting) → storage → publication and slot → stream (200
-active). A lost connection goes back to connecting, with growing pauses; what is on disk stays readable meanwhile, as
-long as no other server of the same stream has taken the lock.
+Order of starting: listen (202 starting) → connect → lock (202 waiting; known shapes read-only) → storage → publication
+and slot → stream (200 active). When the connection is lost, what is on disk stays readable, as long as no other server
+of the same stream has taken the lock.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from switchgear_shapes.catalog import Catalog
 from switchgear_shapes.creation import Creator
 from switchgear_shapes.ingest import Ingest
 from switchgear_shapes.live import Live, next_cursor
+from switchgear_shapes.log.registry import Registry
 from switchgear_shapes.log.shape import Shape
 from switchgear_shapes.log.store import StorageLocked, Store
 from switchgear_shapes.measures import RequestMeasures
@@ -31,29 +32,22 @@ from switchgear_shapes.reading import Reader
 from switchgear_shapes.reconcile import PublicationGone, reconcile
 from switchgear_shapes.replication import conversation
 from switchgear_shapes.replication.client import Replication
-from switchgear_shapes.replication.conversation import Names, Started, StartupRefused
+from switchgear_shapes.replication.conversation import Names, Started
 from switchgear_shapes.replication.publication import Publication
 from switchgear_shapes.routing.router import Router
 from switchgear_shapes.settings import Settings
 from switchgear_shapes.shape_api import Answer, ShapeApi, not_found
+from switchgear_shapes.standby import Standby
 from switchgear_shapes.subset_query import Subsets
+from switchgear_shapes.upstream import Upstream
 from switchgear_wire import Limits, Request, Response, Server, serve
 
 log = logging.getLogger("switchgear.shapes")
 
-_EXPECTED = (ConnectionLost, PostgresError, StartupRefused, PublicationGone, StorageLocked, PoolTimeout)
-BACKOFF = (0.5, 1.0, 2.0, 5.0, 10.0)
-LOCK_BREAKER_SECONDS = 10.0
 MAINTENANCE_SECONDS = 10.0
 STORAGE_LOCK_SECONDS = 10.0
 DRAIN_SECONDS = 10.0
 _HEALTH_CACHE = b"cache-control: no-cache, no-store, must-revalidate\r\n"
-_WAITING_TEXTS = {
-    conversation.LOCK: "Postgres lock acquisition",
-    conversation.SLOT: "replication client to be ready"
-    " (the slot can only be made once older transactions have ended; look for long-running ones)",
-    conversation.STARTING: "replication client to be ready",
-}
 
 
 class Service:
@@ -72,21 +66,21 @@ class Service:
         self._admin = Pool(settings.pooled_database, admin_size)
         self._snapshots = Pool(settings.pooled_database, max(1, settings.db_pool_size - admin_size))
         self._publication = Publication(settings.publication_name, self._admin, manual=settings.manual_table_publishing)
-        self._router: Router[Shape] = Router()
-        self._phase = conversation.STARTING
-        self._problem = ""
-        self._streaming = asyncio.Event()
-        self._served_once = False
-        self._stop = asyncio.Event()
         self._ingest: Ingest | None = None
+        self._stop = asyncio.Event()
         self.live = Live()
         self.catalog = Catalog(self._admin)
         self.creator: Creator | None = None
         self.store: Store | None = None
-        self.reader: Reader | None = None
-        self.replication: Replication | None = None
         self.stored_generated = False
         self.subsets = Subsets(self._snapshots)
+        self._cache = answers.CacheRules(settings.cache_max_age, settings.cache_stale_age, settings.sse_timeout)
+        self._reader: Reader | None = None
+        self._standby = Standby(settings, self._cache, self._cursor, self.live)
+        self._standing_by: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
+        pools = (self._admin, self._snapshots)
+        self._upstream = Upstream(settings.database, self._names, pools, self, settings.replication_idle_timeout)
         self._metrics = Metrics()
         self._api = ShapeApi(self, RequestMeasures(self._metrics.registry))
         self._metrics.watch_admission(self._api.admission)
@@ -97,30 +91,34 @@ class Service:
 
     @property
     def active(self) -> bool:
-        return self._streaming.is_set()
+        return self._upstream.active
+
+    @property
+    def read_only(self) -> bool:
+        return self._standby.follower is not None and self._upstream.waiting_for_lock
 
     @property
     def serving(self) -> bool:
-        return self.store is not None and (self.active or (self._served_once and self._phase != conversation.LOCK))
+        return self.read_only or (self.store is not None and self._upstream.readable)
 
     @property
-    def status(self) -> str:
-        if self.active:
-            return "active"
-        return "waiting" if self._phase == conversation.LOCK else "starting"
+    def known(self) -> Registry | None:
+        return self._standby.follower if self.read_only else self.store
+
+    @property
+    def reader(self) -> Reader | None:
+        return self._standby.reader if self.read_only else self._reader
 
     @property
     def waiting_for(self) -> str:
-        text = _WAITING_TEXTS[self._phase]
-        return f"{text}: {self._problem}" if self._problem and self._phase != conversation.LOCK else text
+        return self._upstream.waiting_for
 
     async def wait_active(self, seconds: float) -> bool:
-        if self._streaming.is_set():
-            return True
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._streaming.wait()
-        return self._streaming.is_set()
+        return await self._upstream.wait_active(seconds)
+
+    @property
+    def needed(self) -> bool:
+        return self.live.count > 0 or (self.creator is not None and self.creator.running > 0)
 
     # -- routes --
 
@@ -128,6 +126,8 @@ class Service:
         """Every request of the main port."""
         route = answers.route_of(request.path)
         if route == (b"v1", b"shape"):
+            self._upstream.asked()
+            self._standby.refresh()
             return self._api.handle(request)
         base = answers.base_headers(request, answers.OTHER_METHODS)
         if request.method not in ("GET", "HEAD"):
@@ -136,10 +136,13 @@ class Service:
             case ():
                 return Response(200, base + answers.DEFAULT_CACHE)
             case (b"v1", b"health"):
-                body = orjson.dumps({"status": self.status})
-                return Response(200 if self.active else 202, base + answers.JSON_TYPE + _HEALTH_CACHE, body)
+                status = self._upstream.status
+                body = orjson.dumps({"status": status})
+                return Response(200 if status == "active" else 202, base + answers.JSON_TYPE + _HEALTH_CACHE, body)
             case (b"ready",):
-                return self._probe(base, self.serving)
+                # For roll-outs that wait for the new instance before they end the old one: ready to serve what exists.
+                standby = self.read_only and b"standby=true" in request.query.split(b"&")
+                return self._probe(base, standby or self._upstream.asleep or (self.serving and not self.read_only))
             case (b"live",):
                 return self._probe(base, True)
             case (b"metrics",):
@@ -154,7 +157,7 @@ class Service:
         return not_found(base)
 
     def _probe(self, base: bytes, good: bool) -> Response:
-        body = orjson.dumps({"status": self.status} | ({"waiting_for": self.waiting_for} if not good else {}))
+        body = orjson.dumps({"status": self._upstream.status} | ({"waiting_for": self.waiting_for} if not good else {}))
         return Response(200 if good else 503, base + answers.JSON_TYPE + _HEALTH_CACHE, body)
 
     # -- running --
@@ -166,7 +169,7 @@ class Service:
             loop.add_signal_handler(number, self._stop.set)
         servers = await self._listen()
         self._metrics.watch_server(servers[0])
-        work = [asyncio.ensure_future(self._connect_forever()), asyncio.ensure_future(self._maintain())]
+        work = [asyncio.ensure_future(self._upstream.run()), asyncio.ensure_future(self._maintain())]
         stopping = asyncio.ensure_future(self._stop.wait())
         try:
             await asyncio.wait([*work, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -206,6 +209,7 @@ class Service:
         for task in work:
             task.cancel()
         await asyncio.gather(*work, return_exceptions=True)
+        self._end_standby()
         if self.creator is not None:
             await self.creator.stop()
         await asyncio.gather(*(server.drain(DRAIN_SECONDS) for server in servers))
@@ -214,72 +218,53 @@ class Service:
         self._admin.close()
         self._snapshots.close()
 
-    # -- the connection to Postgres --
+    # -- what the connection to Postgres is used for --
 
-    async def _connect_forever(self) -> None:
-        attempt = 0
-        while True:
-            began = time.monotonic()
-            try:
-                await self._connect_once()
-            except (
-                ConnectionLost,
-                PostgresError,
-                StartupRefused,
-                PublicationGone,
-                StorageLocked,
-                PoolTimeout,
-            ) as error:
-                await self._disconnected(error)
-            except (ValueError, AssertionError, RuntimeError) as error:
-                log.exception("replication failed")
-                await self._disconnected(error)
-            if time.monotonic() - began > 30.0:
-                attempt = 0
-            await asyncio.sleep(BACKOFF[min(attempt, len(BACKOFF) - 1)])
-            attempt += 1
-
-    async def _disconnected(self, error: Exception) -> None:
-        self._streaming.clear()
-        self.replication = None
-        self._phase = conversation.STARTING
-        self._problem = str(error) or type(error).__name__
-        self._admin.drop_idle()
-        self._snapshots.drop_idle()
-        log.warning("not connected to Postgres: %s", self._problem)
-        if _slot_is_lost(error):
-            await self._discard_slot()
-
-    async def _connect_once(self) -> None:
-        helper = asyncio.ensure_future(self._help_start())
-        try:
-            session, started = await Replication.connect(self.settings.database, self._names, self._on_phase)
-        finally:
-            helper.cancel()
-        try:
-            await self._open_storage()
-            await self._adopt(started)
-        except BaseException:
-            session.close()
-            raise
+    async def begin(self, session: Session, started: Started) -> Replication:
+        """Raises StorageLocked, FatalError, OSError."""
+        self._end_standby()
+        if self._closing is not None:
+            await self._closing
+        await self._open_storage()
+        await self._adopt(started)
         assert self._ingest is not None
         assert self.store is not None
-        self.replication = Replication(session, self._ingest, self.store)
-        self._metrics.watch_replication(self.replication, self._ingest)
-        await self.replication.run(started, self._on_streaming)
+        replication = Replication(session, self._ingest, self.store)
+        self._metrics.watch_replication(replication, self._ingest)
+        return replication
 
-    def _on_phase(self, phase: str) -> None:
-        if phase != self._phase:
-            self._phase = phase
-            if phase == conversation.LOCK:
-                log.info("waiting for the lock of %s", self._names.slot)
+    async def let_go(self) -> None:
+        """Another instance has the lock."""
+        if self.store is not None:
+            log.warning("another instance has the lock: giving up the storage")
+            self._closing = asyncio.ensure_future(self._close_storage())
+            await asyncio.shield(self._closing)
+        if self._standing_by is None:
+            self._standing_by = asyncio.ensure_future(self._stand_by())
 
-    def _on_streaming(self) -> None:
-        log.info("replication is running on %s", self._names.slot)
-        self._problem = ""
-        self._phase = conversation.STARTING
-        self._served_once = True
-        self._streaming.set()
+    async def _stand_by(self) -> None:
+        with contextlib.suppress(PostgresError, ConnectionLost, PoolTimeout):
+            async with self._admin.session() as session:
+                statement = conversation.stored_generated_query(self._names, session.server_version)
+                rows = [] if statement is None else await session.query(statement)
+                self.stored_generated = bool(rows) and rows[0][0] == "s"
+        await self._standby.run()
+
+    def _end_standby(self) -> None:
+        if self._standing_by is not None:
+            self._standing_by.cancel()
+            self._standing_by = None
+        self._standby.end()
+
+    async def _close_storage(self) -> None:
+        if self.creator is not None:
+            await self.creator.stop()
+        self.live.interrupt()
+        store, self.store, self._reader, self.creator, self._ingest = self.store, None, None, None, None
+        if store is not None:
+            for shape in store.by_id.values():
+                shape.alive = False
+            await store.close()
 
     async def _open_storage(self) -> None:
         """The lock in Postgres is ours: now the directory. Raises StorageLocked when another process holds on to it."""
@@ -295,16 +280,16 @@ class Service:
                     raise
                 await asyncio.sleep(0.2)
         settings = self.settings
-        cache = answers.CacheRules(settings.cache_max_age, settings.cache_stale_age, settings.sse_timeout)
-        self._ingest = Ingest(store, self._router, settings.storage_dir)
+        router: Router[Shape] = Router()
+        self._ingest = Ingest(store, router, settings.storage_dir)
         self._ingest.on_relation = lambda relation: self.catalog.forget(relation.schema, relation.name)
-        self.reader = Reader(store, cache, self._cursor)
+        self._reader = Reader(store, self._cache, self._cursor)
         self.creator = Creator(store, self._ingest, self._snapshots, self._publication, settings.chunk_bytes_threshold)
         self.creator.on_created = self._metrics.snapshot_made
         store.on_publish = self.live.publish
         store.on_drop = self._on_drop
         for shape in store.by_id.values():
-            self._router.add(shape)
+            router.add(shape)
         self._metrics.watch_store(store, self.creator)
         self.store = store
 
@@ -340,33 +325,6 @@ class Service:
         self._publication.forget()
         self.catalog.clear()
 
-    async def _help_start(self) -> None:
-        """While the lock or the slot keeps us waiting: end dead holders, and nudge Postgres."""
-        while True:
-            await asyncio.sleep(LOCK_BREAKER_SECONDS)
-            if self._phase == conversation.LOCK:
-                statement = conversation.lock_breaker(self._names)
-            elif self._phase == conversation.SLOT:
-                statement = "SELECT pg_log_standby_snapshot()"
-            else:
-                continue
-            with contextlib.suppress(PostgresError, ConnectionLost, PoolTimeout):
-                async with self._admin.session() as session:
-                    await session.query(statement)
-
-    async def _discard_slot(self) -> None:
-        """The slot is of no use any more: remove it and the publication, so that both are made anew."""
-        try:
-            session = await Session.connect(self.settings.database)
-            try:
-                for statement in conversation.discard(self._names):
-                    with contextlib.suppress(PostgresError):
-                        await session.query(statement)
-            finally:
-                session.close()
-        except (ConnectionLost, PostgresError) as error:
-            log.warning("the lost replication slot could not be dropped yet: %s", error)
-
     # -- now and then --
 
     async def _maintain(self) -> None:
@@ -380,6 +338,7 @@ class Service:
             if self.store is not None:
                 self.store.tick()
                 self._evict(self.store)
+            self._upstream.tick()
             if not self.active:
                 continue
             try:
@@ -390,8 +349,7 @@ class Service:
                     )
                     await reconcile(self.store, self.catalog, self._publication, stored_generated=self.stored_generated)
             except PublicationGone as error:
-                if self.replication is not None:
-                    self.replication.abort(error)
+                self._upstream.abort(error)
             except (PostgresError, ConnectionLost, PoolTimeout) as error:
                 log.warning("housekeeping in Postgres failed: %s", error)
 
@@ -402,12 +360,3 @@ class Service:
         by_use = sorted(store.by_id.values(), key=lambda shape: shape.last_read)
         for shape in by_use[: len(by_use) - limit]:
             store.drop(shape, "there are more shapes than ELECTRIC_MAX_SHAPES")
-
-
-def _slot_is_lost(error: Exception) -> bool:
-    if not isinstance(error, PostgresError):
-        return False
-    text = error.message
-    return "slot" in text and any(
-        sign in text for sign in ("was invalidated", "can no longer", "has been invalidated", "max_slot_wal_keep_size")
-    )

@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from switchgear_shapes.postgres.conninfo import BadUrl, Conninfo, parse_url
+from switchgear_shapes.postgres.conninfo import PREFER_IPV6, BadUrl, Conninfo, parse_url
 
 _DURATION = re.compile(r"(\d+)\s*(ms|msec|s|sec|m|min)?")
 _DURATION_UNITS = {None: 0.001, "ms": 0.001, "msec": 0.001, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0}
@@ -129,6 +129,7 @@ class Settings:
     sse_keepalive: float = 21.0
     max_concurrent: tuple[int, int] = (300, 10_000)
     max_shapes: int | None = None
+    replication_idle_timeout: float = 0.0
     allow_shape_deletion: bool = False
     publication_refresh_period: float = 60.0
     schema_reconciler_period: float = 60.0
@@ -167,6 +168,7 @@ _VARIABLES: dict[str, tuple[str, _Parser]] = {
     "SWITCHGEAR_SSE_KEEPALIVE": ("sse_keepalive", duration),
     "ELECTRIC_MAX_CONCURRENT_REQUESTS": ("max_concurrent", concurrency),
     "ELECTRIC_MAX_SHAPES": ("max_shapes", integer(1, 10**9)),
+    "ELECTRIC_REPLICATION_IDLE_TIMEOUT": ("replication_idle_timeout", duration),
     "ELECTRIC_ENABLE_INTEGRATION_TESTING": ("allow_shape_deletion", boolean),
     "ELECTRIC_TWEAKS_PUBLICATION_REFRESH_PERIOD": ("publication_refresh_period", duration),
     "ELECTRIC_TWEAKS_SCHEMA_RECONCILER_PERIOD": ("schema_reconciler_period", duration),
@@ -195,7 +197,7 @@ _SPECIAL = frozenset(
 )
 # Known to Electric and without a meaning here: accepted, so that an existing deployment starts.
 _NAMES_WITHOUT_EFFECT = """
-REPLICATION_IDLE_TIMEOUT SERVICE_NAME DATABASE_ID CONSUMER_PARTITIONS SHAPE_HIBERNATE_AFTER
+SERVICE_NAME DATABASE_ID CONSUMER_PARTITIONS SHAPE_HIBERNATE_AFTER
 SHAPE_SUSPEND_CONSUMER SHAPE_SUSPEND_AFTER FLUSH_STALL_GRACE_PERIOD SUBQUERY_BUFFER_MAX_TRANSACTIONS
 FEATURE_FLAGS SHAPE_DB_EXCLUSIVE_MODE SHAPE_DB_STORAGE_DIR SHAPE_DB_SYNCHRONOUS SHAPE_DB_CACHE_SIZE
 SHAPE_DB_ENABLE_STATS SHAPE_DB_ENABLE_MEMORY_STATS CLEANUP_INTERVAL_MS PUBLICATION_ALTER_DEBOUNCE_TIME
@@ -326,6 +328,11 @@ def _databases(values: Mapping[str, str], made: dict[str, Any], problems: list[s
                 extra[parameter] = str(round(seconds * 1000) if in_milliseconds else max(1, round(seconds)))
         except ValueError as error:
             problems.append(f"{variable} {error}")
+    try:
+        if boolean(values.get("ELECTRIC_DATABASE_USE_IPV6", "false")):
+            extra[PREFER_IPV6] = "1"
+    except ValueError as error:
+        problems.append(f"ELECTRIC_DATABASE_USE_IPV6 {error}")
     for variable, target in (("DATABASE_URL", "database"), ("ELECTRIC_POOLED_DATABASE_URL", "pooled_database")):
         if variable not in values:
             if target == "database":

@@ -25,7 +25,7 @@ from switchgear_shapes.parameters import Query
 from switchgear_shapes.reading import Reader
 from switchgear_shapes.relations import schema_header
 from switchgear_shapes.request import ShapeRequest, parse, parse_params, with_body
-from switchgear_shapes.resolving import Resolver
+from switchgear_shapes.resolving import READY_SECONDS, Resolver
 from switchgear_shapes.stack import Stack
 from switchgear_shapes.subset_query import TableChanged
 from switchgear_shapes.subset_request import from_body
@@ -35,7 +35,6 @@ from switchgear_wire.query import parse_query
 log = logging.getLogger("switchgear.shapes.api")
 
 BODY_LIMIT = 8_000_000
-READY_SECONDS = 5.0
 SNAPSHOT_START_SECONDS = 60.0
 CACHED_QUERY_BYTES = 2048
 
@@ -117,8 +116,8 @@ class ShapeApi:
         raise errors.unauthorized()
 
     def _knows(self, handle: str | None) -> bool:
-        store = self._stack.store
-        return handle is not None and store is not None and handle in store.by_handle
+        known = self._stack.known
+        return handle is not None and known is not None and handle in known.by_handle
 
     async def _with_body(self, call: Call, parsed: ShapeRequest | ShapeError) -> AnyResponse:
         try:
@@ -142,7 +141,7 @@ class ShapeApi:
         return self._admitted(call, kind, self._find(call, sr))
 
     async def _ready(self) -> None:
-        if not await self._stack.wait_active(READY_SECONDS):
+        if not self._stack.read_only and not await self._stack.wait_active(READY_SECONDS):
             raise errors.not_ready(self._stack.waiting_for)
 
     async def _find(self, call: Call, sr: ShapeRequest) -> AnyResponse:
@@ -270,11 +269,11 @@ class ShapeApi:
         return await _settled(self._with_shape(call, sr, shape))
 
     def _log(self, call: Call, sr: ShapeRequest, shape: Shape, offset: Offset, schema: bytes | None) -> Answer:
-        store = self._stack.store
-        assert store is not None
+        known = self._stack.known
+        assert known is not None, "there is a shape"
         if sr.live:
             offset = shape.log.resume(offset)
-        ahead = offset > shape.log.latest and offset[0] > store.commit_lsn
+        ahead = offset > shape.log.latest and offset[0] > known.commit_lsn
         if not ahead:
             if sr.live and sr.sse:
                 return self._events(call, sr, shape, offset)

@@ -7,6 +7,7 @@ from typing import Protocol
 from switchgear_shapes.catalog import Catalog
 from switchgear_shapes.creation import Creator
 from switchgear_shapes.live import Live
+from switchgear_shapes.log.registry import Registry
 from switchgear_shapes.log.store import Store
 from switchgear_shapes.reading import Reader
 from switchgear_shapes.settings import Settings
@@ -20,9 +21,20 @@ class Stack(Protocol):
     live: Live
     catalog: Catalog
     creator: Creator | None
-    store: Store | None
-    reader: Reader | None
     subsets: Subsets
+    store: Store | None
+    """The shapes, when they are this instance's to change."""
+
+    @property
+    def known(self) -> Registry | None:
+        """The shapes to read from: the store's, or those that a standby reads along."""
+
+    @property
+    def reader(self) -> Reader | None: ...
+
+    @property
+    def read_only(self) -> bool:
+        """Whether this instance waits for another one's lock, and serves that one's shapes meanwhile."""
 
     @property
     def active(self) -> bool: ...

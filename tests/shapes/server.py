@@ -106,6 +106,11 @@ class ShapesServer:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(30)
 
+    def terminate(self) -> None:
+        """SIGTERM, without waiting for the end."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+
     def kill(self) -> None:
         """SIGKILL, which leaves the process no chance to do anything."""
         assert self.process is not None

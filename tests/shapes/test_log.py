@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from switchgear_shapes.definition import Definition
 from switchgear_shapes.errors import CorruptStorage, FatalError
-from switchgear_shapes.log import frames, store, wal
+from switchgear_shapes.log import frames, registry, store, wal
 from switchgear_shapes.log.files import FileCache
 from switchgear_shapes.log.frames import Batch, Entry
 from switchgear_shapes.log.shape import Shape
@@ -305,7 +305,7 @@ async def test_checkpoints_bound_the_log(
 ) -> None:
     """Segments go once their contents are in the files; readers notice nothing."""
     monkeypatch.setattr(store, "CHECKPOINT_BYTES", 20_000)
-    monkeypatch.setattr(store, "TAIL_LIMIT", 5_000)
+    monkeypatch.setattr(registry, "TAIL_LIMIT", 5_000)
     opened = open_store()
     shapes = [await complete(opened, Definition.from_json(DEFINITION.to_json() | {"oid": n})) for n in range(1, 6)]
     expected = {shape.id: b"" for shape in shapes}

@@ -72,6 +72,14 @@ def read_frame(data: bytes | mmap, at: int) -> tuple[int, bytes, int]:
     return sequence, payload, end
 
 
+def payload_length(header: bytes) -> int | None:
+    """How long the payload behind this header is; None when it is no header."""
+    if len(header) < HEADER_BYTES or not header.startswith(MAGIC):
+        return None
+    length: int = _HEADER.unpack(header)[1]
+    return length
+
+
 def has_frame_after(data: bytes | mmap, at: int, sequence: int) -> bool:
     """Whether a valid frame numbered above `sequence` begins anywhere behind `at`."""
     found = data.find(MAGIC, at + 1)

@@ -111,7 +111,9 @@ class ShapeLog:
         self.latest = self.last
 
     def rollback(self) -> None:
-        """Forget what was appended and not published."""
+        """Forget what was appended and not published. Raises OSError."""
+        if self.flushed > self.visible:
+            os.truncate(self.path, self.visible)  # who reads along takes the file's length for what is true
         self._tail = [] if self.flushed >= self.visible else self._tail
         position = self.flushed
         kept = []
@@ -137,10 +139,12 @@ class ShapeLog:
         self._tail = []
         return written
 
-    def delete(self, files: FileCache) -> None:
-        files.forget(self.path)
-        self.path.unlink(missing_ok=True)
-        self._tail = []
+    def trim(self, size: int) -> int:
+        """Forget what the file of `size` bytes, which another process fills, has already; the number of bytes."""
+        before = self.flushed
+        while self._tail and self.flushed + len(self._tail[0][2]) <= min(size, self.visible):
+            self.flushed += len(self._tail.pop(0)[2])
+        return self.flushed - before
 
     # -- reading --
 

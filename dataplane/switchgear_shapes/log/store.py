@@ -12,28 +12,24 @@ import fcntl
 import logging
 import os
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import orjson
 
 from switchgear_shapes.definition import Definition
 from switchgear_shapes.errors import CorruptStorage, FatalError
 from switchgear_shapes.log import checkpoint, frames
-from switchgear_shapes.log.files import FileCache, write_at
+from switchgear_shapes.log.files import write_at
 from switchgear_shapes.log.frames import Batch
+from switchgear_shapes.log.registry import FORMAT, Registry
 from switchgear_shapes.log.shape import Shape
 from switchgear_shapes.log.wal import Replay, Wal, segment_numbers, segment_path
 
 log = logging.getLogger("switchgear.shapes.store")
 
-FORMAT = "switchgear-shapes 1"
 CHECKPOINT_BYTES = 64 * 1024 * 1024
 CHECKPOINT_SECONDS = 600.0
-TAIL_LIMIT = 32 * 1024 * 1024
-"""Bytes of all shapes together that may wait in memory for their file."""
 SHAPE_TAIL_LIMIT = 1024 * 1024
 
 
@@ -41,37 +37,17 @@ class StorageLocked(Exception):
     """Another process writes this storage directory."""
 
 
-class Store:
+class Store(Registry):
     """See the module. Made with `Store.open`."""
 
     def __init__(self, directory: Path, threshold: int, lock_fd: int) -> None:
-        self._directory = directory
-        self._shapes_directory = directory / "shapes"
-        self._wal_directory = directory / "wal"
-        self._threshold = threshold
+        super().__init__(directory, threshold)
         self._lock_fd = lock_fd
         self._loop = asyncio.get_running_loop()
-        self._next_id = 1
-        self._last_microseconds = 0
-        self._staged: dict[int, Shape] = {}
-        self._tails: OrderedDict[int, Shape] = OrderedDict()
-        self._tail_bytes = 0
         self._checkpoint: asyncio.Task[None] | None = None
         self._checkpoint_due = 0.0
         self._deleting: set[asyncio.Future[None]] = set()
         self._wal: Wal
-        self.files = FileCache()
-        self.by_id: dict[int, Shape] = {}
-        self.by_handle: dict[str, Shape] = {}
-        self.by_identity: dict[tuple[Any, ...], Shape] = {}
-        self.system: tuple[str, int] | None = None
-        """(Postgres system identifier, timeline) that the shapes belong to."""
-        self.commit_lsn = 0
-        """Commit LSN of the last transaction that is durable here and visible to readers."""
-        self.durable_lsn = 0
-        """Everything up to here is durable: what may be acknowledged to Postgres."""
-        self.on_publish: Callable[[Iterable[Shape]], None] = lambda shapes: None
-        self.on_drop: Callable[[Shape], None] = lambda shape: None
 
     # -- opening and recovery --
 
@@ -112,10 +88,11 @@ class Store:
         first = 1
         replayed: int | None = None
         try:
-            first = self._read_checkpoint()
+            restored = self.read_checkpoint()
+            first = min(segment_numbers(self._wal_directory), default=1) if restored is None else restored
             replay = Replay(self._wal_directory, first)
             for kind, body in replay:
-                self._replay(kind, body)
+                self.replay(kind, body)
             next_segment, next_sequence, replayed = replay.next_segment, replay.next_sequence, replay.bytes
         except (CorruptStorage, ValueError, KeyError, TypeError) as error:
             # Postgres still has the rows: clients fetch them again, under new handles. Nothing is patched up.
@@ -142,39 +119,6 @@ class Store:
         self._remove_orphans()
         self._checkpoint_due = self._loop.time() + CHECKPOINT_SECONDS
         log.info("%d shapes recovered in %.0f ms", len(self.by_id), (time.monotonic() - started) * 1000)
-
-    def _replay(self, kind: int, body: bytes) -> None:
-        if kind == frames.BATCH:
-            self._apply(frames.read_batch(body))
-        elif kind == frames.CREATE:
-            data = orjson.loads(body)
-            self._add(Shape.from_json(data, self._shapes_directory, self._threshold))
-        elif kind == frames.SNAPSHOT:
-            data = orjson.loads(body)
-            shape = self.by_id.get(data["id"])
-            if shape is not None:
-                shape.restore_snapshot(data["chunks"], data["mark"])
-        elif kind == frames.ROWS:
-            shape = self.by_id.get(int.from_bytes(body[:4], "little"))
-            if shape is not None:
-                write_at(shape.snapshot.path, [body[4:]], 0)
-        elif kind == frames.DROP:
-            shape = self.by_id.get(int.from_bytes(body, "little"))
-            if shape is not None:
-                self._forget(shape)
-        elif kind == frames.PROGRESS:
-            lsn = int.from_bytes(body, "little")
-            self.durable_lsn = max(self.durable_lsn, lsn)
-            self.commit_lsn = max(self.commit_lsn, lsn - 1)  # all that committed before is known
-        elif kind == frames.SYSTEM:
-            identifier, timeline, self.durable_lsn = orjson.loads(body)
-            self.system = (identifier, timeline)
-        elif kind == frames.PURGE:
-            for shape in list(self.by_id.values()):
-                self._forget(shape)
-            self.commit_lsn = 0
-        else:
-            raise CorruptStorage(f"unknown record kind {kind}")
 
     # -- changes --
 
@@ -268,30 +212,6 @@ class Store:
         """(number, seconds in total)"""
         return self._wal.syncs, self._wal.sync_seconds
 
-    @property
-    def tail_bytes(self) -> int:
-        return self._tail_bytes
-
-    def _add(self, shape: Shape) -> None:
-        self._next_id = max(self._next_id, shape.id + 1)
-        self._last_microseconds = max(self._last_microseconds, int(shape.handle.rpartition("-")[2]))
-        self.by_id[shape.id] = shape
-        self.by_handle[shape.handle] = shape
-        self.by_identity[shape.definition.identity] = shape
-
-    def _forget(self, shape: Shape) -> None:
-        shape.alive = False
-        self.by_id.pop(shape.id, None)
-        self.by_handle.pop(shape.handle, None)
-        if self.by_identity.get(shape.definition.identity) is shape:
-            del self.by_identity[shape.definition.identity]
-        self._staged.pop(shape.id, None)
-        if self._tails.pop(shape.id, None) is not None:
-            self._tail_bytes -= shape.log.tail_bytes
-        self.files.forget(shape.snapshot.path)
-        self.files.forget(shape.log.path)
-        self._unlink(shape.snapshot.path, shape.log.path)
-
     def _unlink(self, *paths: Path) -> None:
         """Deleting a large file takes a while: not on the loop."""
 
@@ -305,26 +225,6 @@ class Store:
 
     # -- durable batches --
 
-    def _apply(self, batch: Batch) -> dict[int, Shape]:
-        touched = self._staged
-        for entry in batch.entries:
-            shape = self.by_id.get(entry.shape)
-            if shape is None:
-                continue
-            shape.log.append(entry.tx, entry.last_op, entry.data)
-            touched[shape.id] = shape
-            self._tails[shape.id] = shape
-            self._tail_bytes += len(entry.data)
-        if batch.final:
-            self._staged = {}
-            for shape in touched.values():
-                shape.log.publish()
-            self.commit_lsn = max(self.commit_lsn, batch.commit_lsn)
-            self.durable_lsn = max(self.durable_lsn, batch.end_lsn)
-        while self._tail_bytes > TAIL_LIMIT:
-            self._flush_oldest()
-        return touched if batch.final else {}
-
     def _publish(self, batch: Batch) -> None:
         touched = self._apply(batch)
         if batch.final:
@@ -334,6 +234,13 @@ class Store:
                 self._flush(shape)
         if self._wal.segment_bytes > CHECKPOINT_BYTES:
             self.begin_checkpoint()
+
+    def _write_rows(self, shape: Shape, rows: bytes) -> None:
+        write_at(shape.snapshot.path, [rows], 0)
+
+    def _bound_tails(self, limit: int) -> None:
+        while self._tail_bytes > limit:
+            self._flush_oldest()
 
     def _flush_oldest(self) -> None:
         self._flush(next(iter(self._tails.values())))
@@ -406,21 +313,6 @@ class Store:
 
     def _write_checkpoint(self, lines: list[bytes]) -> None:
         checkpoint.write(self._directory / "checkpoint", lines)
-
-    def _read_checkpoint(self) -> int:
-        """Restore the checkpoint's state; the number of the first segment to replay."""
-        found = checkpoint.read(self._directory / "checkpoint")
-        if found is None:
-            return min(segment_numbers(self._wal_directory), default=1)
-        head, shapes = found
-        for data in shapes:
-            self._add(Shape.from_json(data, self._shapes_directory, self._threshold))
-        self._next_id = max(self._next_id, head["next_id"])
-        self.system = None if head["system"] is None else (head["system"][0], head["system"][1])
-        self.commit_lsn = head["commit_lsn"]
-        self.durable_lsn = head["durable_lsn"]
-        segment: int = head["segment"]
-        return segment
 
     def _sync(self) -> None:
         """All files of the storage at once, instead of one fsync per shape. Raises OSError."""

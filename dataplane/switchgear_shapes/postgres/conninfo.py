@@ -21,6 +21,8 @@ _KNOWN = frozenset(
         "port",
     }
 )
+PREFER_IPV6 = "prefer_ipv6"
+"""Our own parameter: addresses of this kind are tried first. Not for libpq."""
 _SSL_MODES = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"})
 
 
@@ -43,6 +45,7 @@ class Conninfo:
         return " ".join(
             f"{key}='{value.replace(chr(92), chr(92) * 2).replace(chr(39), chr(92) + chr(39))}'"
             for key, value in merged.items()
+            if key != PREFER_IPV6
         ).encode()
 
 

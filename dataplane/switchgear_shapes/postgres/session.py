@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable
 import psycopg
 from psycopg import pq
 
-from switchgear_shapes.postgres.conninfo import Conninfo
+from switchgear_shapes.postgres.conninfo import PREFER_IPV6, Conninfo
 
 Row = tuple[str | None, ...]
 
@@ -63,19 +63,33 @@ class Session:
     async def connect(cls, info: Conninfo, *, limit: float = 10.0, **extra: str) -> Session:
         """Connect within `limit` seconds. Raises ConnectionLost, PostgresError when the server refuses."""
         loop = asyncio.get_running_loop()
+        deadline = loop.time() + limit
+        failure: ConnectionLost | None = None
         try:
             async with asyncio.timeout(limit):
-                resolved = await _resolve(info)
+                addresses = await _resolve(info)
+            for index, address in enumerate(addresses):
+                # One that does not answer must leave time for the others.
+                left = (deadline - loop.time()) / (len(addresses) - index)
                 connection = pq.PGconn.connect_start(
-                    info.render(**resolved, client_encoding="UTF8", application_name="switchgear-shapes", **extra)
+                    info.render(**address, client_encoding="UTF8", application_name="switchgear-shapes", **extra)
                 )
-                await _poll_connect(loop, connection)
+                try:
+                    async with asyncio.timeout(left):
+                        await _poll_connect(loop, connection)
+                except TimeoutError:
+                    connection.finish()
+                    failure = failure or ConnectionLost(f"no connection to the database within {limit:g} s")
+                except ConnectionLost as error:
+                    failure = error
+                else:
+                    connection.nonblocking = 1
+                    return cls(connection)
         except TimeoutError:
-            raise ConnectionLost(f"no connection to the database within {limit:g} s") from None
+            raise ConnectionLost(f"the database's host name was not resolved within {limit:g} s") from None
         except OSError as error:
             raise ConnectionLost(f"cannot reach the database: {error}") from None
-        connection.nonblocking = 1
-        return cls(connection)
+        raise failure or ConnectionLost("the database's host name has no address")
 
     def close(self) -> None:
         """Close at once; the server rolls back what was open."""
@@ -333,18 +347,18 @@ def _error(result: pq.abc.PGresult) -> PostgresError:
     return PostgresError(sqlstate.decode(), message.decode("utf-8", "replace"))
 
 
-async def _resolve(info: Conninfo) -> dict[str, str]:
-    """Look the host up without blocking the loop: libpq would do it in the foreground. All addresses are tried."""
+async def _resolve(info: Conninfo) -> list[dict[str, str]]:
+    """Look the host up without blocking the loop, as libpq would: parameters for each address, in order."""
     host, port = info.params["host"], info.params["port"]
     if host.startswith(("/", "@")) or "," in host:
-        return {}
+        return [{}]
     with contextlib.suppress(ValueError):
         ipaddress.ip_address(host)
-        return {}
+        return [{}]
     found = await asyncio.get_running_loop().getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
-    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
-    count = len(addresses)
-    return {"host": ",".join([host] * count), "hostaddr": ",".join(addresses), "port": ",".join([port] * count)}
+    first = socket.AF_INET6 if PREFER_IPV6 in info.params else socket.AF_INET
+    found.sort(key=lambda entry: entry[0] != first)
+    return [{"hostaddr": address} for address in dict.fromkeys(str(entry[4][0]) for entry in found)]
 
 
 async def _poll_connect(loop: asyncio.AbstractEventLoop, connection: pq.abc.PGconn) -> None:

@@ -49,7 +49,9 @@ class Replication:
         self._acknowledged = 0
         self._status_timer: asyncio.TimerHandle | None = None
         self._progress_at = 0.0
-        self.received_at = time.monotonic()
+        self._transactions = ingest.transactions
+        self.transaction_at = time.monotonic()
+        """When it was last seen that a transaction had arrived."""
 
     @classmethod
     async def connect(cls, info: Conninfo, names: Names, on_phase: Callable[[str], None]) -> tuple[Session, Started]:
@@ -103,6 +105,11 @@ class Replication:
     def abort(self, reason: Exception) -> None:
         """End the connection with `reason`."""
         self._end(reason)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way, neither in the stream nor to the disk."""
+        return self._ingest.idle and not self._store.pending_bytes and self._acknowledged >= self._store.durable_lsn
 
     @property
     def acknowledged(self) -> int:
@@ -189,6 +196,9 @@ class Replication:
     async def _tick(self, every: float) -> None:
         while True:
             await asyncio.sleep(every)
+            if self._transactions != self._ingest.transactions:
+                self._transactions = self._ingest.transactions
+                self.transaction_at = time.monotonic()
             self._ingest.write_progress()
             self._send_status()
 

@@ -67,8 +67,19 @@ _UNDEFINED_OBJECT = "42704"
 def start(names: Names, server_version: int) -> Conversation:
     """The whole exchange, in the order that keeps two servers of one stream apart. Raises StartupRefused."""
     identity = (yield Ask("IDENTIFY_SYSTEM", STARTING))[0]
-    rows = yield Ask("SELECT setting::bigint FROM pg_settings WHERE name = 'wal_sender_timeout'", STARTING)
+    rows = yield Ask(
+        "SELECT setting, current_setting('wal_level'), pg_is_in_recovery() FROM pg_settings"
+        " WHERE name = 'wal_sender_timeout'",
+        STARTING,
+    )
     sender_timeout = int(rows[0][0] or 0) / 1000
+    if rows[0][1] != "logical":
+        raise StartupRefused(
+            f"wal_level of the database is {rows[0][1]};"
+            " run ALTER SYSTEM SET wal_level = 'logical' and restart Postgres"
+        )
+    if rows[0][2] == "t":
+        raise StartupRefused("the database is a read-only standby; DATABASE_URL must lead to the primary")
     yield Ask("SET statement_timeout = 0; SET lock_timeout = 0; SET idle_session_timeout = 0", STARTING)
     yield from _lock(names)
     created = yield from _publication(names, server_version)
@@ -102,6 +113,13 @@ def lock_breaker(names: Names) -> str:
         " & 4294967295 AND a.state = 'idle' AND a.state_change < now() - interval '10 seconds'"
         f" AND NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = {literal(names.slot)} AND active)"
     )
+
+
+def stored_generated_query(names: Names, server_version: int) -> str | None:
+    """Asks whether the publication carries stored generated columns (`s`); None where no publication can."""
+    if server_version < 180000:
+        return None
+    return f"SELECT pubgencols FROM pg_publication WHERE pubname = {literal(names.publication)}"  # noqa: S608
 
 
 def parse_lsn(text: str) -> int:
@@ -152,9 +170,10 @@ def _publication(names: Names, server_version: int) -> Generator[Ask, list[Row],
 
 
 def _publishes_stored_generated(names: Names, server_version: int) -> Generator[Ask, list[Row], bool]:
-    if server_version < 180000:
+    statement = stored_generated_query(names, server_version)
+    if statement is None:
         return False
-    rows = yield Ask(f"SELECT pubgencols FROM pg_publication WHERE pubname = {literal(names.publication)}", STARTING)  # noqa: S608
+    rows = yield Ask(statement, STARTING)
     return bool(rows) and rows[0][0] == "s"
 
 

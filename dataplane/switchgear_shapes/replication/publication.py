@@ -59,13 +59,17 @@ class Publication:
             self._configured.add(oid)
 
     async def published(self) -> set[int] | None:
-        """OIDs of the tables in the publication with full replica identity; None when the publication is gone."""
+        """OIDs of the tables in the publication with full replica identity.
+
+        None when the publication is gone, or leaves operations out.
+        """
         async with self._admin.session() as session:
             rows = await session.query(
                 "SELECT p.puballtables, c.oid::int8 FROM pg_publication p"  # noqa: S608
                 " LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid"
                 " LEFT JOIN pg_class c ON (c.oid = r.prrelid OR p.puballtables AND c.relkind = 'r')"
                 f" AND c.relreplident = 'f' WHERE p.pubname = {literal(self._name)}"
+                " AND p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate"
             )
         if not rows:
             return None
