@@ -140,8 +140,8 @@ class ShapeApi:
                 return self._with_shape(call, sr, shape)
         return self._admitted(call, kind, self._find(call, sr))
 
-    async def _ready(self) -> None:
-        if not self._stack.read_only and not await self._stack.wait_active(READY_SECONDS):
+    async def _ready(self, *, to_read: bool = True) -> None:
+        if not (to_read and self._stack.read_only) and not await self._stack.wait_active(READY_SECONDS):
             raise errors.not_ready(self._stack.waiting_for)
 
     async def _find(self, call: Call, sr: ShapeRequest) -> AnyResponse:
@@ -331,7 +331,7 @@ class ShapeApi:
     async def _delete(self, call: Call, query: Query) -> AnyResponse:
         if not self._settings.allow_shape_deletion:
             raise ShapeError(405, {"message": "DELETE not allowed"})
-        await self._ready()
+        await self._ready(to_read=False)
         store = self._stack.store
         assert store is not None
         handle = query.values.get("handle") or None
