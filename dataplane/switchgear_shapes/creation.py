@@ -19,6 +19,7 @@ from switchgear_shapes.ingest import Ingest
 from switchgear_shapes.log.shape import Shape
 from switchgear_shapes.log.snapshot_file import split_chunks
 from switchgear_shapes.log.store import Store
+from switchgear_shapes.log.wal import is_full
 from switchgear_shapes.postgres.pool import Pool, PoolTimeout
 from switchgear_shapes.postgres.session import ConnectionLost, PostgresError, Session
 from switchgear_shapes.relations import Relation
@@ -49,6 +50,10 @@ class SchemaChanged(Exception):
 def must_refetch() -> ShapeError:
     """The shape cannot be made as it was asked for; the client asks again."""
     return ShapeError(409, {})
+
+
+def disk_full() -> ShapeError:
+    return snapshot_failed("Unable to create initial snapshot: the disk of the sync server is full")
 
 
 class Creator:
@@ -117,11 +122,15 @@ class Creator:
                 return must_refetch()
             if error.sqlstate[:2] == _DATA_EXCEPTION and shape.definition.where is not None:
                 return invalid("where", f"Postgres cannot evaluate it for every row (SQLSTATE {error.sqlstate})")
+        if isinstance(error, OSError) and is_full(error):
+            return disk_full()
         log.error("cannot create shape %s", shape.handle, exc_info=error)
         return ShapeError(500, {"message": "Unexpected error while creating snapshot"})
 
     async def _make(self, shape: Shape, relation: Relation) -> None:
         definition = shape.definition
+        if self._store.full:
+            raise disk_full()
         await self._publication.ensure(definition.oid, definition.schema, definition.table)
         async with self._snapshots.session() as session:
             registered = self._ingest.register(shape)

@@ -1,4 +1,7 @@
-"""The server with a disk whose syncs fail (or take FAULTY_SECONDS) while the file named by `FAULTY_WHEN` exists."""
+"""The server with a disk that fails, is slow or full while the file named by `FAULTY_WHEN` exists.
+
+`FAULTY_HOW`: `sync` (default) lets fdatasync fail, `slow` lets it take 3 s, `full` lets nothing be written.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +10,43 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from switchgear_shapes.__main__ import main
 
-_real = os.fdatasync
+HOW = os.environ.get("FAULTY_HOW", "sync")
+_sync = os.fdatasync
+_pwrite = os.pwrite
+_write = os.write
+_allocate = os.posix_fallocate
+
+
+def faulty() -> bool:
+    return Path(os.environ["FAULTY_WHEN"]).exists()
 
 
 def fdatasync(fd: int) -> None:
-    if Path(os.environ["FAULTY_WHEN"]).exists():
-        if "FAULTY_SECONDS" not in os.environ:
+    if faulty():
+        if HOW == "sync":
             raise OSError(errno.EIO, "injected")
-        time.sleep(float(os.environ["FAULTY_SECONDS"]))
-    _real(fd)
+        time.sleep(3)
+    _sync(fd)
+
+
+def full_on(call: Any) -> Any:
+    def wrapped(*arguments: Any) -> Any:
+        if faulty():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return call(*arguments)
+
+    return wrapped
 
 
 if __name__ == "__main__":
-    os.fdatasync = fdatasync
+    if HOW == "full":
+        os.pwrite = full_on(_pwrite)
+        os.posix_fallocate = full_on(_allocate)
+        os.write = full_on(_write)
+    else:
+        os.fdatasync = fdatasync
     sys.exit(main())

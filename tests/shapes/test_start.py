@@ -350,7 +350,7 @@ def test_a_failed_sync_stops_the_process(items: Database, make_server: Callable[
 @pytest.mark.crash
 def test_postgres_is_answered_while_the_disk_is_slow(items: Database, make_server: Callable[..., ShapesServer]) -> None:
     """The stream is held back, the connection is not lost, and nothing is lost either."""
-    server = make_server(module="tests.shapes.faulty", FAULTY_SECONDS="3")
+    server = make_server(module="tests.shapes.faulty", FAULTY_HOW="slow")
     trigger = server.folder / "fail"
     server.environment["FAULTY_WHEN"] = str(trigger)
     server.start()

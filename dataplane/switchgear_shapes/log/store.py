@@ -8,6 +8,7 @@ Everything here runs on the event loop's thread; only syncing and deleting files
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import logging
 import os
@@ -24,12 +25,13 @@ from switchgear_shapes.log.files import write_at
 from switchgear_shapes.log.frames import Batch
 from switchgear_shapes.log.registry import FORMAT, Registry
 from switchgear_shapes.log.shape import Shape
-from switchgear_shapes.log.wal import Replay, Wal, segment_numbers, segment_path
+from switchgear_shapes.log.wal import ROOM_SECONDS, Replay, Wal, is_full, segment_numbers, segment_path
 
 log = logging.getLogger("switchgear.shapes.store")
 
 CHECKPOINT_BYTES = 64 * 1024 * 1024
 CHECKPOINT_SECONDS = 600.0
+CLOSE_SECONDS = 20.0
 SHAPE_TAIL_LIMIT = 1024 * 1024
 
 
@@ -46,6 +48,7 @@ class Store(Registry):
         self._loop = asyncio.get_running_loop()
         self._checkpoint: asyncio.Task[None] | None = None
         self._checkpoint_due = 0.0
+        self._files_full = False
         self._deleting: set[asyncio.Future[None]] = set()
         self._wal: Wal
 
@@ -53,7 +56,7 @@ class Store(Registry):
 
     @classmethod
     def open(cls, directory: Path, threshold: int) -> Store:
-        """Lock the directory, recover what is in it. Raises StorageLocked, FatalError."""
+        """Lock the directory, recover what is in it. Raises StorageLocked, FatalError, OSError (a full disk)."""
         try:
             for path in (directory, directory / "shapes", directory / "wal"):
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -68,8 +71,13 @@ class Store(Registry):
             os.close(lock_fd)
             raise StorageLocked(f"another process uses {directory}") from None
         store = cls(directory, threshold, lock_fd)
-        store._check_format()
-        store._recover()
+        try:
+            store._check_format()
+            store._recover()
+        except BaseException:
+            store._tails.clear()  # nothing is to be written without the lock
+            os.close(lock_fd)
+            raise
         return store
 
     def _check_format(self) -> None:
@@ -208,6 +216,11 @@ class Store(Registry):
         return self._wal.pending_bytes
 
     @property
+    def full(self) -> bool:
+        """Whether the disk is full: what comes now waits in memory, so the replication stream is paused."""
+        return self._wal.full or self._files_full
+
+    @property
     def wal_syncs(self) -> tuple[int, float]:
         """(number, seconds in total)"""
         return self._wal.syncs, self._wal.sync_seconds
@@ -239,22 +252,35 @@ class Store(Registry):
         write_at(shape.snapshot.path, [rows], 0)
 
     def _bound_tails(self, limit: int) -> None:
-        while self._tail_bytes > limit:
-            self._flush_oldest()
-
-    def _flush_oldest(self) -> None:
-        self._flush(next(iter(self._tails.values())))
+        while self._tail_bytes > limit and not self._files_full:
+            self._flush(next(iter(self._tails.values())))
 
     def _flush(self, shape: Shape) -> None:
-        if self._tails.pop(shape.id, None) is not None:
-            try:
-                self._tail_bytes -= shape.log.flush()
-            except OSError as error:
+        """Move a shape's tail into its file; on a full disk it stays in memory until there is room."""
+        if self._files_full or shape.id not in self._tails:
+            return
+        try:
+            self._tail_bytes -= shape.log.flush()
+            del self._tails[shape.id]
+        except OSError as error:
+            if not is_full(error):
                 self._die(error)
+            log.error("the disk is full: replication is paused until there is room; nothing is lost")
+            self._files_full = True
+            self._loop.call_later(ROOM_SECONDS, self._try_again)
+
+    def _try_again(self) -> None:
+        self._files_full = False
+        waiting = next(iter(self._tails.values()), None)
+        if waiting is not None:
+            self._flush(waiting)
 
     def _flush_all(self) -> None:
+        """Raises OSError when the disk is full."""
         while self._tails:
-            self._flush_oldest()
+            self._flush(next(iter(self._tails.values())))
+            if self._files_full:
+                raise OSError(errno.ENOSPC, "the disk is full")
 
     def _die(self, error: OSError) -> None:
         log.critical("a shape's log cannot be written (%s); stopping, recovery will decide", error)
@@ -291,12 +317,16 @@ class Store(Registry):
                 self._flush(shape)
                 if index % 64 == 63:
                     await asyncio.sleep(0)
+            if self._files_full:
+                return  # the log keeps what the files lack
             await self._loop.run_in_executor(None, self._sync)
             await self._loop.run_in_executor(None, self._write_checkpoint, lines)
             await self._loop.run_in_executor(None, self._remove_segments_before, segment)
             self._checkpoint_due = self._loop.time() + CHECKPOINT_SECONDS
         except OSError as error:
-            self._die(error)
+            if not is_full(error):
+                self._die(error)
+            log.error("no checkpoint could be made: the disk is full")
         finally:
             self._checkpoint = None
 
@@ -343,10 +373,11 @@ class Store(Registry):
 
     async def close(self) -> None:
         """Stop cleanly: everything durable, a checkpoint, the lock released."""
+        if not self._staged and not self.full:
+            self.begin_checkpoint()
         if self._checkpoint is not None:
-            await asyncio.wait([self._checkpoint])
-        if not self._staged:
-            await self._make_checkpoint()
+            await asyncio.wait([self._checkpoint], timeout=CLOSE_SECONDS)
         await self._loop.run_in_executor(None, self._wal.close)
         await asyncio.gather(*self._deleting, return_exceptions=True)
+        self._tails.clear()
         os.close(self._lock_fd)

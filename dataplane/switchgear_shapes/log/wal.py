@@ -1,13 +1,14 @@
 """The process's one write-ahead log: a thread writes and fdatasyncs, one frame and one sync for all that waited.
 
 Invariants: callbacks run on the event loop in the order of `append`, each after its bytes are durable; after a failed
-write or fsync nothing is ever acknowledged again: the process stops, and recovery decides from what is on disk.
+write or fsync nothing is ever acknowledged again: the process stops, and recovery decides from what is on disk. Only a
+full disk is waited out: room is claimed before anything is written to it, so that nothing is half done.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import errno
 import logging
 import mmap
 import os
@@ -25,8 +26,19 @@ PREALLOCATE = 4 * 1024 * 1024
 """Space is claimed in these steps, so that most syncs need not change the file's metadata."""
 MAX_FRAME = 32 * 1024 * 1024
 EXIT_STORAGE_FAILED = 74
+ROOM_SECONDS = 0.5
+"""How often a full disk is tried again."""
 
 Callback = Callable[[], None]
+
+
+class _Stopped(Exception):
+    """The log was closed while the disk was full; what waited was never acknowledged."""
+
+
+def is_full(error: OSError) -> bool:
+    """Whether it says that the disk, or the quota on it, is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def segment_path(directory: Path, number: int) -> Path:
@@ -55,8 +67,10 @@ class Wal:
         self._condition = threading.Condition()
         self._queue: list[tuple[bytes, Callback | None]] = []
         self._rotate: list[tuple[int, Callback]] = []
-        self._stopping = False
+        self._stopping = threading.Event()
         self._sequence = sequence
+        self.full = False
+        """Nothing becomes durable until there is room on the disk."""
         self.segment = segment
         self.pending_bytes = 0
         """Appended and not yet durable: the measure for back-pressure."""
@@ -86,7 +100,7 @@ class Wal:
     def close(self) -> None:
         """Write what is queued, and end the thread. Callbacks that are still due run on the loop."""
         with self._condition:
-            self._stopping = True
+            self._stopping.set()
             self._condition.notify()
         self._thread.join()
         os.close(self._fd)
@@ -98,15 +112,25 @@ class Wal:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         self._position = 0
         self._allocated = 0
-        self._allocate(fd)
-        os.fsync(fd)
-        sync_directory(self._directory)
+        try:
+            self._claim(fd, 1)
+            os.fsync(fd)
+            sync_directory(self._directory)
+        except BaseException:
+            os.close(fd)
+            raise
         return fd
 
-    def _allocate(self, fd: int) -> None:
-        self._allocated += PREALLOCATE
-        with contextlib.suppress(OSError):  # a hint: file systems may lack it, and a full disk shows at the write
-            os.posix_fallocate(fd, self._allocated - PREALLOCATE, PREALLOCATE)
+    def _claim(self, fd: int, until: int) -> None:
+        """Make sure of room for the file's bytes below `until`. Raises OSError when the disk is full."""
+        while self._allocated < until:
+            try:
+                os.posix_fallocate(fd, self._allocated, PREALLOCATE)
+            except OSError as error:
+                if is_full(error):
+                    raise
+                # Not every file system can: there a full disk shows at the write.
+            self._allocated += PREALLOCATE
 
     def _run(self) -> None:
         try:
@@ -116,21 +140,23 @@ class Wal:
                     return
                 batch, rotation = taken
                 if batch:
-                    self._write(b"".join([record for record, _ in batch]))
+                    payload = b"".join([record for record, _ in batch])
+                    self._when_there_is_room(lambda payload=payload: self._write(payload))  # type: ignore[misc]
                 if rotation is not None:
-                    self._begin_segment()
+                    self._when_there_is_room(self._begin_segment)
                 self._loop.call_soon_threadsafe(self._done, batch, rotation)
-        except RuntimeError:
-            if not self._stopping:  # the loop is closed: nobody is left to tell
-                raise
+        except _Stopped:
+            return
         except BaseException as error:
+            if self._loop.is_closed():  # nobody is left to tell
+                return
             log.critical("the write-ahead log cannot be written (%s); stopping, recovery will decide", error)
             os._exit(EXIT_STORAGE_FAILED)
 
     def _take(self) -> tuple[list[tuple[bytes, Callback | None]], Callback | None] | None:
         with self._condition:
             while not self._queue and not self._rotate:
-                if self._stopping:
+                if self._stopping.is_set():
                     return None
                 self._condition.wait()
             limit = self._rotate[0][0] if self._rotate else len(self._queue)
@@ -150,23 +176,50 @@ class Wal:
     def _write(self, payload: bytes) -> None:
         started = time.perf_counter()
         data = memoryview(frames.frame(self._sequence, payload))
-        self._sequence += 1
-        while self._position + len(data) > self._allocated:
-            self._allocate(self._fd)
+        self._claim(self._fd, self._position + len(data))
         written = 0
         while written < len(data):
             written += os.pwrite(self._fd, data[written:], self._position + written)
-        os.fdatasync(self._fd)
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:  # never to be tried again, whatever it was
+            raise RuntimeError(f"fdatasync failed: {error}") from error
+        self._sequence += 1
         self._position += len(data)
         self.segment_bytes = self._position
         self.syncs += 1
         self.sync_seconds += time.perf_counter() - started
 
     def _begin_segment(self) -> None:
+        position, allocated = self._position, self._allocated
+        try:
+            fd = self._open(self.segment + 1)
+        except BaseException:
+            self._position, self._allocated = position, allocated
+            raise
         os.close(self._fd)
+        self._fd = fd
         self.segment += 1
-        self._fd = self._open(self.segment)
         self.segment_bytes = 0
+
+    def _when_there_is_room(self, action: Callable[[], None]) -> None:
+        """Do it, again and again while the disk is full. Raises _Stopped, and what else went wrong."""
+        while True:
+            try:
+                action()
+            except OSError as error:
+                if not is_full(error):
+                    raise
+                if not self.full:
+                    log.error("the disk is full: replication is paused until there is room; nothing is lost")
+                    self.full = True
+                if self._stopping.wait(ROOM_SECONDS):
+                    raise _Stopped from None
+            else:
+                if self.full:
+                    log.warning("there is room on the disk again")
+                    self.full = False
+                return
 
     # -- the loop --
 

@@ -159,7 +159,7 @@ class Replication:
             task = asyncio.ensure_future(self._session.stream_error())
             task.add_done_callback(lambda done: self._end(done.result()))
             return
-        if self._store.pending_bytes > QUEUE_LIMIT:
+        if self._store.pending_bytes > QUEUE_LIMIT or self._store.full:
             self._paused = True
             self._stop_reading()
             self._busy = False
@@ -186,12 +186,17 @@ class Replication:
     # -- acknowledging --
 
     def _on_durable(self) -> None:
-        if self._paused and self._store.pending_bytes < QUEUE_LIMIT // 2 and not self._session.closed:
+        self._go_on()
+        if self._status_timer is None and self._store.durable_lsn > self._acknowledged:
+            self._status_timer = self._loop.call_later(STATUS_DELAY, self._send_status)
+
+    def _go_on(self) -> None:
+        """Read again if there is room for what comes."""
+        room = self._store.pending_bytes < QUEUE_LIMIT // 2 and not self._store.full
+        if self._paused and room and not self._session.closed:
             self._paused = False
             self._resume()
             self._loop.call_soon(self._process)
-        if self._status_timer is None and self._store.durable_lsn > self._acknowledged:
-            self._status_timer = self._loop.call_later(STATUS_DELAY, self._send_status)
 
     async def _tick(self, every: float) -> None:
         while True:
@@ -200,6 +205,7 @@ class Replication:
                 self._transactions = self._ingest.transactions
                 self.transaction_at = time.monotonic()
             self._ingest.write_progress()
+            self._go_on()
             self._send_status()
 
     def _send_status(self) -> None:

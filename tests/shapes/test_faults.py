@@ -1,0 +1,407 @@
+"""Full disks, lost slots, databases that fail over or refuse: nothing is lost, doubled or pretended."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from switchgear_local.postgres import PostgresError, PostgresServer, find
+from tests.shapes.server import Client, ShapesServer, one_version
+from tests.support.postgres import Database, Postgres, create_database
+
+pytestmark = [pytest.mark.pg, pytest.mark.crash]
+
+PUBLICATION = "electric_publication_default"
+ITEMS = "CREATE TABLE items (id int PRIMARY KEY, v text); INSERT INTO items VALUES (1, 'a')"
+
+
+def synced(server: ShapesServer, **params: str) -> Client:
+    client = Client(server, table="items", **params)
+    client.sync()
+    return client
+
+
+def follow(client: Client, rows: int, seconds: float = 30) -> None:
+    client.server.wait(lambda: bool(client.sync() or len(client.rows) == rows), seconds, f"{rows} rows")
+
+
+@pytest.fixture
+def items(database: Database) -> Database:
+    database.execute(ITEMS)
+    return database
+
+
+@one_version
+@pytest.mark.parametrize("restart", [False, True], ids=["waits", "restarted"])
+def test_a_full_disk_pauses_and_goes_on(
+    items: Database, make_server: Callable[..., ShapesServer], restart: bool
+) -> None:
+    server = make_server(module="tests.shapes.faulty", FAULTY_HOW="full")
+    trigger = server.folder / "fail"
+    server.environment["FAULTY_WHEN"] = str(trigger)
+    server.start()
+    client = synced(server)
+    trigger.touch()
+    for start in range(1, 9):  # more than is held in memory
+        items.execute(f"INSERT INTO items SELECT g, repeat('x', 9000) FROM generate_series({start}000, {start}999) g")
+    server.wait(lambda: "the disk is full" in server.log(), 30, "the full disk to be noticed")
+    refused = server.get(table="items", columns="id", offset="-1")
+    assert refused.status_code == 503
+    assert "disk" in refused.json()["message"]
+    assert client.step().status_code == 200, "what is there can be read"
+    assert len(client.rows) == 1, "what is not on the disk is not shown"
+    assert server.metric("process_resident_memory_bytes") < 300_000_000
+    time.sleep(2)
+    assert server.health() == (200, "active")
+    if restart:
+        server.kill()
+        server.start(active=False)
+        server.wait(lambda: "No space left" in server.log(), 30, "the start to be refused")
+    trigger.unlink()
+    server.wait_active()
+    follow(client, 8001, 90)
+    assert client.restarts == 0
+    assert server.log().count("replication is running") == (2 if restart else 1)
+    assert len(synced(server, columns="id").rows) == 8001
+    items.execute("INSERT INTO items VALUES (2, 'new')")
+    follow(client, 8002)
+
+
+@one_version
+def test_a_publication_that_leaves_operations_out(items: Database, make_server: Callable[..., ShapesServer]) -> None:
+    server = make_server(ELECTRIC_TWEAKS_PUBLICATION_REFRESH_PERIOD="500ms").start()
+    client = synced(server)
+    items.execute(f"ALTER PUBLICATION {PUBLICATION} SET (publish = 'insert, update')")
+    items.execute("INSERT INTO items VALUES (2, 'b'); DELETE FROM items WHERE id = 1")
+    follow(client, 1, 60)
+    assert client.restarts == 1
+    items.execute("DELETE FROM items")
+    follow(client, 0)
+
+
+@one_version
+def test_idle_connections_are_closed_and_opened(items: Database, make_server: Callable[..., ShapesServer]) -> None:
+    server = make_server(ELECTRIC_REPLICATION_IDLE_TIMEOUT="2s").start()
+    client = synced(server)
+
+    def connections() -> int:
+        with psycopg.connect(items.postgres.admin_url, autocommit=True) as admin:
+            found = admin.execute("SELECT count(*) FROM pg_stat_activity WHERE datname = %s", [items.name]).fetchone()
+        assert found is not None
+        return int(found[0])
+
+    for value in ("b", "c"):
+        server.wait(lambda: connections() == 0, 60, "the connections to be closed")
+        assert server.health() == (200, "active")
+        assert server.http.get(server.url + "/ready").status_code == 200
+        items.execute(f"UPDATE items SET v = '{value}'")
+        assert client.step().status_code == 200, "the request is held until the database is there"
+        assert connections() > 0
+        server.wait(lambda v=value: bool(client.sync() or next(iter(client.rows.values()))["v"] == v), 20, "the update")
+    assert client.restarts == 0
+
+
+@one_version
+def test_the_lock_of_a_dead_instance_is_broken(items: Database, make_server: Callable[..., ShapesServer]) -> None:
+    """A session that holds the lock and does nothing, without a stream: what a dead server leaves behind a proxy."""
+    with items.connect() as holder:
+        holder.execute("SELECT pg_advisory_lock(hashtext('electric_slot_default'))")
+        server = make_server().start(active=False)
+        server.wait(lambda: server.health() == (202, "waiting"), 30, "waiting")
+        server.wait_active(60)
+    synced(server)
+
+
+@one_version
+def test_a_database_without_free_connections(items: Database, make_server: Callable[..., ShapesServer]) -> None:
+    items.execute(f"CREATE ROLE limited_{items.name} LOGIN REPLICATION SUPERUSER PASSWORD 'pw' CONNECTION LIMIT 1")
+    server = make_server()
+    server.database_url = items.url
+    with items.connect() as connection:
+        connection.execute(f"ALTER DATABASE {items.name} CONNECTION LIMIT 0".encode())
+        connection.execute(f"ALTER ROLE limited_{items.name} NOSUPERUSER".encode())
+        connection.execute(f"GRANT ALL ON DATABASE {items.name} TO limited_{items.name}".encode())
+        port = items.url.rsplit(":", 1)[1].split("/")[0]
+        server.database_url = f"postgresql://limited_{items.name}:pw@127.0.0.1:{port}/{items.name}"
+        server.start(active=False)
+        server.wait(lambda: "too many connections" in server.log(), 30, "the refusal")
+        assert server.health() == (202, "starting")
+        waiting = server.http.get(server.url + "/ready").json()["waiting_for"]
+        assert "too many connections" in waiting
+        connection.execute(f"ALTER DATABASE {items.name} CONNECTION LIMIT -1".encode())
+        connection.execute(f"ALTER ROLE limited_{items.name} SUPERUSER CONNECTION LIMIT -1".encode())
+    server.wait_active()
+    synced(server)
+    server.kill()
+    items.execute(f"DROP OWNED BY limited_{items.name} CASCADE; DROP ROLE limited_{items.name}")
+
+
+# -- with a database server of their own --
+
+
+class OwnServer:
+    """A server that a test may restart, break and copy."""
+
+    def __init__(self, folder: Path, version: int, **settings: str) -> None:
+        try:
+            binaries = find(version)
+        except PostgresError as error:
+            pytest.skip(str(error))
+        self.folder = folder
+        self.server = PostgresServer(binaries, folder, durable=False, settings={"shared_buffers": "16MB"} | settings)
+
+    def start(self) -> OwnServer:
+        self.server.start()
+        return self
+
+    def database(self) -> Database:
+        return create_database(Postgres(self.server.version, self.server.url, self.server))
+
+
+@pytest.fixture
+def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., OwnServer]]:
+    made: list[OwnServer] = []
+    root = Path(str(tmp_path_factory.getbasetemp()))
+
+    def make(version: int = 18, **settings: str) -> OwnServer:
+        import tempfile
+
+        folder = Path(tempfile.mkdtemp(prefix="sg-own-"))
+        folder.chmod(0o755)
+        server = OwnServer(folder / "db", version, **settings)
+        made.append(server)
+        return server
+
+    assert root.exists()
+    yield make
+    for server in made:
+        server.server.stop()
+        shutil.rmtree(server.folder.parent, ignore_errors=True)
+
+
+@pytest.fixture
+def server_on(tmp_path: Path) -> Iterator[Callable[..., ShapesServer]]:
+    made: list[ShapesServer] = []
+
+    def make(url: str, folder: str = "server", **environment: str) -> ShapesServer:
+        made.append(ShapesServer(tmp_path / folder, url, **environment))
+        return made[-1]
+
+    yield make
+    for server in made:
+        server.close()
+
+
+def test_a_slot_that_fell_too_far_behind(
+    own_server: Callable[..., OwnServer], server_on: Callable[..., ShapesServer]
+) -> None:
+    database = own_server(18, max_slot_wal_keep_size="1MB", min_wal_size="32MB", max_wal_size="32MB").start().database()
+    database.execute(ITEMS)
+    server = server_on(database.url).start()
+    client = synced(server)
+    assert server.stop() == 0
+    database.execute("INSERT INTO items VALUES (2, 'missed')")
+    with database.connect() as connection:
+        for _ in range(8):
+            connection.execute("SELECT pg_logical_emit_message(false, 'x', repeat('y', 1000000))")
+            connection.execute("SELECT pg_switch_wal()")
+        connection.execute("CHECKPOINT")
+        status = connection.execute("SELECT wal_status FROM pg_replication_slots").fetchone()
+    assert status == ("lost",)
+    server.start()
+    assert client.step().status_code == 409
+    follow(client, 2)
+    database.execute("INSERT INTO items VALUES (3, 'new')")
+    follow(client, 3)
+
+
+def test_failing_over_to_a_replica(
+    own_server: Callable[..., OwnServer], server_on: Callable[..., ShapesServer]
+) -> None:
+    """A real promotion: what only the old primary had is gone from the shapes, and what the new one gets arrives."""
+    primary = own_server(18).start()
+    database = primary.database()
+    database.execute(ITEMS)
+    replica = own_server(18)
+    _copy(primary, replica)
+    replica.start()
+    database.execute("INSERT INTO items VALUES (2, 'both')")
+    _wait_for_rows(replica, database.name, 2)
+    with psycopg.connect(replica.server.url, autocommit=True) as admin:
+        admin.execute("ALTER SYSTEM SET primary_conninfo = ''")
+        admin.execute("SELECT pg_reload_conf()")
+    time.sleep(0.5)
+    server = server_on(database.url).start()
+    database.execute("INSERT INTO items VALUES (3, 'only here')")
+    client = synced(server)
+    assert len(client.rows) == 3
+    primary.server.stop()
+    with psycopg.connect(replica.server.url, autocommit=True) as admin:
+        assert admin.execute("SELECT pg_promote()").fetchone() == (True,)
+    server.kill()
+    server.database_url = replica.server.url_of(database.name)
+    server.start()
+    assert client.step().status_code == 409
+    follow(client, 2)
+    with psycopg.connect(server.database_url, autocommit=True) as connection:
+        connection.execute("INSERT INTO items VALUES (4, 'after')")
+    follow(client, 3)
+
+
+def test_a_new_timeline_under_the_same_slot(
+    own_server: Callable[..., OwnServer], server_on: Callable[..., ShapesServer]
+) -> None:
+    primary = own_server(15).start()
+    database = primary.database()
+    database.execute(ITEMS)
+    server = server_on(database.url).start()
+    client = synced(server)
+    assert server.stop() == 0
+    primary.server.stop()
+    (primary.server.pgdata / "standby.signal").touch()
+    primary.server.account.give(primary.server.pgdata / "standby.signal")
+    primary.start()
+    with psycopg.connect(primary.server.url, autocommit=True) as admin:
+        server.start(active=False)
+        server.wait(lambda: "read-only standby" in server.log(), 30, "the standby to be refused")
+        assert admin.execute("SELECT pg_promote()").fetchone() == (True,)
+        assert admin.execute("SELECT count(*) FROM pg_replication_slots").fetchone() == (1,)
+    server.wait_active()
+    assert "another timeline" in server.log()
+    assert client.step().status_code == 409
+    database.execute("INSERT INTO items VALUES (2, 'new')")
+    follow(client, 2)
+
+
+def test_a_database_without_logical_replication(
+    own_server: Callable[..., OwnServer], server_on: Callable[..., ShapesServer]
+) -> None:
+    own = own_server(15, wal_level="replica").start()
+    database = own.database()
+    database.execute(ITEMS)
+    server = server_on(database.url).start(active=False)
+    server.wait(lambda: "wal_level of the database is replica" in server.log(), 30, "the cause to be named")
+    assert "ALTER SYSTEM SET wal_level" in server.http.get(server.url + "/ready").json()["waiting_for"]
+    own.server.stop()
+    own.server._settings["wal_level"] = "logical"
+    own.start()
+    server.wait_active()
+    synced(server)
+
+
+def test_verified_tls(own_server: Callable[..., OwnServer], server_on: Callable[..., ShapesServer]) -> None:
+    own = own_server(15)
+    own.server.initialise()
+    certificate, key = own.server.pgdata / "server.crt", own.server.pgdata / "server.key"
+    _certify(certificate, key)
+    for path in (certificate, key):
+        own.server.account.give(path)
+    own.server._settings |= {"ssl": "on"}
+    database = own.start().database()
+    database.execute(ITEMS)
+    authority = own.folder / "ca.crt"
+    shutil.copy(certificate, authority)
+    server = server_on(database.url, ELECTRIC_DATABASE_CA_CERTIFICATE_FILE=str(authority)).start()
+    synced(server)
+    with database.connect() as connection:
+        found = connection.execute(
+            "SELECT bool_and(s.ssl) FROM pg_stat_ssl s JOIN pg_stat_activity a USING (pid)"
+            " WHERE a.application_name = 'switchgear-shapes'"
+        ).fetchone()
+    assert found == (True,)
+    assert server.stop() == 0
+    _certify(authority, own.folder / "other.key")
+    server.start(active=False)
+    server.wait(lambda: "certificate verify failed" in server.log(), 30, "the stranger to be refused")
+    assert server.health() == (202, "starting")
+
+
+@pytest.mark.skipif(shutil.which("pgbouncer") is None, reason="PgBouncer is not installed")
+@one_version
+def test_through_a_transaction_pooler(
+    items: Database, make_server: Callable[..., ShapesServer], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Queries go through PgBouncer, which gives each transaction another session; replication goes past it."""
+    import tempfile
+
+    from switchgear_local import processes
+
+    items.execute("INSERT INTO items SELECT g, repeat('x', 100) FROM generate_series(2, 20000) g")
+    folder = Path(tempfile.mkdtemp(prefix="sg-pgb-"))
+    port = processes.free_port()
+    url = psycopg.conninfo.conninfo_to_dict(items.url)
+    (folder / "pgbouncer.ini").write_text(
+        f"[databases]\n{items.name} = host=127.0.0.1 port={url['port']} user={url['user']} password={url['password']}\n"
+        f"[pgbouncer]\nlisten_addr=127.0.0.1\nlisten_port={port}\nunix_socket_dir=\nauth_type=any\n"
+        "pool_mode=transaction\ndefault_pool_size=3\nmax_prepared_statements=0\nlogfile=\npidfile=\n"
+    )
+    account = items.postgres.server.account
+    folder.chmod(0o755)
+    (folder / "pgbouncer.ini").chmod(0o644)
+    process = subprocess.Popen(  # type: ignore[call-overload]
+        ["pgbouncer", "-q", str(folder / "pgbouncer.ini")],
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        **account.popen_args(),
+    )
+    try:
+        server = make_server(ELECTRIC_POOLED_DATABASE_URL=f"postgresql://any@127.0.0.1:{port}/{items.name}").start()
+        clients = [synced(server, **extra) for extra in ({}, {"columns": "id"}, {"replica": "full"})]
+        assert all(len(client.rows) == 20000 for client in clients)
+        items.execute("DELETE FROM items WHERE id % 2 = 0")
+        for client in clients:
+            follow(client, 10000)
+        assert server.stop() == 0
+    finally:
+        process.terminate()
+        process.wait(10)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _copy(primary: OwnServer, replica: OwnServer) -> None:
+    """A streaming replica, made by pg_basebackup."""
+    server, target = primary.server, replica.server
+    target.data_dir.mkdir(parents=True)
+    target.data_dir.chmod(0o700)
+    server.account.give(target.data_dir)
+    shutil.copy(server.data_dir / "password", target.data_dir / "password")
+    subprocess.run(  # type: ignore[call-overload]
+        [
+            str(server.binaries.path("pg_basebackup")),
+            *("-D", str(target.pgdata), "-R", "-X", "stream", "-c", "fast", "-d", server.url),
+        ],
+        check=True,
+        cwd="/",
+        timeout=120,
+        **server.account.popen_args(),
+    )
+
+
+def _wait_for_rows(server: OwnServer, database: str, rows: int) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        with psycopg.connect(server.server.url_of(database), autocommit=True) as connection:
+            if connection.execute("SELECT count(*) FROM items").fetchone() == (rows,):
+                return
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def _certify(certificate: Path, key: Path) -> None:
+    """A self-signed certificate, which is its own authority."""
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"),
+            *("-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)),
+        ],
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+    key.chmod(0o600)
