@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import sys
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from switchgear_shapes.errors import ShapeError, invalid
@@ -111,19 +113,25 @@ class Definition:
     def from_json(cls, data: dict[str, Any]) -> Definition:
         return cls(
             oid=data["oid"],
-            schema=data["schema"],
-            table=data["table"],
-            pk=tuple(data["pk"]),
-            columns=tuple(data["columns"]),
+            schema=sys.intern(data["schema"]),
+            table=sys.intern(data["table"]),
+            pk=_shared(tuple(data["pk"])),
+            columns=_shared(tuple(data["columns"])),
             selects_all=data["selects_all"],
             full_replica=data["full_replica"],
             changes_only=data["changes_only"],
-            signature=tuple((name, oid) for name, oid in data["signature"]),
+            signature=_shared(tuple([(name, oid) for name, oid in data["signature"]])),
             salt=data["salt"],
             where=None if data.get("where") is None else expression.from_json(data["where"]),
             partitioned=data.get("partitioned", False),
             compaction=data.get("compaction", False),
         )
+
+
+@lru_cache(maxsize=10_000)
+def _shared(value: tuple[Any, ...]) -> Any:
+    """The same tuple for equal ones: most shapes are of few tables."""
+    return value
 
 
 def streamed_columns(relation: Relation, *, stored_generated: bool) -> tuple[Column, ...]:

@@ -147,6 +147,8 @@ class Upstream:
 
     def tick(self) -> None:
         """Called now and then: go to sleep when nothing happened for long enough."""
+        if self.asleep:  # a query may have been under way when the connections were closed
+            self._drop_pools()
         if not self._idle_seconds or not self.active or self.replication is None:
             return
         quiet_since = max(self._asked_at, self.replication.transaction_at)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from switchgear_local import processes
 from switchgear_local.postgres import PostgresError, PostgresServer, find
 from tests.shapes.server import Client, ShapesServer, one_version
 from tests.support.postgres import Database, Postgres, create_database
@@ -79,7 +81,7 @@ def test_a_publication_that_leaves_operations_out(items: Database, make_server: 
     client = synced(server)
     items.execute(f"ALTER PUBLICATION {PUBLICATION} SET (publish = 'insert, update')")
     items.execute("INSERT INTO items VALUES (2, 'b'); DELETE FROM items WHERE id = 1")
-    follow(client, 1, 60)
+    server.wait(lambda: bool(client.sync() or list(client.rows) == ['"public"."items"/"2"']), 60, "the truth")
     assert client.restarts == 1
     items.execute("DELETE FROM items")
     follow(client, 0)
@@ -87,7 +89,9 @@ def test_a_publication_that_leaves_operations_out(items: Database, make_server: 
 
 @one_version
 def test_idle_connections_are_closed_and_opened(items: Database, make_server: Callable[..., ShapesServer]) -> None:
-    server = make_server(ELECTRIC_REPLICATION_IDLE_TIMEOUT="2s").start()
+    server = make_server(
+        ELECTRIC_REPLICATION_IDLE_TIMEOUT="1s", ELECTRIC_TWEAKS_PUBLICATION_REFRESH_PERIOD="500ms"
+    ).start()
     client = synced(server)
 
     def connections() -> int:
@@ -120,26 +124,24 @@ def test_the_lock_of_a_dead_instance_is_broken(items: Database, make_server: Cal
 
 @one_version
 def test_a_database_without_free_connections(items: Database, make_server: Callable[..., ShapesServer]) -> None:
-    items.execute(f"CREATE ROLE limited_{items.name} LOGIN REPLICATION SUPERUSER PASSWORD 'pw' CONNECTION LIMIT 1")
+    """Replication has its connection, but none is left for queries: requests are told so, and then served."""
+    role = f"limited_{items.name}"
+    items.execute(
+        f"CREATE ROLE {role} LOGIN REPLICATION PASSWORD 'pw'; GRANT ALL ON DATABASE {items.name} TO {role};"
+        f" ALTER TABLE items OWNER TO {role}; ALTER DATABASE {items.name} CONNECTION LIMIT 0"
+    )
     server = make_server()
-    server.database_url = items.url
-    with items.connect() as connection:
-        connection.execute(f"ALTER DATABASE {items.name} CONNECTION LIMIT 0".encode())
-        connection.execute(f"ALTER ROLE limited_{items.name} NOSUPERUSER".encode())
-        connection.execute(f"GRANT ALL ON DATABASE {items.name} TO limited_{items.name}".encode())
-        port = items.url.rsplit(":", 1)[1].split("/")[0]
-        server.database_url = f"postgresql://limited_{items.name}:pw@127.0.0.1:{port}/{items.name}"
-        server.start(active=False)
-        server.wait(lambda: "too many connections" in server.log(), 30, "the refusal")
-        assert server.health() == (202, "starting")
-        waiting = server.http.get(server.url + "/ready").json()["waiting_for"]
-        assert "too many connections" in waiting
-        connection.execute(f"ALTER DATABASE {items.name} CONNECTION LIMIT -1".encode())
-        connection.execute(f"ALTER ROLE limited_{items.name} SUPERUSER CONNECTION LIMIT -1".encode())
-    server.wait_active()
-    synced(server)
-    server.kill()
-    items.execute(f"DROP OWNED BY limited_{items.name} CASCADE; DROP ROLE limited_{items.name}")
+    port = items.url.rsplit(":", 1)[1].split("/")[0]
+    server.database_url = f"postgresql://{role}:pw@127.0.0.1:{port}/{items.name}"
+    server.start()
+    refused = server.get(table="items", offset="-1")
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    assert "too many connections" in server.log()
+    items.execute(f"ALTER DATABASE {items.name} CONNECTION LIMIT -1")
+    follow(synced(server), 1)
+    assert server.stop() == 0
+    items.execute(f"SELECT pg_drop_replication_slot('electric_slot_default'); DROP OWNED BY {role} CASCADE")
+    items.execute(f"DROP ROLE {role}")
 
 
 # -- with a database server of their own --
@@ -165,20 +167,16 @@ class OwnServer:
 
 
 @pytest.fixture
-def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., OwnServer]]:
+def own_server() -> Iterator[Callable[..., OwnServer]]:
     made: list[OwnServer] = []
-    root = Path(str(tmp_path_factory.getbasetemp()))
 
     def make(version: int = 18, **settings: str) -> OwnServer:
-        import tempfile
-
         folder = Path(tempfile.mkdtemp(prefix="sg-own-"))
         folder.chmod(0o755)
         server = OwnServer(folder / "db", version, **settings)
         made.append(server)
         return server
 
-    assert root.exists()
     yield make
     for server in made:
         server.server.stop()
@@ -324,14 +322,8 @@ def test_verified_tls(own_server: Callable[..., OwnServer], server_on: Callable[
 
 @pytest.mark.skipif(shutil.which("pgbouncer") is None, reason="PgBouncer is not installed")
 @one_version
-def test_through_a_transaction_pooler(
-    items: Database, make_server: Callable[..., ShapesServer], tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_through_a_transaction_pooler(items: Database, make_server: Callable[..., ShapesServer]) -> None:
     """Queries go through PgBouncer, which gives each transaction another session; replication goes past it."""
-    import tempfile
-
-    from switchgear_local import processes
-
     items.execute("INSERT INTO items SELECT g, repeat('x', 100) FROM generate_series(2, 20000) g")
     folder = Path(tempfile.mkdtemp(prefix="sg-pgb-"))
     port = processes.free_port()
@@ -339,7 +331,7 @@ def test_through_a_transaction_pooler(
     (folder / "pgbouncer.ini").write_text(
         f"[databases]\n{items.name} = host=127.0.0.1 port={url['port']} user={url['user']} password={url['password']}\n"
         f"[pgbouncer]\nlisten_addr=127.0.0.1\nlisten_port={port}\nunix_socket_dir=\nauth_type=any\n"
-        "pool_mode=transaction\ndefault_pool_size=3\nmax_prepared_statements=0\nlogfile=\npidfile=\n"
+        "pool_mode=transaction\ndefault_pool_size=3\nlogfile=\npidfile=\n"
     )
     account = items.postgres.server.account
     folder.chmod(0o755)

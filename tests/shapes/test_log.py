@@ -45,7 +45,7 @@ def test_positions_and_chunks_agree_with_a_list(
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         files = FileCache(2)
-        log = ShapeLog(Path(folder) / "log", threshold)
+        log = ShapeLog(folder + "/log", threshold)
         lines: list[tuple[tuple[int, int], bytes]] = []
         tx = 0
         for paddings, flush in transactions:

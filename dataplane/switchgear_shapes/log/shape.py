@@ -45,9 +45,9 @@ class Shape:
         self.id = number
         self.handle = handle
         self.definition = definition
-        base = directory / f"{number % 256:02x}"
-        self.log = ShapeLog(base / f"{number}.log", threshold)
-        self.snapshot = SnapshotFile(base / f"{number}.snapshot")
+        base = f"{directory}/{number % 256:02x}/{number}"
+        self.log = ShapeLog(base + ".log", threshold)
+        self.snapshot = SnapshotFile(base + ".snapshot")
         self.filter: SnapshotFilter | None = SnapshotFilter(None)
         """None once no transaction can be part of the snapshot any more."""
         self.alive = True

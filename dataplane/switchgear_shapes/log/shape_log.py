@@ -54,6 +54,7 @@ class ShapeLog:
     """See the module. `threshold` is the chunk size in bytes."""
 
     __slots__ = (
+        "_path",
         "_tail",
         "_threshold",
         "chunk_ends",
@@ -61,12 +62,11 @@ class ShapeLog:
         "flushed",
         "last",
         "latest",
-        "path",
         "visible",
     )
 
-    def __init__(self, path: Path, threshold: int) -> None:
-        self.path = path
+    def __init__(self, path: str, threshold: int) -> None:
+        self._path = path
         self._threshold = threshold
         self._tail: list[tuple[int, int, bytes]] = []
         self.flushed = 0
@@ -82,6 +82,10 @@ class ShapeLog:
         self.flushed = self.end = self.visible = length
         self.last = self.latest = latest
         self.chunk_ends = chunk_ends
+
+    @property
+    def path(self) -> Path:
+        return Path(self._path)  # made when it is needed: there may be very many shapes
 
     @property
     def tail_bytes(self) -> int:

@@ -16,10 +16,10 @@ from switchgear_shapes.snapshot import SnapshotMark
 class SnapshotFile:
     """State of one snapshot. Written by its creation task, read by requests."""
 
-    __slots__ = ("_waiters", "chunk_ends", "complete", "failure", "length", "mark", "path")
+    __slots__ = ("_path", "_waiters", "chunk_ends", "complete", "failure", "length", "mark")
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: str) -> None:
+        self._path = path
         self.length = 0
         self.chunk_ends: list[int] = []
         self.complete = False
@@ -32,6 +32,10 @@ class SnapshotFile:
         self.length = chunk_ends[-1]
         self.mark = mark
         self.complete = True
+
+    @property
+    def path(self) -> Path:
+        return Path(self._path)
 
     @property
     def started(self) -> bool:

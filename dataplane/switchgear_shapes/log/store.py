@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
+import gc
 import logging
 import os
 import time
@@ -71,6 +72,7 @@ class Store(Registry):
             os.close(lock_fd)
             raise StorageLocked(f"another process uses {directory}") from None
         store = cls(directory, threshold, lock_fd)
+        gc.disable()  # everything that recovery makes stays: nothing to be looked for
         try:
             store._check_format()
             store._recover()
@@ -78,6 +80,9 @@ class Store(Registry):
             store._tails.clear()  # nothing is to be written without the lock
             os.close(lock_fd)
             raise
+        finally:
+            gc.enable()
+            gc.freeze()
         return store
 
     def _check_format(self) -> None:

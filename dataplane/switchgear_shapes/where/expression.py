@@ -9,6 +9,7 @@ of `Not` only where three-valued logic allows it. Nodes become JSON and back wit
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 
@@ -170,7 +171,7 @@ def from_json(data: Any) -> Where:
     return Where(
         expression=_from_node(expression),
         sql=sql,
-        columns=frozenset(columns),
+        columns=_shared_names(tuple(columns)),
         subqueries=tuple(
             Subquery(
                 oid=oid,
@@ -190,9 +191,24 @@ def _type(kind: Type) -> Any:
     return [kind.name] if kind.array else kind.name
 
 
+@lru_cache(maxsize=1_000)
+def _plain_type(name: str) -> Type:
+    return Type(name)
+
+
+@lru_cache(maxsize=10_000)
+def _shared_column(kind: Type, name: str) -> Column:
+    return Column(kind, name)
+
+
+@lru_cache(maxsize=10_000)
+def _shared_names(names: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(names)
+
+
 def _from_type(data: Any) -> Type:
     if isinstance(data, str):
-        return Type(data)
+        return _plain_type(data)
     if len(data) == 1:
         return Type(data[0], array=True)
     return Type(data[0], data[1], tuple(data[2]))
@@ -225,7 +241,7 @@ def _from_node(data: Any) -> Expression:
         case ["const", kind, text]:
             return Const(_from_type(kind), text)
         case ["column", kind, name]:
-            return Column(_from_type(kind), name)
+            return _shared_column(_from_type(kind), name)
         case ["call", kind, name, args, rule]:
             return Call(_from_type(kind), name, tuple(_from_node(arg) for arg in args), rule)
         case ["in", arg, [kind, texts]]:
