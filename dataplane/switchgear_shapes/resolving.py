@@ -15,11 +15,16 @@ from switchgear_shapes.log.shape import Shape
 from switchgear_shapes.relations import Relation
 from switchgear_shapes.request import ShapeParams, ShapeRequest
 from switchgear_shapes.stack import Stack
-from switchgear_shapes.subset_query import SubsetQuery
+from switchgear_shapes.subset_query import INVALID_ENUM, SubsetQuery
 from switchgear_shapes.subset_request import subset_error
+from switchgear_shapes.where.expression import Where
+from switchgear_shapes.where.parse import WhereError, parse_where, tables_of
+from switchgear_shapes.where.subset import never_fails, parse_order_by, parse_subset_where
 
 READY_SECONDS = 5.0
 """How long a request waits for this instance to become able to make shapes."""
+FILTERS_ARE_ROUTED = False
+"""Whether changes follow a shape's filter."""
 NOT_YET = "are not supported by this server yet; leave the parameter out."
 REMEMBERED = 100_000
 REMEMBERED_WEIGHT = 512
@@ -52,18 +57,46 @@ class Resolver:
         relation = await self._stack.catalog.get(params.schema, params.table)
         if relation is None:
             raise no_such_table(params)
-        if params.where is not None or params.values:
+        where = await self._where(params, relation)
+        return define(params, relation, where, stored_generated=self._stack.stored_generated), relation
+
+    async def _where(self, params: ShapeParams, relation: Relation) -> Where | None:
+        text = params.where
+        if text is None:
+            return None
+        if not FILTERS_ARE_ROUTED:
             raise errors.invalid("where", f"Where clauses {NOT_YET}")
-        return define(params, relation, stored_generated=self._stack.stored_generated), relation
+        try:
+            relations = await self._relations(text) if "select" in text.lower() else {}
+            values = dict(enumerate(params.values, 1))
+            where = parse_where(text, relation, values, relations, stored_generated=self._stack.stored_generated)
+        except WhereError as error:
+            raise errors.invalid(error.field, error.message) from None
+        if where.subqueries:
+            raise errors.invalid("where", f"Subqueries {NOT_YET}")
+        return where
+
+    async def _relations(self, text: str) -> dict[tuple[str, str], Relation]:
+        """The tables that a clause's subqueries read, those that exist. Raises WhereError."""
+        found = {name: await self._stack.catalog.get(*name) for name in sorted(tables_of(text))}
+        return {name: relation for name, relation in found.items() if relation is not None}
 
     async def subset(self, request: ShapeRequest) -> SubsetQuery:
         """The checked query that a request for a subset means. Raises ShapeError."""
         subset = request.subset
         assert subset is not None
         definition, relation = await self.definition(request.params)
-        if subset.where is not None or subset.order_by is not None:
-            raise subset_error(where=[f"Where clauses {NOT_YET}"])
-        return SubsetQuery(definition, relation, None, None, subset.limit, subset.offset)
+        queryable = request.params.queryable_columns
+        condition = order_by = None
+        try:
+            if subset.where is not None:
+                values = dict(enumerate(subset.params, 1))
+                condition = guarded(parse_subset_where(subset.where, relation, values, queryable), definition.where)
+            if subset.order_by is not None:
+                order_by = parse_order_by(subset.order_by, relation, queryable)
+        except WhereError as error:
+            raise _refused(error) from None
+        return SubsetQuery(definition, relation, condition, order_by, subset.limit, subset.offset)
 
     async def shape(self, params: ShapeParams) -> Shape:
         """The shape of these parameters, made if need be. The creation checks what is cached of the table."""
@@ -113,3 +146,18 @@ class Resolver:
         self._resolved.move_to_end(params)
         if len(self._resolved) > REMEMBERED:
             self._resolved.popitem(last=False)
+
+
+def guarded(condition: Where, main: Where | None) -> str:
+    """The condition's SQL. One that can fail is evaluated only where the shape's own filter holds: its failing must not
+    tell of other rows, and Postgres evaluates the sides of AND in any order."""
+    if main is None or never_fails(condition.expression):
+        return condition.sql
+    return f"CASE WHEN ({main.sql}) THEN ({condition.sql}) END"
+
+
+def _refused(error: WhereError) -> ShapeError:
+    enum = error.message.find(INVALID_ENUM)
+    if enum >= 0 and error.field == "where":
+        return subset_error(where=error.message[enum:])
+    return subset_error(**{error.field: [error.message]})

@@ -40,7 +40,7 @@ HEAD_SECONDS = 30.0
 _SEPARATOR_BYTES = 2
 _MARKS = 1 << 31
 _INVALID_TEXT = "22P02"
-_INVALID_ENUM = "invalid input value for enum"
+INVALID_ENUM = "invalid input value for enum"
 _CANCELLED = "57014"
 _LOCK_NOT_AVAILABLE = "55P03"
 _INSUFFICIENT_PRIVILEGE = "42501"
@@ -239,7 +239,7 @@ def failure(error: BaseException) -> BaseException:
 
 
 def _refused(error: PostgresError) -> Exception:
-    if error.sqlstate == _INVALID_TEXT and error.message.startswith(_INVALID_ENUM):
+    if error.sqlstate == _INVALID_TEXT and error.message.startswith(INVALID_ENUM):
         return subset_error(where=error.message)
     if error.sqlstate[:2] == "22":
         # Postgres' own words may quote a value of a row that the client is not to see.

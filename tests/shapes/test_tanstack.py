@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.shapes.server import ShapesServer
+from tests.shapes.server import ShapesServer, one_version
 from tests.support import nodejs
 from tests.support.postgres import Database
 
@@ -141,3 +141,21 @@ def test_an_app(todos: ShapesServer, database: Database) -> None:
         todos.start()
         running.wait_rows([row(7, "while away"), row(8, "offline")])
         running.wait(lambda m: m.get("confirmed") == "insert" and row(8, "offline") in m["rows"], "its confirmation")
+
+
+@one_version
+def test_on_demand(todos: ShapesServer, database: Database) -> None:
+    """Only what queries ask for is loaded, as subsets; and it stays live."""
+    database.execute("INSERT INTO todos SELECT g, 'row ' || g FROM generate_series(2, 500) g")
+    with app(todos, database, "on-demand", table="todos") as running:
+        running.do("query", max=2)
+        running.wait_rows([row(1, "one"), row(2, "row 2")], of="query 2")
+        running.do("query", max=3)
+        running.wait_rows([row(1, "one"), row(2, "row 2"), row(3, "row 3")], of="query 3")
+        database.execute("UPDATE todos SET title = 'new' WHERE id IN (2, 400)")
+        running.wait_rows([row(1, "one"), row(2, "new")], of="query 2")
+        running.do("insert", row=row(0, "zero"))
+        running.wait(lambda m: m.get("confirmed") == "insert", "the insert")
+        running.wait_rows([row(0, "zero"), row(1, "one"), row(2, "new")], of="query 2")
+        errors = [message for message in running.messages if "error" in message]
+        assert errors == []

@@ -5,11 +5,15 @@ Tests make tables of their own, or use the common ones and leave their rows alon
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from email.message import Message
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx
 
@@ -46,6 +50,16 @@ class World:
     def post(self, body: Any, table: str = "items", offset: str = "-1", **params: Any) -> httpx.Response:
         query = {"table": table, "offset": offset, **params}
         return self.server.http.post(self.server.shape_url, params=query, json=body)
+
+    def raw(self, method: str, **params: str) -> tuple[int, Message, Any]:
+        """A request whose URL is longer than httpx makes them: status, headers and the body's JSON."""
+        connection = HTTPConnection("127.0.0.1", self.server.port, timeout=40)
+        try:
+            connection.request(method, f"/v1/shape?{urlencode(params)}")
+            response = connection.getresponse()
+            return response.status, response.headers, json.loads(response.read())
+        finally:
+            connection.close()
 
 
 @contextmanager

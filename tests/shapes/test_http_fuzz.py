@@ -1,0 +1,128 @@
+"""Arbitrary parameters and bodies over HTTP: an answer of the protocol, never a 500, a hang, or memory that grows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.shapes.server import one_version
+from tests.shapes.world import World, running
+from tests.support.postgres import Postgres
+
+pytestmark = [pytest.mark.pg]
+ANSWERS = (200, 304, 400, 405, 409, 413)
+EXAMPLES = settings(
+    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+
+
+@pytest.fixture(scope="module")
+def world(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("fuzz")
+    with running(postgres, folder, ELECTRIC_LONG_POLL_TIMEOUT="50", ELECTRIC_MAX_SHAPES="200") as made:
+        yield made
+
+
+WORDS = (
+    *("id", "n", "title", "mood", "tags", "=", "<", "<>", "AND", "OR", "NOT", "(", ")", "1", "'x'", "NULL", "IS"),
+    *("IN", "LIKE", "BETWEEN", "$1", "$2", "::int4", "::text", "ANY", "ARRAY[1]", "lower", ",", "+", "/", ";"),
+)
+clauses = st.one_of(
+    st.sampled_from(
+        ["id = 1", "n = $1", "id > 2 OR n = 0", "mood = 'sad'", "true", "id IN (SELECT id FROM empty)", "d"]
+    ),
+    st.lists(
+        st.sampled_from(WORDS),
+        max_size=9,
+    ).map(" ".join),
+    st.text(max_size=20),
+)
+orders = st.one_of(
+    st.sampled_from(["id", "id DESC", "n, id ASC NULLS FIRST", "1", "id + 1", "nope"]), st.text(max_size=12)
+)
+numbers = st.sampled_from(["0", "1", "3", "-1", "x", "9223372036854775807", "9223372036854775808", ""])
+values = {
+    "table": st.sampled_from(["items", "empty", "nope", '"items"', "public.items", "pg_class", "", "a.b.c"]),
+    "offset": st.sampled_from(["-1", "now", "0_0", "0_inf", "1_0", "x", "18446744073709551615_0"]),
+    "handle": st.sampled_from(["1-1", "", "x", "-"]),
+    "live": st.sampled_from(["true", "false", ""]),
+    "live_sse": st.sampled_from(["false", "true"]),
+    "cursor": st.text(max_size=5),
+    "where": clauses,
+    "params[1]": st.text(max_size=8),
+    "params[2]": st.text(max_size=8),
+    "columns": st.sampled_from(["id", "id,n", "n", "id,nope", "", '"', "id,id", "id,mood"]),
+    "queryable_columns": st.sampled_from(["id", "id,n", "n", ""]),
+    "replica": st.sampled_from(["full", "default", "x"]),
+    "log": st.sampled_from(["full", "changes_only", "x"]),
+    "experimental_compaction": st.sampled_from(["true", "x"]),
+    "subset__where": clauses,
+    "subset__order_by": orders,
+    "subset__limit": numbers,
+    "subset__offset": numbers,
+    "subset__params": st.sampled_from(['{"1":"1"}', "{}", "[", '{"1":null}', '{"2":"x"}']),
+    "subset__params[1]": st.text(max_size=5),
+}
+usual = {"table": "items", "offset": "-1"}
+queries = st.fixed_dictionaries({}, optional=values).map(lambda query: usual | query)
+
+
+def check(response: Any) -> None:
+    assert response.status_code in ANSWERS, response.text
+    if response.status_code == 400:
+        assert response.json()
+    if response.status_code == 200 and response.headers.get("electric-snapshot") == "true":
+        assert set(response.json()) == {"metadata", "data"}
+
+
+@one_version
+@EXAMPLES
+@given(query=queries)
+def test_any_query(world: World, query: dict[str, str]) -> None:
+    params = {name: value.encode("utf-8", "replace").decode() for name, value in query.items()}
+    check(world.server.http.get(world.server.shape_url, params=params))
+
+
+body_values = st.one_of(
+    clauses, orders, st.integers(), st.none(), st.dictionaries(st.sampled_from(["1", "2", "x"]), clauses)
+)
+keys = st.sampled_from(["where", "order_by", "limit", "offset", "params", "where_expr", "table", "secret"])
+bodies = st.one_of(
+    st.binary(max_size=30),
+    st.dictionaries(keys, body_values, max_size=4).map(lambda body: json.dumps(body).encode()),
+    st.dictionaries(keys, body_values, max_size=4).map(lambda body: json.dumps({"subset": body}).encode()),
+    st.tuples(orders, st.integers(1, 20), clauses).map(
+        lambda parts: orjson.dumps({"order_by": "id", "limit": parts[1], "where": parts[2]}, default=str)
+    ),
+)
+
+
+@one_version
+@EXAMPLES
+@given(body=bodies, where=st.one_of(st.none(), st.sampled_from(["n = 0", "id > 3"])))
+def test_any_body(world: World, body: bytes, where: str | None) -> None:
+    params = {"table": "items", "offset": "-1"} | ({} if where is None else {"where": where})
+    response = world.server.http.post(world.server.shape_url, params=params, content=body)
+    check(response)
+    if response.status_code == 200 and where is not None and response.headers.get("electric-snapshot") == "true":
+        wanted = {"3", "6", "9"} if where == "n = 0" else set("456789")
+        assert {row["value"]["id"] for row in response.json()["data"]} <= wanted
+
+
+@one_version
+def test_nothing_was_left_behind(world: World) -> None:
+    """After all of the above: it serves, holds no permit or query, and has no more memory than a server has."""
+    assert len(world.get().json()) == 10
+    text = world.server.http.get(f"{world.server.url}/metrics").text
+    for line in text.splitlines():
+        if line.startswith(("electric_admission_control_acquire_current", "switchgear_subsets_running")):
+            assert line.endswith(" 0"), line
+        assert 'status="5' not in line, line
+    assert world.server.metric("process_resident_memory_bytes") < 250e6
+    assert "Traceback" not in world.server.log()
