@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 _EXPOSED = (
     b"Stream-Next-Offset, Stream-Up-To-Date, Stream-Closed, Stream-Cursor, Stream-TTL, Stream-Expires-At, "
-    b"Producer-Epoch, Producer-Seq, Producer-Expected-Seq, Producer-Received-Seq, Stream-SSE-Data-Encoding, "
+    b"Stream-Retained-Offset, Producer-Epoch, Producer-Seq, Producer-Expected-Seq, Producer-Received-Seq, "
+    b"Stream-SSE-Data-Encoding, "
     b"ETag, Location, Content-Type, Content-Encoding, Vary, Retry-After"
 )
 BASE = header_block(
@@ -29,7 +30,8 @@ PREFLIGHT = BASE + header_block(
         b"access-control-allow-headers",
         b"Content-Type, Authorization, If-None-Match, Accept-Encoding, Stream-Closed, Stream-TTL, Stream-Expires-At, "
         b"Stream-Seq, Producer-Id, Producer-Epoch, Producer-Seq, Stream-Forked-From, Stream-Fork-Offset, "
-        b"Stream-Fork-Sub-Offset",
+        b"Stream-Fork-Sub-Offset, Stream-Retention-Seconds, Stream-Retention-Bytes, Stream-Retention-Keys, "
+        b"Stream-Retention-Tombstone-Seconds",
     ),
     (b"access-control-max-age", b"86400"),
 )
@@ -88,6 +90,21 @@ def lifetime(stream: Stream) -> bytes:
     return b""
 
 
+def kept(stream: Stream) -> bytes:
+    """Its own bounds, and where its data begins if some are gone."""
+    made = b"" if not stream.first else b"stream-retained-offset: %b\r\n" % token(stream, stream.first)
+    own = stream.retention
+    if own is None:
+        return made
+    if own.seconds is not None:
+        made += b"stream-retention-seconds: %d\r\n" % own.seconds
+    if own.size is not None:
+        made += b"stream-retention-bytes: %d\r\n" % own.size
+    if own.tombstones is not None:
+        made += b"stream-retention-keys: state\r\nstream-retention-tombstone-seconds: %d\r\n" % own.tombstones
+    return made
+
+
 def created(stream: Stream, status: int, location: bytes, end: int, closed: bool) -> Response:
     """201 or 200 to a PUT."""
     return Response(
@@ -97,7 +114,8 @@ def created(stream: Stream, status: int, location: bytes, end: int, closed: bool
         + content_type(stream)
         + next_offset(stream, end)
         + (CLOSED if closed else b"")
-        + lifetime(stream),
+        + lifetime(stream)
+        + kept(stream),
     )
 
 
@@ -110,12 +128,16 @@ def head(stream: Stream) -> Response:
         + content_type(stream)
         + next_offset(stream, stream.visible)
         + (CLOSED if stream.visible_closed else b"")
-        + lifetime(stream),
+        + lifetime(stream)
+        + kept(stream),
     )
 
 
 def etag(stream: Stream, start: int, end: int, closed: bool) -> bytes:
-    return b'"%d:%d:%d%b"' % (stream.generation, start, end, b":c" if closed else b"")
+    closing = b":c" if closed else b""
+    if start < stream.compacted:
+        return b'"%d:%d:%d:%d%b"' % (stream.generation, start, end, stream.compacted, closing)
+    return b'"%d:%d:%d%b"' % (stream.generation, start, end, closing)
 
 
 def token(stream: Stream, position: int) -> bytes:

@@ -29,6 +29,8 @@ log = logging.getLogger("switchgear.streams.checkpoint")
 
 # Runs of this size and more are left where they are.
 _LARGE_RUN = 8 * 1_048_576
+# A run that lost so many bytes, and more than half, is written anew.
+_MIN_RECUT = 65_536
 _RETRY = 5.0
 # Errors that may go away, and after which the files are as they were.
 _PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
@@ -66,7 +68,7 @@ class Checkpointer:
 
     def tidy(self) -> None:
         """Start one if packs are worth emptying, though nothing new asks for it."""
-        if compaction.victims(self._store.packs):
+        if self._store.reclaimable >= compaction.MIN_DEAD or compaction.victims(self._store.packs):
             self.request()
 
     async def finish(self) -> None:
@@ -168,17 +170,31 @@ class Checkpointer:
         job.victims = [pack for pack in victims if pack in packs.known]
         for stream in dirty:
             stream.dirty = False
-            kept, joined = _split(stream)
-            frozen = stream.freeze()
-            if frozen is None or not self._hold(job, joined):
-                kept, joined = list(stream.runs), []
-            if not self._hold(job, [run for run in kept if run.pack in job.victims]):
-                job.victims = []
-            job.parts.append(Part(stream, stream.meta(), stream.deadline(), kept, joined, frozen))
-        store.unsealed = 0
+            job.parts.append(self._part(job, stream))
+        store.unsealed = store.reclaimable = 0
         if self._packer.catalog.size > 3 * self._packer.catalog.alive + _CATALOG_SLACK:
             job.rewrite = self._unchanged({part.stream for part in job.parts})
         return job
+
+    def _part(self, job: Job, stream: Stream) -> Part:
+        stream.cut_tail()
+        runs, shed = stream.runs, []
+        if stream.left > stream.base:
+            shed = [run for run in runs if stream.droppable(run.start, run.start + run.length)]
+            runs = runs[len(shed) :] if runs[: len(shed)] == shed else [run for run in runs if run not in shed]
+        kept, joined = _split(stream, runs)
+        frozen = stream.freeze()
+        if frozen is None or not self._hold(job, joined):
+            kept, joined = list(runs), []
+        if not self._hold(job, [run for run in kept if run.pack in job.victims]):
+            job.victims = []
+        part = Part(stream, stream.meta(), self._store.due(stream), kept, joined, frozen, shed)
+        for run in (*kept, *joined[:1]):
+            if run.start < stream.left < run.start + run.length and stream.droppable(run.start, stream.left):
+                part.cut = stream.left
+                if run in kept and _mostly_dead(run, stream.left) and self._hold(job, [run]):
+                    part.recut.append(run)
+        return part
 
     def _hold(self, job: Job, runs: list[Run]) -> bool:
         """Keep the packs of these runs open until the job is done; False if one is not there any more."""
@@ -196,7 +212,7 @@ class Checkpointer:
         store = self._store
         frozen = [found for key in store.hydrated if isinstance(found := store.streams.get(key), Stream)]
         bodies: list[Stream | bytes] = [
-            catalog.pack_body(stream.generation, stream.deadline(), stream.key, stream.runs, stream.meta())
+            catalog.pack_body(stream.generation, store.due(stream), stream.key, stream.runs, stream.meta())
             for stream in frozen
             if stream not in changed
         ]
@@ -228,7 +244,7 @@ class Checkpointer:
             alive = store.streams.get(stream.key) is stream
             if part.new is not None and stream.frozen is part.frozen:
                 stream.frozen = None
-            if alive and part.written:
+            if alive and (part.written or part.shed):
                 stream.runs = part.runs
                 packs.drop(part.dropped)
             elif part.written:
@@ -239,11 +255,21 @@ class Checkpointer:
         store.log.retire(job.boundary)
 
 
-def _split(stream: Stream) -> tuple[list[Run], list[Run]]:
+def _split(stream: Stream, runs: list[Run]) -> tuple[list[Run], list[Run]]:
     """(runs that stay, runs to be joined with the new bytes): neighbours that are not larger join, as in a counter."""
     weight = len(stream.tail)
-    index = len(stream.runs)
-    while index and stream.runs[index - 1].length <= weight and stream.runs[index - 1].length < _LARGE_RUN:
+    index = len(runs)
+    follows = stream.tail_start
+    while index:
+        run = runs[index - 1]
+        if run.length > weight or run.length >= _LARGE_RUN or run.start + run.length != follows:
+            break
         index -= 1
-        weight += stream.runs[index].length
-    return list(stream.runs[:index]), list(stream.runs[index:])
+        weight += run.length
+        follows = run.start
+    return list(runs[:index]), list(runs[index:])
+
+
+def _mostly_dead(run: Run, cut: int) -> bool:
+    dead = cut - run.start
+    return dead >= _MIN_RECUT and 2 * dead > run.length

@@ -7,6 +7,7 @@ from switchgear_streams.live import Hub
 from switchgear_streams.recovery import Report
 from switchgear_streams.store import Store
 from switchgear_streams.subscriptions.engine import Engine
+from switchgear_streams.trimming import Trimmer
 from switchgear_wire.metrics import Counter, Registry
 
 
@@ -41,6 +42,12 @@ def watch(registry: Registry, store: Store, checkpointer: Checkpointer, hub: Hub
     gauge("streams_sse_buffered_bytes", "Bytes that wait for SSE subscribers' sockets.", hub.buffered)
     gauge("streams_damaged_streams", "Streams quarantined at this start.", lambda: store.damaged)
     gauge("streams_torn_bytes", "Bytes cut from the log's end at this start.", lambda: report.torn_bytes)
+
+
+def watch_retention(registry: Registry, trimmer: Trimmer) -> None:
+    """Of data that went because of a bound on age or size."""
+    registry.gauge("streams_trims_total", "Times that a stream was cut at its beginning.", lambda: trimmer.trims)
+    registry.gauge("streams_trimmed_bytes_total", "Bytes cut from streams' beginnings.", lambda: trimmer.trimmed_bytes)
 
 
 def watch_subscriptions(registry: Registry, engine: Engine) -> None:

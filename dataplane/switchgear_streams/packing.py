@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import zlib
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -32,6 +33,12 @@ class Part:
     kept: list[Run]
     joined: list[Run]
     frozen: Frozen | None
+    shed: list[Run] = field(default_factory=list)
+    """Older runs that nobody needs any more."""
+    cut: int = 0
+    """Bytes before it are left out of what is written."""
+    recut: list[Run] = field(default_factory=list)
+    """Kept runs to be written anew because most of them is before the cut."""
     new: Run | None = None
     moved: list[tuple[Run, Run]] = field(default_factory=list)
     """(run in a pack that is being emptied, the same bytes in the new pack)."""
@@ -55,7 +62,7 @@ class Part:
     @property
     def dropped(self) -> list[Run]:
         """What it does not refer to any more."""
-        return [*self.joined, *(old for old, _ in self.moved)]
+        return [*self.shed, *self.joined, *(old for old, _ in self.moved)]
 
 
 @dataclass(slots=True)
@@ -88,7 +95,7 @@ class Packer:
     def write(self, job: Job) -> None:
         made = False
         try:
-            if any(part.frozen is not None for part in job.parts) or job.victims:
+            if any(part.frozen is not None or part.recut for part in job.parts) or job.victims:
                 fd = self._disk.create(segments.pack_name(job.pack))
                 made = True
                 try:
@@ -111,8 +118,8 @@ class Packer:
         buffered: list[bytes | bytearray] = []
         for part in job.parts:
             stream = part.stream
-            for run in part.kept if victims else ():
-                if run.pack in victims:
+            for run in part.kept if victims or part.recut else ():
+                if run.pack in victims or run in part.recut:
                     self._move(job, part, run, buffered)
             if part.frozen is not None:
                 start, ends, data = self._joined(part, part.frozen)
@@ -130,12 +137,13 @@ class Packer:
     def _move(self, job: Job, part: Part, run: Run, buffered: list[bytes | bytearray]) -> None:
         """Copy a run as it is, unless it is damaged: then it stays."""
         try:
-            data, ends = self._load(run)
+            whole, marks = self._load(run)
         except OSError as error:
             log.error("%s; %r keeps its run there", error, part.stream.key)
             return
         stream = part.stream
-        head, new = segments.encode_run(job.pack, job.written, stream.key, stream.generation, run.start, ends, data)
+        start, ends, data = _cut(part, run.start, marks, whole)
+        head, new = segments.encode_run(job.pack, job.written, stream.key, stream.generation, start, ends, data)
         buffered += (head, data)
         job.written += len(head) + len(data)
         part.moved.append((run, new))
@@ -163,7 +171,7 @@ class Packer:
             log.error("%s; %r keeps its runs as they are", error, part.stream.key)
             part.kept, part.joined = [*part.kept, *part.joined], []
             return frozen.start, frozen.marks, frozen.data
-        return part.joined[0].start, ends + frozen.marks, b"".join([*pieces, frozen.data])
+        return _cut(part, part.joined[0].start, ends + frozen.marks, b"".join([*pieces, frozen.data]))
 
     def _write_catalog(self, job: Job) -> None:
         live = {pack: [size, alive] for pack, (size, alive) in job.packs.items()}
@@ -208,3 +216,12 @@ class Packer:
             stream = part.stream
             part.body = catalog.pack_body(stream.generation, part.deadline, stream.key, part.runs, part.meta)
             yield catalog.encode(catalog.PUT, part.body)
+
+
+def _cut(
+    part: Part, start: int, ends: array[int], data: bytes | bytearray
+) -> tuple[int, array[int], bytes | bytearray]:
+    """(start, append ends, bytes) without what lies before the part's cut."""
+    if not start < part.cut < start + len(data):
+        return start, ends, data
+    return part.cut, ends[bisect_right(ends, part.cut) :], data[part.cut - start :]

@@ -42,18 +42,26 @@ class Reader:
         """Where a read begins. Raises 400 and 410 (`offsets.resolve`), 400 INVALID_OFFSET within a JSON message."""
         if offset is None:
             return stream.visible
-        position = offsets.resolve(offset, stream.space, 0, stream.visible)
+        if offset == offsets.START:
+            return stream.left
+        if offset.space == stream.space and offset.position < stream.first:
+            raise _dropped(stream)
+        position = offsets.resolve(offset, stream.space, stream.visible)
         if stream.json and not self.is_boundary(stream, position):
             raise HttpError(400, "INVALID_OFFSET", "This offset is within a message and was never given out.")
         return position
 
     def is_boundary(self, stream: Stream, position: int) -> bool:
         """May a JSON range begin or end here?"""
-        return position in (0, stream.visible) or self.load(stream, position - 1, position) == b"\n"
+        if position in (0, stream.first, stream.visible):
+            return True
+        return self.load(stream, position - 1, position) in (b"\n", b"")  # b"": a message that was replaced
 
     @staticmethod
     def check(stream: Stream, position: int) -> None:
         """Raises 410 DATA_DAMAGED if what comes next is lost."""
+        if position < stream.left:
+            raise _dropped(stream)
         damage = stream.damage
         if damage is not None and damage[0] <= position < damage[1]:
             raise HttpError(410, "DATA_DAMAGED", "The data at this offset was damaged on disk and is lost.")
@@ -65,6 +73,8 @@ class Reader:
         """
         end = visible = stream.visible
         damage = stream.damage
+        if start < stream.left:
+            self.check(stream, start)
         if damage is not None and start < damage[1]:
             self.check(stream, start)
             end = damage[0]
@@ -172,6 +182,15 @@ def _character_end(around: bytes, target: int) -> int:
         back += 1
         after = before[-back]
     return target - back if after & 0xC0 != 0x80 else target
+
+
+def _dropped(stream: Stream) -> HttpError:
+    return HttpError(
+        410,
+        "OFFSET_GONE",
+        "The data at this offset is no longer retained; start again at -1.",
+        b"stream-retained-offset: %b\r\n" % offsets.mint(stream.space, stream.first),
+    )
 
 
 def is_text(stream: Stream) -> bool:

@@ -33,7 +33,7 @@ OVERHEAD = RECORD.size + PREFIX.size
 # Payloads from here on are written from where they are instead of being copied into the block.
 COPY_BELOW = 65_536
 
-CREATE, APPEND, DELETE, TOUCH = 1, 2, 3, 4
+CREATE, APPEND, DELETE, TOUCH, TRIM = 1, 2, 3, 4, 5
 
 
 @dataclass(slots=True)
@@ -150,7 +150,7 @@ def _decode(data: memoryview, body: int, end: int) -> Record | None:
     kind, generation, start, time, key_n, extra_n, count, payload_n = RECORD.unpack_from(data, body)
     marks_n = 4 * count if count > 1 else 0
     at = body + RECORD.size
-    if at + key_n + extra_n + marks_n + payload_n != end or kind not in (CREATE, APPEND, DELETE, TOUCH):
+    if at + key_n + extra_n + marks_n + payload_n != end or kind not in (CREATE, APPEND, DELETE, TOUCH, TRIM):
         return None
     key = bytes(data[at : at + key_n])
     at += key_n

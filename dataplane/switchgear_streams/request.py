@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
-from switchgear_streams.rules import cursors, lifetime, media, offsets, producers
+from switchgear_streams.rules import cursors, lifetime, media, offsets, producers, retention
+from switchgear_streams.rules.retention import Retention
 from switchgear_wire.errors import HttpError
 from switchgear_wire.query import parse_query
 
@@ -34,6 +35,7 @@ class Create:
     forked_from: bytes | None
     fork_offset: offsets.Offset | None
     sub_offset: int
+    retention: Retention | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +96,11 @@ def create(headers: Headers, prefix: bytes) -> Create:
     if ttl_raw is not None and expires_raw is not None:
         raise HttpError(400, "TTL_AND_EXPIRES_AT", "Give Stream-TTL or Stream-Expires-At, not both.")
     forked_from, fork_offset, sub_offset = _fork(headers, prefix)
+    content_type = media.normal(headers.get(b"content-type"))
+    json = None if forked_from is not None else media.essence(content_type or b"") == media.JSON
     return Create(
-        content_type=media.normal(headers.get(b"content-type")),
+        content_type=content_type,
+        retention=retention.parse(headers, json),
         closed=is_true(headers.get(b"stream-closed")),
         ttl=None if ttl_raw is None else lifetime.parse_ttl(ttl_raw),
         expires_at=None if expires_raw is None else lifetime.parse_expires_at(expires_raw),

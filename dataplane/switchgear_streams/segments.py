@@ -15,6 +15,7 @@ from __future__ import annotations
 import struct
 import zlib
 from array import array
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -192,16 +193,9 @@ class Packs:
     def parts(self, stream: Stream, start: int, end: int, held: list[int]) -> list[Part]:
         """The stream's own bytes [start, end) as file slices and memory; packs in use are added to `held`."""
         parts: list[Part] = []
-        if start < stream.sealed and stream.runs:
-            index = stream.run_at(start)
-            while start < min(end, stream.sealed):
-                run = stream.runs[index]
-                stop = min(end, run.start + run.length)
-                fd = self.acquire(run.pack)
-                held.append(run.pack)
-                parts.append(FileSlice(fd, run.offset + start - run.start, stop - start))
-                start = stop
-                index += 1
+        sealed = min(end, stream.sealed)
+        if start < sealed:
+            start = self._sealed_parts(stream, start, sealed, parts, held)
         frozen = stream.frozen
         if frozen is not None and start < min(end, stream.tail_start):
             stop = min(end, stream.tail_start)
@@ -210,6 +204,39 @@ class Packs:
         if start < end:
             parts.append(_cut(stream.tail, start - stream.tail_start, end - stream.tail_start))
         return parts
+
+    def _sealed_parts(self, stream: Stream, start: int, end: int, parts: list[Part], held: list[int]) -> int:
+        """The part of it that is in packs. Returns `end`. Raises OSError where bytes are missing that should be there.
+
+        What a compaction took out is passed over: slices that are neighbours in the file become one.
+        """
+        runs = stream.runs
+        index = max(stream.run_at(start), 0)
+        while start < end and index < len(runs):
+            run = runs[index]
+            index += 1
+            stop = min(end, run.start + run.length)
+            if stop <= start:
+                continue
+            if run.start > start:
+                if start >= stream.compacted:
+                    break
+                start = run.start
+                if start >= end:
+                    break
+            offset = run.offset + start - run.start
+            last = parts[-1] if parts else None
+            if isinstance(last, FileSlice) and held[-1] == run.pack and last.offset + last.length == offset:
+                last.length += stop - start
+            else:
+                if not held or held[-1] != run.pack:
+                    self.acquire(run.pack)
+                    held.append(run.pack)
+                parts.append(FileSlice(self.fd(run.pack), offset, stop - start))
+            start = stop
+        if stream.compacted <= start < end:
+            raise OSError(f"bytes {start} to {end} are in no pack")
+        return max(start, end)
 
     def read(self, stream: Stream, start: int, end: int) -> bytes:
         """The stream's own bytes [start, end), in memory."""
@@ -233,14 +260,30 @@ class Packs:
                     return min(end, stream.visible)
         return stream.visible
 
+    def append_start(self, stream: Stream, position: int) -> int:
+        """Where the append begins that holds `position` (one of the stream's own, before its end)."""
+        frozen = stream.frozen
+        if position >= stream.tail_start:
+            begin, ends = stream.tail_start, stream.marks
+        elif frozen is not None and position >= frozen.start:
+            begin, ends = frozen.start, frozen.marks
+        else:
+            run = stream.runs[max(stream.run_at(position), 0)]
+            begin, ends = run.start, self._marks(run)
+        index = bisect_right(ends, position)
+        return ends[index - 1] if index else begin
+
+    def _marks(self, run: Run) -> array[int]:
+        fd = self.acquire(run.pack)
+        try:
+            return read_marks(self.disk, fd, run)
+        finally:
+            self.release(run.pack)
+
     def _marks_from(self, stream: Stream, position: int) -> Iterator[array[int]]:
         if position < stream.sealed and stream.runs:
-            for run in stream.runs[stream.run_at(position) :]:
-                fd = self.acquire(run.pack)
-                try:
-                    yield read_marks(self.disk, fd, run)
-                finally:
-                    self.release(run.pack)
+            for run in stream.runs[max(stream.run_at(position), 0) :]:
+                yield self._marks(run)
         if stream.frozen is not None:
             yield stream.frozen.marks
         yield stream.marks

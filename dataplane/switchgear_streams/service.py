@@ -19,11 +19,13 @@ from switchgear_streams import answers, live, measures, reads, recovery, segment
 from switchgear_streams import request as commands
 from switchgear_streams.checkpoint import Checkpointer
 from switchgear_streams.disk import Disk
+from switchgear_streams.rules.retention import Retention
 from switchgear_streams.settings import Settings
 from switchgear_streams.store import Store
 from switchgear_streams.stream import Stream
 from switchgear_streams.subscriptions.api import Api
 from switchgear_streams.subscriptions.engine import Engine
+from switchgear_streams.trimming import Trimmer
 from switchgear_streams.wal import Log, Room
 from switchgear_streams.writes import Writes
 from switchgear_wire.errors import BodyTooLarge, HttpError
@@ -87,7 +89,8 @@ class Service:
         report = recovery.Report()
         packs = segments.Packs(self._disk)
         self.wal = Log(self._disk, log_id, self.settings.wal_segment_bytes, self._fatal)
-        self.store = Store(packs, self.wal, self._clock)
+        default = Retention(self.settings.retention_seconds, self.settings.retention_bytes)
+        self.store = Store(packs, self.wal, self._clock, default)
         writer, covered = recovery.load_catalog(self._disk, self.store, report)
         recovery.replay(self._disk, self.store, log_id, covered, report)
         recovery.check_packs(self._disk, self.store, report)
@@ -96,12 +99,14 @@ class Service:
         self.checkpointer = Checkpointer(self.store, self._disk, writer, self._fatal, self.settings.checkpoint_bytes)
         self._reader = reads.Reader(self.store)
         self.hub = live.Hub(self.store, self._reader, self.settings.long_poll_timeout, self._cacheable)
+        self._trimmer = Trimmer(self.store, self._reader)
         self._writes = Writes(self.store, self._reader, self.settings.max_streams)
         self._engine = Engine(
             self.store, self._reader, self._writes.append, self.settings.allow_loopback_webhooks, self._fixed_root_url()
         )
         self._subscriptions = Api(self._engine, self.settings.root_path, self._root_url)
         measures.watch(self.metrics, self.store, self.checkpointer, self.hub, report)
+        measures.watch_retention(self.metrics, self._trimmer)
         measures.watch_subscriptions(self.metrics, self._engine)
         for line in report.damage:
             log.error("data was damaged: %s", line)
@@ -159,7 +164,7 @@ class Service:
                     touching = self.store.flush_touches()
                 if beats % _TIDY_EVERY == 0:
                     self.checkpointer.tidy()
-                self.store.trim()
+                self.store.pack_idle()
                 self._ticked = time.monotonic()
             except Exception:
                 log.exception("periodic work failed")
@@ -176,7 +181,7 @@ class Service:
             self._expired.value += 1
             store.delete(stream, lambda: None)
             found += 1
-        if found == _SWEEP_BATCH:
+        if self._trimmer.sweep() or found == _SWEEP_BATCH:
             asyncio.get_running_loop().call_later(_SWEEP_PAUSE, self._sweep)
 
     # -- requests --

@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from switchgear_streams.rules.lifetime import MAX_TTL
+from switchgear_streams.rules.retention import MAX_BYTES
+
 MIB = 1_048_576
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -29,6 +32,8 @@ class Settings:
     max_streams: int
     log_level: str
     allow_loopback_webhooks: bool = False
+    retention_seconds: int | None = None
+    retention_bytes: int | None = None
 
 
 class SettingsError(Exception):
@@ -65,6 +70,8 @@ def parser() -> argparse.ArgumentParser:
         help=f"largest request body (default {32 * MIB}, at most a quarter of a segment)",
     )
     add("--max-streams", help="most streams that this server holds (default 2000000)")
+    add("--retention-seconds", help="how long data is kept in streams that name no bound (default: for good)")
+    add("--retention-bytes", help="how many bytes a stream that names no bound keeps of its newest (default: all)")
     add(
         "--allow-loopback-webhooks",
         action="store_true",
@@ -116,6 +123,8 @@ def load(argv: Sequence[str], environment: Mapping[str, str]) -> Settings:
         max_body_bytes=max_body,
         log_level=log_level.upper(),
         max_streams=whole("--max-streams", given.max_streams, 2_000_000, 1, 100_000_000),
+        retention_seconds=whole("--retention-seconds", given.retention_seconds, 0, 1, MAX_TTL) or None,
+        retention_bytes=whole("--retention-bytes", given.retention_bytes, 0, 1, MAX_BYTES) or None,
         allow_loopback_webhooks=given.allow_loopback_webhooks,
     )
     if problems:

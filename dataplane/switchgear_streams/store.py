@@ -19,6 +19,8 @@ import orjson
 
 from switchgear_streams import catalog, records
 from switchgear_streams.entries import AppendEntry, ChangeEntry
+from switchgear_streams.rules import retention
+from switchgear_streams.rules.retention import Retention
 from switchgear_streams.segments import Packs
 from switchgear_streams.stream import Stream, from_meta
 from switchgear_streams.wal import Log, Room
@@ -32,12 +34,14 @@ MAX_IDLE_HYDRATED = 20_000
 # A changed stream counts like this many bytes towards the next checkpoint: to freeze many at once would stop the loop.
 _DIRTY_WEIGHT = 4096
 _TOUCHES_AT_ONCE = 2000
+_UNBOUNDED = Retention()
+MAX_TIME = 1 << 63
 
 
 class Store:
     """See the module."""
 
-    def __init__(self, packs: Packs, wal: Log, clock: Callable[[], int]) -> None:
+    def __init__(self, packs: Packs, wal: Log, clock: Callable[[], int], default: Retention | None = None) -> None:
         self.packs = packs
         self.log = wal
         self.clock = clock
@@ -51,6 +55,13 @@ class Store:
         self.touched: dict[Stream, None] = {}
         """Streams whose last access is newer than what is on the disk."""
         self.hydrated: dict[bytes, None] = {}
+        self.default = default or Retention()
+        """Bounds for streams that name none."""
+        self.bounded = self.default != Retention()
+        self.overdue: dict[bytes, None] = {}
+        """Streams that may hold more, or older, bytes than they should (`trimming` looks at them)."""
+        self.reclaimable = 0
+        """Bytes of packs that a checkpoint would give back."""
         self.unsealed = 0
         """Bytes of memory (about) that a checkpoint would free."""
         self.on_pressure: Callable[[], None] = lambda: None
@@ -85,11 +96,11 @@ class Store:
         """Keep an idle stream as bytes."""
         if stream.idle and self.streams.get(stream.key) is stream:
             self.streams[stream.key] = catalog.pack_body(
-                stream.generation, stream.deadline(), stream.key, stream.runs, stream.meta()
+                stream.generation, self.due(stream), stream.key, stream.runs, stream.meta()
             )
             self.hydrated.pop(stream.key, None)
 
-    def trim(self) -> None:
+    def pack_idle(self) -> None:
         """Pack away the longest unpacked idle streams beyond the bound."""
         excess = len(self.hydrated) - MAX_IDLE_HYDRATED
         if excess <= 0:
@@ -119,8 +130,21 @@ class Store:
                 stream.touch_dirty = True
                 self.touched[stream] = None
 
-    def watch_deadline(self, stream: Stream) -> None:
-        deadline = stream.deadline()
+    def bounds(self, stream: Stream) -> Retention:
+        """What holds for a stream. (Hidden ones, of subscriptions, are nobody's to cut.)"""
+        if stream.key[:1] == b"\0":
+            return _UNBOUNDED
+        return retention.effective(stream.retention, self.default)
+
+    def due(self, stream: Stream) -> int | None:
+        """When it has to be looked at (Unix ms)."""
+        if stream.retention is None and not self.bounded:
+            return stream.deadline()
+        return stream.due(self.bounds(stream))
+
+    def watch_deadline(self, stream: Stream, *, cut: bool = False) -> None:
+        """Look at it again in time. `cut`: its size was just looked at."""
+        deadline = stream.due(self.bounds(stream)._replace(size=None)) if cut else self.due(stream)
         if deadline is not None:
             heapq.heappush(self.deadlines, (deadline, stream.key))
             if len(self.deadlines) > 2 * len(self.streams) + 1000:
@@ -129,10 +153,12 @@ class Store:
     def collect_deadlines(self) -> None:
         """Make the heap anew from the streams that there are."""
         found: list[tuple[int, bytes]] = []
+        # Nothing is known of the age of what was there before there was a bound on it: it counts from now.
+        unknown = 0 if self.default.seconds is None else self.clock() + self.default.seconds * 1000
         for key, one in self.streams.items():
-            deadline = one.deadline() if isinstance(one, Stream) else catalog.deadline_of(one)
-            if deadline:
-                found.append((deadline, key))
+            due = self.due(one) if isinstance(one, Stream) else catalog.deadline_of(one)
+            if due or (unknown and key[:1] != b"\0"):
+                found.append((min(due or unknown, unknown or MAX_TIME), key))
         heapq.heapify(found)
         self.deadlines = found
 
@@ -159,13 +185,31 @@ class Store:
             source = self.get(stream.fork.source)
             if source is not None and source.generation == stream.fork.source_generation:
                 source.refs += 1
+                self._pinned(source, stream)
                 self.mark(source)
         if stored:
             stream.take(stored)
             self.unsealed += len(stored)
         stream.closed = close
+        self._aged(stream, stream.created)
         self.mark(stream)
         self.watch_deadline(stream)
+
+    def _pinned(self, source: Stream, fork: Stream) -> None:
+        """A fork needs the source's own bytes from where it begins to where it branches off."""
+        low, high = max(fork.left, source.base), fork.base
+        if low < high:
+            pin = source.pin
+            source.pin = (low, high) if pin is None else (min(low, pin[0]), max(high, pin[1]))
+
+    def _aged(self, stream: Stream, time: int) -> None:
+        """Bytes up to the end were appended at `time`: remember it where there is a bound on the age."""
+        seconds = self.bounds(stream).seconds
+        if seconds is not None and stream.end > stream.first:
+            first = not stream.ages
+            retention.age(stream.ages, time, stream.end, seconds)
+            if first:
+                self.watch_deadline(stream)
 
     @staticmethod
     def _born(stream: Stream, end: int, closed: bool) -> None:
@@ -193,6 +237,8 @@ class Store:
             self.unsealed += len(stored) + 16
             self.appends += 1
             self.appended_bytes += len(stored)
+            if stream.retention is not None or self.bounded:
+                self._bounded_append(stream, entry.time)
         if extra is not None:
             self._note(stream, entry.extra, extra)
         if close:
@@ -203,6 +249,25 @@ class Store:
         if self.unsealed >= self.pressure_bytes:
             self.on_pressure()
         return entry
+
+    def _bounded_append(self, stream: Stream, time: int) -> None:
+        self._aged(stream, time)
+        size = self.bounds(stream).size
+        if size is not None and retention.crowded(stream.held, size):
+            self.overdue[stream.key] = None
+
+    def trim(self, stream: Stream, first: int) -> None:
+        """Let go of everything before `first`, once that is durable."""
+        entry = ChangeEntry(stream, records.TRIM, self.clock(), {"o": first}, b"")
+        entry.then(lambda: self._trimmed(stream, first))
+        stream.trimming = first
+        self.mark(stream)
+        self._submit(entry, stream, 64)
+
+    def _trimmed(self, stream: Stream, first: int) -> None:
+        if self.streams.get(stream.key) is stream:
+            self.apply_trim(stream, first)
+            self.watch_deadline(stream)
 
     def _note(self, stream: Stream, into: dict[str, Any], extra: dict[str, Any]) -> None:
         """Producer state, Stream-Seq and the closing tuple, in memory and in the record."""
@@ -265,6 +330,10 @@ class Store:
                 continue
             if stream.expired(now):
                 found.append(stream)
+                continue
+            due = self.due(stream)
+            if due is None or due <= now:
+                self.overdue[key] = None
             else:
                 self.watch_deadline(stream)
         return found
@@ -279,6 +348,15 @@ class Store:
             self.mark(stream)
             return
         self._remove(stream)
+
+    def apply_trim(self, stream: Stream, first: int) -> None:
+        """What a trim record does. Files and memory follow with the next checkpoint, when it is no longer needed."""
+        if first <= stream.first:
+            return
+        self.reclaimable += max(0, first - max(stream.first, stream.base))
+        stream.first = stream.left = first
+        stream.ages = [entry for entry in stream.ages if entry[1] > first]
+        self.mark(stream)
 
     def _remove(self, stream: Stream) -> None:
         lost: Stream | None = stream
@@ -303,6 +381,8 @@ class Store:
         if source is None or source.generation != fork.fork.source_generation:
             return None
         source.refs -= 1
+        if source.refs <= 0:
+            source.pin = None
         self.mark(source)
         return source if source.gone and source.refs <= 0 else None
 
@@ -316,6 +396,9 @@ class Store:
             return None if record.kind != records.APPEND else "append to an unknown stream"
         if record.kind == records.DELETE:
             self.apply_deletion(stream, bool(record.extra.get("soft")))
+            return None
+        if record.kind == records.TRIM:
+            self.apply_trim(stream, record.extra["o"])
             return None
         stream.touched = max(stream.touched, record.time)
         self.mark(stream)
@@ -346,6 +429,8 @@ class Store:
                 stream.end += length
                 stream.marks.append(stream.end)
             self.unsealed += len(record.payload)
+            if stream.retention is not None or self.bounded:
+                self._aged(stream, record.time)
         note(stream, record.extra)
         if record.extra.get("c"):
             stream.closed = stream.visible_closed = True

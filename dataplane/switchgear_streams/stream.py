@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 
 from switchgear_streams.rules import lifetime, media
+from switchgear_streams.rules.retention import Retention, crowded
 
 if TYPE_CHECKING:
     from switchgear_streams.entries import AppendEntry
@@ -59,9 +60,11 @@ class Stream:
     """See the module. `generation` is unique among all streams that ever were; `space` is the tokens' first half."""
 
     __slots__ = (
+        "ages",
         "base",
         "closed",
         "closed_by",
+        "compacted",
         "content_type",
         "created",
         "damage",
@@ -71,6 +74,7 @@ class Stream:
         "entry",
         "expires_at",
         "expires_text",
+        "first",
         "fork",
         "frozen",
         "generation",
@@ -79,11 +83,14 @@ class Stream:
         "key",
         "last_block",
         "leaving",
+        "left",
         "live",
         "marks",
         "media",
+        "pin",
         "producers",
         "refs",
+        "retention",
         "runs",
         "seq",
         "space",
@@ -91,6 +98,7 @@ class Stream:
         "tail_start",
         "touch_dirty",
         "touched",
+        "trimming",
         "ttl",
         "visible",
         "visible_closed",
@@ -111,6 +119,20 @@ class Stream:
         self.expires_at: int | None = None
         self.expires_text: str | None = None
         self.fork: Fork | None = None
+        self.retention: Retention | None = None
+        """Its own bounds; the server's hold besides (`rules.retention.effective`)."""
+        self.ages: list[tuple[int, int]] = []
+        """When its bytes were appended (`rules.retention.age`); kept where there is a bound on the age."""
+        self.first = 0
+        """Offsets before it are gone. Moves when that is durable."""
+        self.trimming = 0
+        """What `first` will be when what is on its way to the disk is there."""
+        self.left = 0
+        """The first position that there still is: where a read from the start begins. At most `first`."""
+        self.compacted = 0
+        """Up to here replaced messages were taken out: positions between runs may be empty."""
+        self.pin: tuple[int, int] | None = None
+        """Its own bytes [from, to) that forks need, whether it still shows them or not."""
         self.refs = 0
         """Number of streams forked from this one."""
         self.gone = False
@@ -158,6 +180,38 @@ class Stream:
         self.tail += stored
         self.end += len(stored)
         self.marks.append(self.end)
+
+    def due(self, bounds: Retention) -> int | None:
+        """When something has to happen to it (Unix ms): it expires, or has too many, or too old bytes."""
+        deadline = self.deadline()
+        if bounds.size is not None and crowded(self.held, bounds.size):
+            return 1
+        if bounds.seconds is None or not self.ages:
+            return deadline
+        aged = self.ages[0][0] + bounds.seconds * 1000
+        return aged if deadline is None else min(aged, deadline)
+
+    @property
+    def held(self) -> int:
+        """Bytes of its own that it shows."""
+        return self.end - max(self.base, self.first)
+
+    def droppable(self, start: int, end: int) -> bool:
+        """Does nobody need its own bytes [start, end) any more?"""
+        if end > self.left:
+            return False
+        return self.pin is None or end <= self.pin[0] or start >= self.pin[1]
+
+    def cut_tail(self) -> int:
+        """Forget bytes in memory that nobody needs any more (no checkpoint may be running). Returns how many."""
+        first = min(self.left, self.visible)
+        if first <= self.tail_start or not self.droppable(self.tail_start, first):
+            return 0
+        gone = first - self.tail_start
+        del self.tail[:gone]
+        self.tail_start = first
+        self.marks = self.marks[bisect_right(self.marks, first) :]
+        return gone
 
     def freeze(self) -> Frozen | None:
         """Move the tail aside for a checkpoint. There must be no frozen part already."""
@@ -213,6 +267,19 @@ class Stream:
         if self.fork is not None:
             fork = self.fork
             made["f"] = [fork.source.decode("utf-8"), fork.source_generation, fork.anchor, fork.sub_offset]
+        if self.retention is not None:
+            made["k"] = list(self.retention)
+        if self.ages:
+            made["h"] = self.ages
+        first = max(self.first, self.trimming)
+        if first:
+            made["o"] = first
+        if self.left != self.first == first:
+            made["l"] = self.left
+        if self.compacted:
+            made["z"] = self.compacted
+        if self.pin is not None:
+            made["i"] = self.pin
         if self.refs:
             made["r"] = self.refs
         if self.gone:
@@ -241,6 +308,15 @@ def from_meta(key: bytes, generation: int, meta: dict[str, Any]) -> Stream:
     if "f" in meta:
         source, source_generation, anchor, sub_offset = meta["f"]
         stream.fork = Fork(source.encode("utf-8"), source_generation, anchor, sub_offset)
+    if "k" in meta:
+        stream.retention = Retention(*meta["k"])
+    if "h" in meta:
+        stream.ages = [(time, end) for time, end in meta["h"] if end > meta.get("o", 0)]
+    stream.first = meta.get("o", 0)
+    stream.left = meta.get("l", stream.first)
+    stream.compacted = meta.get("z", 0)
+    if "i" in meta:
+        stream.pin = (meta["i"][0], meta["i"][1])
     stream.refs = meta.get("r", 0)
     stream.gone = meta.get("g", False)
     if "d" in meta:

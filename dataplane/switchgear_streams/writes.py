@@ -170,6 +170,7 @@ class Writes:
         generation = self._store.next_generation
         made = Stream(key, generation, generation, 0, command.content_type or media.OCTETS, now)
         made.ttl, made.expires_at, made.expires_text = command.ttl, command.expires_at, command.expires_text
+        made.retention = command.retention
         return made
 
     def _fork(self, key: bytes, command: Create, now: int, source: Stream | None) -> Stream | Response:
@@ -186,6 +187,12 @@ class Writes:
             key, self._store.next_generation, source.space, base, command.content_type or source.content_type, now
         )
         made.fork = Fork(source.key, source.generation, anchor, command.sub_offset)
+        made.first, made.left, made.compacted = source.first, source.left, min(source.compacted, base)
+        made.retention = source.retention if command.retention is None else command.retention
+        if made.retention is not None and made.retention.tombstones is not None and not made.json:
+            return answers.problem(
+                400, "INVALID_RETENTION", "Stream-Retention-Keys is for streams of application/json."
+            )
         made.ttl, made.expires_at, made.expires_text = command.ttl, command.expires_at, command.expires_text
         if command.ttl is None and command.expires_at is None:
             made.ttl, made.expires_at, made.expires_text = source.ttl, source.expires_at, source.expires_text
@@ -233,6 +240,9 @@ class Writes:
             return "Stream-TTL"
         if not inherits and command.expires_at != stream.expires_at:
             return "Stream-Expires-At"
+        inherits = fork is not None and command.retention is None
+        if not inherits and command.retention != stream.retention:
+            return "Stream-Retention"
         return None if command.closed == stream.closed else "Stream-Closed"
 
     # -- DELETE --

@@ -142,11 +142,10 @@ def test_offsets_that_were_never_minted(token: str) -> None:
 
 
 def test_offsets_resolve() -> None:
-    assert offsets.resolve(offsets.START, 5, 0, 9) == 0
-    assert offsets.resolve(offsets.Offset(5, 9), 5, 0, 9) == 9
-    for offset, status in ((offsets.Offset(4, 1), 410), (offsets.Offset(5, 10), 400), (offsets.Offset(5, 1), 410)):
+    assert offsets.resolve(offsets.Offset(5, 9), 5, 9) == 9
+    for offset, status in ((offsets.Offset(4, 1), 410), (offsets.Offset(5, 10), 400)):
         with pytest.raises(HttpError) as caught:
-            offsets.resolve(offset, 5, 2, 9)
+            offsets.resolve(offset, 5, 9)
         assert caught.value.status == status
 
 

@@ -41,17 +41,13 @@ def parse(token: str) -> Offset:
     return offset
 
 
-def resolve(offset: Offset, space: int, start: int, tail: int) -> int:
-    """The position to read from, in a stream that holds [start, tail).
+def resolve(offset: Offset, space: int, tail: int) -> int:
+    """The position of a token (not `START`) in a stream that ends at `tail`.
 
-    Raises 410 OFFSET_GONE (an earlier stream of this name, or data no longer retained) and 400 OFFSET_BEYOND_TAIL.
+    Raises 410 OFFSET_GONE (an earlier stream of this name) and 400 OFFSET_BEYOND_TAIL.
     """
-    if offset == START:
-        return start
     if offset.space != space:
         raise HttpError(410, "OFFSET_GONE", "This offset belongs to an earlier stream of this name; start again at -1.")
-    if offset.position < start:
-        raise HttpError(410, "OFFSET_GONE", "The data at this offset is no longer retained; start again at -1.")
     if offset.position > tail:
         raise HttpError(400, "OFFSET_BEYOND_TAIL", "This offset is beyond the stream's end and was never given out.")
     return offset.position
