@@ -19,9 +19,9 @@ from switchgear_shapes.log.frames import Batch, Entry
 from switchgear_shapes.log.shape import Buffered, Shape
 from switchgear_shapes.log.store import Store
 from switchgear_shapes.replication import pgoutput
-from switchgear_shapes.replication.pgoutput import RelationMessage
+from switchgear_shapes.replication.pgoutput import RelationMessage, Values
 from switchgear_shapes.routing.encode import END, END_LAST, fill_unchanged, transaction_headers
-from switchgear_shapes.routing.router import Router
+from switchgear_shapes.routing.router import Group, Member, Router, Table
 from switchgear_shapes.snapshot import SnapshotMark
 
 log = logging.getLogger("switchgear.shapes.ingest")
@@ -36,17 +36,47 @@ class ProtocolViolation(Exception):
     """The stream broke its own rules; the connection is made anew."""
 
 
-class Pending:
-    """What one shape gets of the open transaction: finished lines (in `spilled` and `bodies`), and the last op."""
+class Lines:
+    """The lines of the open transaction for one shape, from the last change backwards.
 
-    __slots__ = ("bodies", "last_op", "size", "spilled")
+    Shapes that got the same lines so far share one chain, so that a change costs its memory once.
+    """
 
-    def __init__(self) -> None:
-        self.bodies: list[bytes] = []
-        self.last_op = 0
-        self.size = 0
-        self.spilled: list[tuple[int, int, int]] = []
-        """(offset in the spill file, length, last op)"""
+    __slots__ = ("bodies", "data", "last_op", "previous")
+
+    def __init__(self, previous: Lines | Spilled | None, bodies: list[bytes], last_op: int) -> None:
+        self.previous = previous
+        self.bodies = bodies
+        self.last_op = last_op
+        self.data: bytes | None = None
+
+    def unspilled(self) -> tuple[list[bytes], Spilled | None]:
+        """The lines that are in memory, in order, and what comes before them."""
+        parts = [self.bodies]
+        previous = self.previous
+        while isinstance(previous, Lines):
+            parts.append(previous.bodies)
+            previous = previous.previous
+        parts.reverse()
+        return [body for part in parts for body in part], previous
+
+    def finish(self) -> bytes:
+        """The lines that are in memory, with their ends: these are the transaction's last ones."""
+        if self.data is None:
+            self.data = END.join(self.unspilled()[0]) + END_LAST
+        return self.data
+
+
+class Spilled:
+    """Earlier lines of the same transaction: finished, in the spill file."""
+
+    __slots__ = ("last_op", "length", "offset", "previous")
+
+    def __init__(self, previous: Spilled | None, offset: int, length: int, last_op: int) -> None:
+        self.previous = previous
+        self.offset = offset
+        self.length = length
+        self.last_op = last_op
 
 
 class Ingest:
@@ -102,9 +132,9 @@ class Ingest:
             op = self._op
             self._op = op + 2
             self.changes += 1
-            groups = self._router.tables.get(oid)
-            if groups is not None and not self._skip:
-                self._row(data, start, oid, op)
+            table = self._router.tables.get(oid)
+            if table is not None and not self._skip:
+                self._row(table, data, start, oid, op)
             return
         message = pgoutput.decode(data, start)
         if isinstance(message, pgoutput.Begin):
@@ -219,7 +249,7 @@ class Ingest:
         self._headers = b""
         self._last_oid = -1
         self._oids: set[int] = set()
-        self._pending: dict[Shape, Pending] = {}
+        self._pending: dict[Shape, Lines] = {}
         self._pending_bytes = 0
         self._drops: dict[Shape, str] = {}
         if self._spill is not None:
@@ -230,74 +260,106 @@ class Ingest:
     def _accepts(self, shape: Shape) -> bool:
         return shape.filter is None or shape.accepts(self._xid, self._lsn)
 
-    def _row(self, data: bytes, start: int, oid: int, op: int) -> None:
+    def _row(self, table: Table[Shape], data: bytes, start: int, oid: int, op: int) -> None:
         relation = self._relations.get(oid)
-        if relation is None:
-            raise ProtocolViolation(f"a row of relation {oid} came before its description")
-        message = pgoutput.decode(data, start)
-        if isinstance(message, pgoutput.Update):
-            if message.old is None or message.old_is_key or not fill_unchanged(message.old, message.new):
-                self._without_old_row(oid, relation)
-                return
-            old, new = message.old, message.new
-        elif isinstance(message, pgoutput.Insert):
-            old, new = None, message.new
-        elif isinstance(message, pgoutput.Delete):
-            if message.old_is_key:
-                self._without_old_row(oid, relation)
-                return
-            old, new = message.old, None
-        width = len(relation.columns)
+        if relation is not table.relation:
+            if relation is None:
+                raise ProtocolViolation(f"a row of relation {oid} came before its description")
+            table.fit(relation)
+        depth = table.depth
+        if depth is not None:
+            found = pgoutput.leading(data, start, depth, table.width)
+            if found is not None:
+                before, after = found
+                index = table.index
+                if (after is None or not index.may_match(after)) and (
+                    before is None or before == after or not index.may_match(before)
+                ):
+                    return
+        old, new, old_is_key = pgoutput.rows(data, start)
+        if old_is_key or (old is None and data[start] == pgoutput.UPDATE):
+            self._without_old_row(oid, table)
+            return
+        width = table.width
         if (old is not None and len(old) != width) or (new is not None and len(new) != width):
-            raise ProtocolViolation(f"a row of {relation.schema}.{relation.name} does not fit its description")
-        for group in self._router.tables[oid]:
-            encoder = group.encoder(relation)
-            targets = [shape for shape in group.targets if shape.filter is None or shape.accepts(self._xid, self._lsn)]
-            if not targets:
-                continue
-            if encoder is None:
-                for shape in targets:
-                    self._drops[shape] = "its table's definition changed"
-                continue
-            bodies = encoder.encode(old, new, self._headers, op)
-            if bodies:
-                last_op = op + len(bodies) - 1
-                size = sum(map(len, bodies))
-                for shape in targets:
-                    self._add(shape, bodies, last_op, size)
+            raise ProtocolViolation(f"a row of relation {oid} does not fit its description")
+        if old is not None and new is not None and not fill_unchanged(old, new):
+            self._without_old_row(oid, table)
+            return
+        self._route(table, old, new, op)
 
-    def _without_old_row(self, oid: int, relation: RelationMessage) -> None:
-        name = f'"{relation.schema}"."{relation.name}"'
+    def _route(self, table: Table[Shape], old: Values | None, new: Values | None, op: int) -> None:
+        """Give the change to the shapes that have the row before or after it."""
+        match = table.index.match
+        for shape in table.misfits:
+            if self._accepts(shape):
+                self._drops[shape] = "its table's definition changed"
+        if old is None:
+            assert new is not None
+            self._deliver(match(new), None, new, op)
+        elif new is None:
+            self._deliver(match(old), old, None, op)
+        else:
+            olds, news = match(old), match(new)
+            if olds == news:
+                self._deliver(news, old, new, op)
+                return
+            before, after = set(olds), set(news)
+            self._deliver([member for member in olds if member not in after], old, None, op)
+            self._deliver([member for member in news if member not in before], None, new, op)
+            self._deliver([member for member in news if member in before], old, new, op)
+
+    def _deliver(self, members: list[Member[Shape]], old: Values | None, new: Values | None, op: int) -> None:
+        """Add the lines of a change, rendered once for each group, to the shapes' transactions."""
+        rendered: dict[Group, list[bytes]] = {}
+        chains: dict[tuple[Group, Lines | None], Lines] = {}
+        pending = self._pending
+        for member in members:
+            shape = member.target
+            if shape.filter is not None and not shape.accepts(self._xid, self._lsn):
+                continue
+            group = member.group
+            bodies = rendered.get(group)
+            if bodies is None:
+                assert group.encoder is not None
+                bodies = rendered[group] = group.encoder.encode(old, new, self._headers, op)
+            if not bodies:
+                continue
+            self.routed += 1
+            previous = pending.get(shape)
+            lines = chains.get((group, previous))
+            if lines is None:
+                lines = chains[group, previous] = Lines(previous, bodies, op + len(bodies) - 1)
+                self._pending_bytes += sum(map(len, bodies))
+            pending[shape] = lines
+        if self._pending_bytes > SPILL_BYTES:
+            self._spill_pending()
+
+    def _without_old_row(self, oid: int, table: Table[Shape]) -> None:
+        assert table.relation is not None
+        name = f'"{table.relation.schema}"."{table.relation.name}"'
         for shape in self._router.targets_of(oid, self._accepts):
             log.error("%s lost its replica identity; run ALTER TABLE %s REPLICA IDENTITY FULL", name, name)
             self._drops[shape] = "its table's replica identity is not FULL"
-
-    def _add(self, shape: Shape, bodies: list[bytes], last_op: int, size: int) -> None:
-        pending = self._pending.get(shape)
-        if pending is None:
-            pending = self._pending[shape] = Pending()
-        pending.bodies.extend(bodies)
-        pending.last_op = last_op
-        pending.size += size
-        self._pending_bytes += size
-        self.routed += 1
-        if self._pending_bytes > SPILL_BYTES:
-            self._spill_pending()
 
     def _spill_pending(self) -> None:
         """Move all but each shape's last line to a file: whether that one is the last is not known yet."""
         if self._spill is None:
             self._spill = tempfile.TemporaryFile(dir=self._spill_directory)  # noqa: SIM115 - lives until the commit
-        for pending in self._pending.values():
-            if len(pending.bodies) < 2:
-                continue
-            lines = END.join(pending.bodies[:-1]) + END
-            self._spill.write(lines)
-            pending.spilled.append((self._spill_size, len(lines), _op_of(pending.bodies[-2])))
-            self._spill_size += len(lines)
-            self._pending_bytes -= pending.size - len(pending.bodies[-1])
-            pending.bodies = pending.bodies[-1:]
-            pending.size = len(pending.bodies[0])
+        moved: dict[Lines, Lines] = {}
+        self._pending_bytes = 0
+        for shape, lines in self._pending.items():
+            kept = moved.get(lines)
+            if kept is None:
+                bodies, before = lines.unspilled()
+                if len(bodies) > 1:
+                    finished = END.join(bodies[:-1]) + END
+                    self._spill.write(finished)
+                    before = Spilled(before, self._spill_size, len(finished), _op_of(bodies[-2]))
+                    self._spill_size += len(finished)
+                kept = moved[lines] = Lines(before, bodies[-1:], lines.last_op)
+                self._pending_bytes += len(bodies[-1])
+            self._pending[shape] = kept
 
     # -- commit --
 
@@ -319,9 +381,8 @@ class Ingest:
         if self._spill is not None:
             self._commit_large(commit)
         else:
-            for shape, pending in list(self._pending.items()):
-                data = END.join(pending.bodies) + END_LAST
-                self._entry(shape, pending.last_op, data)
+            for shape, lines in self._pending.items():
+                self._entry(shape, lines.last_op, lines.finish())
         self._submitted = self._lsn
         self._batch_end = (self._lsn, commit.end_lsn)
         self._reset_transaction()
@@ -357,13 +418,18 @@ class Ingest:
         spill = self._spill
         assert spill is not None
         self.flush()
-        for shape, pending in list(self._pending.items()):
-            for offset, length, last_op in pending.spilled:
-                spill.seek(offset)
-                self._entry(shape, last_op, spill.read(length))
+        for shape, lines in list(self._pending.items()):
+            earlier: list[Spilled] = []
+            piece = lines.unspilled()[1]
+            while piece is not None:
+                earlier.append(piece)
+                piece = piece.previous
+            for piece in reversed(earlier):
+                spill.seek(piece.offset)
+                self._entry(shape, piece.last_op, spill.read(piece.length))
                 if self._batch_bytes > BATCH_BYTES:
                     self._flush_part()
-            self._entry(shape, pending.last_op, END.join(pending.bodies) + END_LAST)
+            self._entry(shape, lines.last_op, lines.finish())
 
     def _flush_part(self) -> None:
         entries, self._entries = self._entries, []

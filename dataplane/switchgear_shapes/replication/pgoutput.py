@@ -1,5 +1,7 @@
 """Messages of Postgres' `pgoutput` plugin, protocol version 1: bytes → typed values. Pure.
 
+`decode` understands every message. Row changes come by the hundred thousand, so that there are two more ways to read
+them: `rows` without an object around the values, and `leading` for only the first columns.
 Every length in a message is checked against the bytes that are there: a truncated or malformed frame raises
 `MalformedMessage`, never another error, and never reads or allocates beyond the frame.
 """
@@ -7,7 +9,7 @@ Every length in a message is checked against the bytes that are there: a truncat
 from __future__ import annotations
 
 from dataclasses import dataclass
-from struct import Struct
+from struct import Struct, error
 from typing import Final, TypeVar
 
 
@@ -100,6 +102,9 @@ Message = Begin | Commit | RelationMessage | Insert | Update | Delete | Truncate
 
 _I16 = Struct("!H").unpack_from
 _I32 = Struct("!I").unpack_from
+_VALUE = Struct("!BI").unpack_from
+_TEXT, _NULL, _UNCHANGED = b"tnu"
+_NEW, _OLD, _KEY = b"NOK"
 _BEGIN = Struct("!QqI")
 _COMMIT = Struct("!BQQq")
 _COLUMN = Struct("!Ii")
@@ -117,6 +122,70 @@ def row_oid(data: bytes, start: int = 0) -> int:
     return oid
 
 
+def rows(data: bytes, start: int = 0) -> tuple[Values | None, Values | None, bool]:
+    """The (old row, new row, old row has only key columns) of a row message. Raises MalformedMessage."""
+    try:
+        return _rows(data, start, len(data))
+    except IndexError as short:
+        raise MalformedMessage(f"malformed message: {short}") from None
+
+
+def leading(data: bytes, start: int, depth: int, width: int) -> tuple[Values | None, Values | None] | None:
+    """The first `depth` values of the old and the new row, which must be `width` columns wide.
+
+    None when they cannot be told without reading more closely: `rows` says what is wrong, if anything is. What lies
+    behind those values is not checked. Values that an update left out are those of the old row.
+    """
+    try:
+        kind = data[start]
+        tag = data[start + 5]
+        at = start + 6
+        old: Values | None = None
+        if kind != INSERT:
+            if tag != _OLD or _I16(data, at)[0] != width:
+                return None
+            at += 2
+            old, at = _leading(data, at, depth, width if kind == UPDATE else depth)
+            if kind == DELETE:
+                return (old, None) if at <= len(data) else None
+            tag = data[at]
+            at += 1
+        if tag != _NEW or _I16(data, at)[0] != width:
+            return None
+        new, at = _leading(data, at + 2, depth, depth)
+    except (IndexError, error):
+        return None
+    if at > len(data):
+        return None
+    if old is not None and UNCHANGED in new:
+        new = [old[index] if value is UNCHANGED else value for index, value in enumerate(new)]
+    return old, new
+
+
+def _leading(data: bytes, at: int, depth: int, width: int) -> tuple[Values, int]:
+    """`depth` values, and the position behind `width`. Positions may lie behind the end: the caller checks the last."""
+    values: Values = []
+    value_at = _VALUE
+    for _ in range(depth):
+        tag, length = value_at(data, at)
+        if tag == _TEXT:
+            end = at + 5 + length
+            values.append(data[at + 5 : end])
+            at = end
+            continue
+        at += 1
+        if tag == _NULL:
+            values.append(None)
+        elif tag == _UNCHANGED:
+            values.append(UNCHANGED)
+        else:
+            raise IndexError
+    for _ in range(width - depth):
+        tag, length = value_at(data, at)
+        at += 5 + length if tag == _TEXT else 1
+    return values, at
+
+
 def decode(data: bytes, start: int = 0) -> Message:
     """One message, from `start` to the end of `data`. Raises MalformedMessage."""
     try:
@@ -131,18 +200,13 @@ def _decode(data: bytes, start: int) -> Message:
     size = len(data)
     kind = data[start]
     at = start + 1
-    if kind == INSERT:
-        _need(size, at + 5)
-        _tag(data, at + 4, b"N")
-        new, end = _row(data, at + 5, size)
-        return _whole(Insert(_I32(data, at)[0], new), end, size)
-    if kind == UPDATE:
-        return _update(data, at, size)
-    if kind == DELETE:
-        _need(size, at + 5)
-        old_is_key = _tag(data, at + 4, b"OK") == b"K"
-        old, end = _row(data, at + 5, size)
-        return _whole(Delete(_I32(data, at)[0], old, old_is_key), end, size)
+    if kind in ROW_KINDS:
+        old, new, old_is_key = _rows(data, start, size)
+        oid: int = _I32(data, at)[0]
+        if new is None:
+            assert old is not None
+            return Delete(oid, old, old_is_key)
+        return Insert(oid, new) if kind == INSERT else Update(oid, old, old_is_key, new)
     if kind == BEGIN:
         _need(size, at + _BEGIN.size)
         return _whole(Begin(*_BEGIN.unpack_from(data, at)), at + _BEGIN.size, size)
@@ -159,19 +223,28 @@ def _decode(data: bytes, start: int) -> Message:
     raise MalformedMessage(f"unknown message kind {kind:#04x}")
 
 
-def _update(data: bytes, at: int, size: int) -> Update:
-    _need(size, at + 5)
-    oid: int = _I32(data, at)[0]
-    tag = _tag(data, at + 4, b"NOK")
-    at += 5
+def _rows(data: bytes, start: int, size: int) -> tuple[Values | None, Values | None, bool]:
+    at = start + 6
+    _need(size, at)
+    kind = data[start]
+    tag = data[start + 5]
     old: Values | None = None
-    if tag != b"N":
+    if kind == DELETE or (kind == UPDATE and tag != _NEW):
+        if tag not in (_OLD, _KEY):
+            raise MalformedMessage(f"expected an old row, found {tag:#04x}")
         old, at = _row(data, at, size)
+        if kind == DELETE:
+            _end(at, size)
+            return old, None, tag == _KEY
         _need(size, at + 1)
-        _tag(data, at, b"N")
         at += 1
-    new, end = _row(data, at, size)
-    return _whole(Update(oid, old, tag == b"K", new), end, size)
+    elif kind not in ROW_KINDS:
+        raise MalformedMessage(f"expected a row, found message kind {kind:#04x}")
+    if data[at - 1] != _NEW:
+        raise MalformedMessage(f"expected a new row, found {data[at - 1]:#04x}")
+    new, at = _row(data, at, size)
+    _end(at, size)
+    return old, new, tag == _KEY
 
 
 def _relation(data: bytes, at: int, size: int) -> RelationMessage:
@@ -215,7 +288,7 @@ def _row(data: bytes, at: int, size: int) -> tuple[Values, int]:
     length_at = _I32
     for _ in range(count):
         tag = data[at]
-        if tag == 116:  # t: text
+        if tag == _TEXT:
             start = at + 5
             if start > size:
                 raise MalformedMessage("value length is cut off")
@@ -223,10 +296,10 @@ def _row(data: bytes, at: int, size: int) -> tuple[Values, int]:
             if at > size:
                 raise MalformedMessage("value is longer than its message")
             append(data[start:at])
-        elif tag == 110:  # n: NULL
+        elif tag == _NULL:
             append(None)
             at += 1
-        elif tag == 117:  # u: unchanged
+        elif tag == _UNCHANGED:
             append(UNCHANGED)
             at += 1
         else:
@@ -239,13 +312,6 @@ def _string(data: bytes, at: int) -> tuple[str, int]:
     return data[at:end].decode("utf-8"), end + 1
 
 
-def _tag(data: bytes, at: int, allowed: bytes) -> bytes:
-    tag = data[at : at + 1]
-    if not tag or tag not in allowed:
-        raise MalformedMessage(f"expected one of {allowed!r}, found {tag!r}")
-    return tag
-
-
 def _need(size: int, end: int) -> None:
     if end > size:
         raise MalformedMessage("message is cut off")
@@ -255,6 +321,10 @@ _M = TypeVar("_M", bound=Message)
 
 
 def _whole(message: _M, end: int, size: int) -> _M:
+    _end(end, size)
+    return message
+
+
+def _end(end: int, size: int) -> None:
     if end != size:
         raise MalformedMessage(f"message has {size - end} bytes too many")
-    return message
