@@ -134,7 +134,7 @@ def order(kind: Type) -> KeyFunction | None:
 
 def column_of(node: Expression) -> str | None:
     """The column whose text is the text of this expression's value, if there is one."""
-    while isinstance(node, Call) and node.name == "cast" and len(node.args) == 1:
+    while isinstance(node, Call) and node.name in ("cast", "collate") and len(node.args) == 1:
         (inner,) = node.args
         before, after = inner.type, node.type
         if before.array or after.array or after.enum is not None:

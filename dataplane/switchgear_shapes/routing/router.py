@@ -1,4 +1,4 @@
-"""Which shapes a row change concerns: table → the index of its shapes' where clauses, and groups that share lines. Pure.
+"""Which shapes a row change concerns: table → the index of its shapes' clauses, and groups that share lines. Pure.
 
 A group renders a change once for all of its shapes: those of one projection. A shape whose definition does not outlive
 what the stream says about its table is not indexed but kept apart, for whoever must end it.
@@ -6,14 +6,15 @@ what the stream says about its table is not indexed but kept apart, for whoever 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, Protocol, TypeVar
 
 from switchgear_shapes.definition import Definition
 from switchgear_shapes.replication.pgoutput import RelationMessage
 from switchgear_shapes.routing.encode import Encoder
-from switchgear_shapes.routing.index import Compile, Index
-from switchgear_shapes.where.expression import Where
+from switchgear_shapes.routing.index import Compile, Index, Predicate
+from switchgear_shapes.where.evaluate import predicate
+from switchgear_shapes.where.expression import Expression, Where
 
 
 class Target(Protocol):
@@ -123,10 +124,15 @@ class Table(Generic[T]):
         self.depth = None if self.misfits else self.index.depth
 
 
+def evaluated(expression: Expression, positions: Mapping[str, int], where: Where) -> Predicate:
+    """Predicates of clauses without subqueries."""
+    return predicate(expression, positions)
+
+
 class Router(Generic[T]):
     """All tables with shapes, by OID."""
 
-    def __init__(self, compile_predicate: Compile) -> None:
+    def __init__(self, compile_predicate: Compile = evaluated) -> None:
         self._compile = compile_predicate
         self.tables: dict[int, Table[T]] = {}
 
