@@ -9,10 +9,12 @@ from switchgear_shapes.admission import Admission
 from switchgear_shapes.creation import Creator
 from switchgear_shapes.ingest import Ingest
 from switchgear_shapes.live import Live
+from switchgear_shapes.log.shape import Shape
 from switchgear_shapes.log.store import Store
 from switchgear_shapes.measures import MILLISECONDS
 from switchgear_shapes.postgres.pool import Pool
 from switchgear_shapes.replication.client import Replication
+from switchgear_shapes.routing.router import Router
 from switchgear_shapes.subset_query import Subsets
 from switchgear_wire import Response, Server
 from switchgear_wire.metrics import Registry
@@ -96,6 +98,19 @@ class Metrics:
         gauge("switchgear_snapshots_total", "Shapes created", lambda: creator.created)
         gauge("switchgear_snapshots_failed_total", "Creations that failed", lambda: creator.failed)
         gauge("switchgear_snapshots_seconds_total", "Time in creations", lambda: creator.seconds)
+
+    def watch_routing(self, store: Store, router: Router[Shape]) -> None:
+        gauge = self.registry.gauge
+        gauge(
+            "electric_shapes_total_shapes_count_indexed",
+            "Shapes that changes find without evaluating them",
+            lambda: len(store.by_id) - router.unindexed,
+        )
+        gauge(
+            "electric_shapes_total_shapes_count_unindexed",
+            "Shapes that are evaluated for every change of their table",
+            lambda: router.unindexed,
+        )
 
     def watch_replication(self, replication: Replication, ingest: Ingest) -> None:
         gauge = self.registry.gauge

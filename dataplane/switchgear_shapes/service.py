@@ -291,6 +291,7 @@ class Service:
         for shape in store.by_id.values():
             router.add(shape)
         self._metrics.watch_store(store, self.creator)
+        self._metrics.watch_routing(store, router)
         self.store = store
 
     def _cursor(self, previous: int) -> int:
