@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -164,6 +165,8 @@ def initial_sync(world: World, rows: int = 1_000_000) -> list[Figure]:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, (list, dict)):
+        return json.dumps(value)
     if isinstance(value, bool):
         return "t" if value else "f"
     return value.decode() if isinstance(value, bytes) else str(value)

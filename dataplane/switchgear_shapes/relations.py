@@ -194,8 +194,24 @@ def _column(row: Row) -> Column:
     )
 
 
+_HEADERS: dict[tuple[int, tuple[str, ...]], tuple[Relation, bytes]] = {}
+_HEADERS_LIMIT = 1000
+
+
 def schema_header(relation: Relation, selected: tuple[str, ...]) -> bytes:
     """The `electric-schema` value for the selected columns. ASCII only, so that it is a valid header."""
+    key = (id(relation), selected)
+    kept = _HEADERS.get(key)
+    if kept is not None and kept[0] is relation:
+        return kept[1]
+    header = _schema_header(relation, selected)
+    if len(_HEADERS) >= _HEADERS_LIMIT:
+        _HEADERS.clear()
+    _HEADERS[key] = (relation, header)
+    return header
+
+
+def _schema_header(relation: Relation, selected: tuple[str, ...]) -> bytes:
     wanted = set(selected)
     schema = {column.name: _column_schema(column) for column in relation.columns if column.name in wanted}
     return json.dumps(schema, separators=(",", ":"), ensure_ascii=True).encode("ascii")

@@ -12,6 +12,8 @@ from switchgear_wire.response import FileSlice
 
 # Below this a copy through Python is cheaper than the transport's switch to sendfile and back.
 SENDFILE_FROM = 262_144
+# Below this one write of everything is cheaper than a second system call.
+DIRECT_FROM = 32_768
 # One step of a large file: the write-stall limit is applied to each.
 STEP = 1_048_576
 
@@ -55,6 +57,35 @@ async def send_parts(
     if pending:
         transport.write(b"".join(pending))
     await drain()
+
+
+def send_short(transport: asyncio.Transport, head: bytes, parts: Sequence[bytes | FileSlice]) -> None:
+    """Everything at once, from the page cache to the socket as far as that takes it; the transport keeps the rest.
+
+    Raises OSError when a slice is shorter than promised.
+    """
+    pending = [head]
+    for part in parts:
+        if isinstance(part, bytes):
+            pending.append(part)
+        elif part.length < DIRECT_FROM:
+            pending.append(_pread(part.fd, part.length, part.offset))
+        else:
+            transport.write(b"".join(pending))
+            sent = _sendfile_now(transport, part)
+            pending = [_pread(part.fd, part.length - sent, part.offset + sent)] if sent < part.length else []
+    if pending:
+        transport.write(b"".join(pending))
+
+
+def _sendfile_now(transport: asyncio.Transport, part: FileSlice) -> int:
+    """How much of the slice the socket took without waiting."""
+    if transport.get_write_buffer_size() or transport.is_closing():
+        return 0
+    try:
+        return os.sendfile(transport.get_extra_info("socket").fileno(), part.fd, part.offset, part.length)
+    except (BlockingIOError, InterruptedError, ConnectionError):  # the transport will say what is wrong
+        return 0
 
 
 def _pread(fd: int, length: int, offset: int) -> bytes:

@@ -182,7 +182,7 @@ async def test_a_store_finds_everything_again(open_store: Callable[[], Store]) -
         assert found.definition == DEFINITION
         assert found.snapshot.complete
         assert found.snapshot.mark == MARK
-        assert found.snapshot.path.read_bytes() == MARK.control_line()
+        assert Path(found.snapshot.path).read_bytes() == MARK.control_line()
         assert content(opened, found) == line(20, 0) + line(30, 2)
         assert found.log.latest == (30, 2)
         assert opened.system == ("sys", 3)

@@ -240,6 +240,32 @@ async def test_file_slices(tmp_path: Path, size: int) -> None:
     assert done == [True, True]
 
 
+async def test_short_files_reach_a_slow_reader_whole(tmp_path: Path) -> None:
+    """Many answers at once, more than the socket takes: what the kernel did not take follows in order."""
+    content = bytes(range(256)) * 1000
+    (tmp_path / "f").write_bytes(content)
+    fd = os.open(tmp_path / "f", os.O_RDONLY)
+    done: list[bool] = []
+
+    def handler(request: Request) -> AnyResponse:
+        parts: list[bytes | FileSlice] = [b"[", FileSlice(fd, 10, 60_000), b"|", FileSlice(fd, 7, 100), b"|"]
+        parts += [FileSlice(fd, 100_000, 150_000), b"]"]
+        return FileResponse(200, b"", parts, lambda: done.append(True))
+
+    expected = b"[" + content[10:60_010] + b"|" + content[7:107] + b"|" + content[100_000:250_000] + b"]"
+    async with running(handler) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1 << 16)
+        writer.write(b"GET / HTTP/1.1\r\n\r\n" * 20)
+        await asyncio.sleep(0.2)
+        for _ in range(20):
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert b"content-length: %d\r\n" % len(expected) in head
+            assert await reader.readexactly(len(expected)) == expected
+        writer.close()
+    os.close(fd)
+    assert done == [True] * 20
+
+
 async def test_a_client_that_does_not_read_is_dropped() -> None:
     def handler(request: Request) -> AnyResponse:
         return StreamResponse(200, b"", lambda writer: [writer.write(b"x" * 1_000_000) for _ in range(20)] and None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from pathlib import Path
 
 
 class Handle:
@@ -12,7 +11,7 @@ class Handle:
 
     __slots__ = ("_users", "fd", "path")
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str) -> None:
         self.path = path
         self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._users = 1
@@ -32,9 +31,9 @@ class FileCache:
 
     def __init__(self, limit: int = 512) -> None:
         self._limit = limit
-        self._open: OrderedDict[Path, Handle] = OrderedDict()
+        self._open: OrderedDict[str, Handle] = OrderedDict()
 
-    def get(self, path: Path) -> Handle:
+    def get(self, path: str) -> Handle:
         """An acquired handle: the caller must release it. Raises OSError."""
         handle = self._open.get(path)
         if handle is None:
@@ -45,7 +44,7 @@ class FileCache:
             self._open.move_to_end(path)
         return handle.acquire()
 
-    def forget(self, path: Path) -> None:
+    def forget(self, path: str) -> None:
         """The file is being deleted."""
         handle = self._open.pop(path, None)
         if handle is not None:
@@ -55,7 +54,7 @@ class FileCache:
         return len(self._open)
 
 
-def write_at(path: Path, parts: list[bytes], offset: int) -> None:
+def write_at(path: str, parts: list[bytes], offset: int) -> None:
     """Write `parts` one after the other at `offset`, creating the file. Not synced. Raises OSError."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

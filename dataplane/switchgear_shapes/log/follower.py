@@ -145,7 +145,7 @@ class Follower(Registry):
             return
         for shape in list(self._tails.values()):
             with contextlib.suppress(FileNotFoundError):
-                self._tail_bytes -= shape.log.trim(shape.log.path.stat().st_size)
+                self._tail_bytes -= shape.log.trim(Path(shape.log.path).stat().st_size)
             if not shape.log.tail_bytes:
                 del self._tails[shape.id]
         self._trim_at = self._tail_bytes + limit // 4

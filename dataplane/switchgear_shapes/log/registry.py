@@ -112,7 +112,7 @@ class Registry:
     def _write_rows(self, shape: Shape, rows: bytes) -> None:
         """A small snapshot's rows are durable in the log."""
 
-    def _unlink(self, *paths: Path) -> None:
+    def _unlink(self, *paths: str) -> None:
         """The files of a shape that is no more."""
 
     def _bound_tails(self, limit: int) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 from bisect import bisect_right
-from pathlib import Path
 
 from switchgear_shapes.log.files import FileCache, Handle, write_at
 from switchgear_shapes.offsets import END_OF_SNAPSHOT, INFINITY, Offset
@@ -46,7 +45,7 @@ class Slice:
         finally:
             self.handle.release()
         if len(data) != self.length:
-            raise OSError(f"{self.handle.path.name} ends before byte {self.start + self.length}")
+            raise OSError(f"a shape file ends before byte {self.start + self.length}")
         return data + self.tail if self.tail else data
 
 
@@ -54,7 +53,6 @@ class ShapeLog:
     """See the module. `threshold` is the chunk size in bytes."""
 
     __slots__ = (
-        "_path",
         "_tail",
         "_threshold",
         "chunk_ends",
@@ -62,11 +60,12 @@ class ShapeLog:
         "flushed",
         "last",
         "latest",
+        "path",
         "visible",
     )
 
     def __init__(self, path: str, threshold: int) -> None:
-        self._path = path
+        self.path = path
         self._threshold = threshold
         self._tail: list[tuple[int, int, bytes]] = []
         self.flushed = 0
@@ -82,10 +81,6 @@ class ShapeLog:
         self.flushed = self.end = self.visible = length
         self.last = self.latest = latest
         self.chunk_ends = chunk_ends
-
-    @property
-    def path(self) -> Path:
-        return Path(self._path)  # made when it is needed: there may be very many shapes
 
     @property
     def tail_bytes(self) -> int:

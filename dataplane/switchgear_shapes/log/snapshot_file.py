@@ -7,7 +7,6 @@ the length and the file is durable. A snapshot that is not complete does not sur
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 from switchgear_shapes.errors import ShapeError
 from switchgear_shapes.snapshot import SnapshotMark
@@ -16,10 +15,10 @@ from switchgear_shapes.snapshot import SnapshotMark
 class SnapshotFile:
     """State of one snapshot. Written by its creation task, read by requests."""
 
-    __slots__ = ("_path", "_waiters", "chunk_ends", "complete", "failure", "length", "mark")
+    __slots__ = ("_waiters", "chunk_ends", "complete", "failure", "length", "mark", "path")
 
     def __init__(self, path: str) -> None:
-        self._path = path
+        self.path = path
         self.length = 0
         self.chunk_ends: list[int] = []
         self.complete = False
@@ -32,10 +31,6 @@ class SnapshotFile:
         self.length = chunk_ends[-1]
         self.mark = mark
         self.complete = True
-
-    @property
-    def path(self) -> Path:
-        return Path(self._path)
 
     @property
     def started(self) -> bool:

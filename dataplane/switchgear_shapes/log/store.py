@@ -230,12 +230,12 @@ class Store(Registry):
         """(number, seconds in total)"""
         return self._wal.syncs, self._wal.sync_seconds
 
-    def _unlink(self, *paths: Path) -> None:
+    def _unlink(self, *paths: str) -> None:
         """Deleting a large file takes a while: not on the loop."""
 
         def unlink() -> None:
             for path in paths:
-                path.unlink(missing_ok=True)
+                Path(path).unlink(missing_ok=True)
 
         task = self._loop.run_in_executor(None, unlink)
         self._deleting.add(task)
