@@ -2,7 +2,8 @@
 
 Keeps one transaction at a time; what a shape gets of it is decided at the commit. Invariants: transactions reach the
 store whole and in commit order; one that the store already has is skipped; nothing is acknowledged here.
-A transaction larger than `SPILL_BYTES` waits in a file, so that memory stays bounded.
+A transaction larger than `SPILL_BYTES` waits in a file; at its commit it is handed on in parts, as fast as the store
+takes them (`advance`), so that memory stays bounded.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -28,6 +29,8 @@ log = logging.getLogger("switchgear.shapes.ingest")
 
 SPILL_BYTES = 16 * 1024 * 1024
 BATCH_BYTES = 4 * 1024 * 1024
+PARTS_LIMIT = 16 * 1024 * 1024
+"""Bytes on their way to the disk at which a large transaction waits."""
 BUFFER_LIMIT = 64 * 1024 * 1024
 RECENT_TRANSACTIONS = 1024
 
@@ -97,6 +100,8 @@ class Ingest:
         self._submitted = store.commit_lsn
         self._in_transaction = False
         self._spill: IO[bytes] | None = None
+        self._spill_at = SPILL_BYTES
+        self._parting: Iterator[None] | None = None
         self._last_oid = -1
         self._op = 0
         self._reset_transaction()
@@ -112,11 +117,14 @@ class Ingest:
     def restart(self) -> None:
         """A new connection: it repeats what was not acknowledged, from a transaction's beginning."""
         self._relations.clear()
-        self._reset_transaction()
+        if self._parting is None:  # a large one that is whole here goes on by itself
+            self._reset_transaction()
         self._in_transaction = False
 
     def start_anew(self) -> None:
         """The stream is another one, whose positions cannot be compared with what was seen before."""
+        self._parting = None
+        self._reset_transaction()
         self._submitted = 0
         self._quiet_lsn = 0
         self._recent.clear()
@@ -185,7 +193,20 @@ class Ingest:
 
     @property
     def idle(self) -> bool:
-        return not self._in_transaction and self._batch_end is None and not self._outstanding
+        parting = self._parting is not None
+        return not (self._in_transaction or parting or self._outstanding) and self._batch_end is None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a large transaction is being handed on: no message may come before `advance` has ended it."""
+        return self._parting is not None
+
+    def advance(self) -> bool:
+        """Hand on more of a large transaction, as far as there is room; whether nothing of one is left."""
+        while self._parting is not None and self._store.pending_bytes <= PARTS_LIMIT:
+            if next(self._parting, self) is self:
+                self._parting = None
+        return self._parting is None
 
     @property
     def in_transaction(self) -> bool:
@@ -225,7 +246,8 @@ class Ingest:
                 return True
             self._entries.append(Entry(shape.id, item.tx, item.last_op, item.data))
             self._batch_end = self._batch_end or (0, 0)
-        self.flush()
+        if self._parting is None:
+            self.flush()
         return True
 
     # -- within a transaction --
@@ -256,6 +278,7 @@ class Ingest:
             self._spill.close()
             self._spill = None
         self._spill_size = 0
+        self._spill_at = SPILL_BYTES
 
     def _accepts(self, shape: Shape) -> bool:
         return shape.filter is None or shape.accepts(self._xid, self._lsn)
@@ -332,7 +355,7 @@ class Ingest:
                 lines = chains[group, previous] = Lines(previous, bodies, op + len(bodies) - 1)
                 self._pending_bytes += sum(map(len, bodies))
             pending[shape] = lines
-        if self._pending_bytes > SPILL_BYTES:
+        if self._pending_bytes > self._spill_at:
             self._spill_pending()
 
     def _without_old_row(self, oid: int, table: Table[Shape]) -> None:
@@ -360,6 +383,8 @@ class Ingest:
                 kept = moved[lines] = Lines(before, bodies[-1:], lines.last_op)
                 self._pending_bytes += len(bodies[-1])
             self._pending[shape] = kept
+        # With very many shapes their last lines alone are much: what follows must be worth another look at all.
+        self._spill_at = max(SPILL_BYTES, 2 * self._pending_bytes)
 
     # -- commit --
 
@@ -379,12 +404,17 @@ class Ingest:
         for shape, reason in list(self._drops.items()):
             self._drop(shape, reason)
         if self._spill is not None:
-            self._commit_large(commit)
-        else:
-            for shape, lines in self._pending.items():
-                self._entry(shape, lines.last_op, lines.finish())
+            self.flush()
+            self._parting = self._in_parts(self._spill, commit.end_lsn)
+            self.advance()
+            return
+        for shape, lines in self._pending.items():
+            self._entry(shape, lines.last_op, lines.finish())
+        self._committed(commit.end_lsn)
+
+    def _committed(self, end_lsn: int) -> None:
         self._submitted = self._lsn
-        self._batch_end = (self._lsn, commit.end_lsn)
+        self._batch_end = (self._lsn, end_lsn)
         self._reset_transaction()
         if self._batch_bytes > BATCH_BYTES:
             self.flush()
@@ -413,12 +443,11 @@ class Ingest:
             self._entries.append(Entry(shape.id, self._lsn, last_op, data))
             self._batch_bytes += len(data)
 
-    def _commit_large(self, commit: pgoutput.Commit) -> None:
-        """Move a spilled transaction into the store in parts; only the last one makes them count."""
-        spill = self._spill
-        assert spill is not None
-        self.flush()
+    def _in_parts(self, spill: IO[bytes], end_lsn: int) -> Iterator[None]:
+        """Move a spilled transaction into the store, a part at each step; only the last one makes them count."""
         for shape, lines in list(self._pending.items()):
+            if not shape.alive:
+                continue
             earlier: list[Spilled] = []
             piece = lines.unspilled()[1]
             while piece is not None:
@@ -429,7 +458,13 @@ class Ingest:
                 self._entry(shape, piece.last_op, spill.read(piece.length))
                 if self._batch_bytes > BATCH_BYTES:
                     self._flush_part()
+                    yield
             self._entry(shape, lines.last_op, lines.finish())
+            if self._batch_bytes > BATCH_BYTES:
+                self._flush_part()
+                yield
+        self._committed(end_lsn)
+        self.flush()
 
     def _flush_part(self) -> None:
         entries, self._entries = self._entries, []

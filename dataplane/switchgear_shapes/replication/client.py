@@ -45,6 +45,8 @@ class Replication:
         self._reading = False
         self._paused = False
         self._busy = False
+        self._held: list[bytes] = []
+        self._going = True
         self._received = 0
         self._acknowledged = 0
         self._status_timer: asyncio.TimerHandle | None = None
@@ -147,26 +149,45 @@ class Replication:
         if self._ended.done() or self._session.closed:
             return
         try:
-            messages, going = self._session.received(SLICE_MESSAGES)
-            for message in messages:
+            if not self._ingest.advance():
+                self._pause()
+                return
+            held = bool(self._held)
+            messages, going = self._next_messages()
+            for index, message in enumerate(messages):
                 self._message(message)
+                if self._ingest.busy:  # what follows waits until the large transaction is on its way
+                    self._held = messages[index + 1 :]
+                    break
             self._ingest.flush()
         except Exception as error:
             self._end(error)
             return
-        if not going:
+        if not going and not self._held and not self._ingest.busy:
             self._stop_reading()
             task = asyncio.ensure_future(self._session.stream_error())
             task.add_done_callback(lambda done: self._end(done.result()))
             return
-        if self._store.pending_bytes > QUEUE_LIMIT or self._store.full:
-            self._paused = True
-            self._stop_reading()
-            self._busy = False
+        if self._ingest.busy or self._store.pending_bytes > QUEUE_LIMIT or self._store.full:
+            self._pause()
             return
-        self._busy = len(messages) == SLICE_MESSAGES
+        self._busy = held or len(messages) == SLICE_MESSAGES
         if self._busy:
             self._loop.call_soon(self._process)
+
+    def _next_messages(self) -> tuple[list[bytes], bool]:
+        """What was held back, or what is here; and whether the stream goes on behind it."""
+        if self._held:
+            messages, self._held = self._held, []
+        else:
+            messages, self._going = self._session.received(SLICE_MESSAGES)
+        return messages, self._going
+
+    def _pause(self) -> None:
+        """Until there is room: `_go_on` is called when something became durable, and with every status message."""
+        self._paused = True
+        self._stop_reading()
+        self._busy = False
 
     def _message(self, data: bytes) -> None:
         kind = data[0]
