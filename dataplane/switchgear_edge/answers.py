@@ -51,7 +51,11 @@ INVALID_SECRET = Refusal(401, "INVALID_SECRET", "There is no service with this i
 MISSING_SOURCE_ID = Refusal(
     400, "MISSING_SOURCE_ID", "Say which service is meant with the query parameter `source_id`."
 )
-NOT_FOUND = Refusal(404, "NOT_FOUND", "There is nothing here; the paths are /v1/shape and /v1/stream/<service id>/….")
+NOT_FOUND = Refusal(
+    404,
+    "NOT_FOUND",
+    "There is nothing here; see /v1/shape, /v1/stream/<service id>/… and /v1/yjs/<service id>/….",
+)
 STARTING = Refusal(503, "STARTING", "The edge has just started and knows no services yet.", retry_after(1))
 NOT_READY = Refusal(503, "SERVICE_UNAVAILABLE", "The service is not running at the moment.", retry_after(2))
 SUSPENDED = Refusal(503, "SERVICE_UNAVAILABLE", "The service is suspended.", retry_after(30))

@@ -65,11 +65,11 @@ def to_pod(
     *,
     connection: bytes | None,
     host: bytes,
-    authorization: bytes,
+    authorization: bytes | None,
     peer: str,
     trusts: Callable[[str], bool] | None = None,
 ) -> list[Header]:
-    """The headers of the request to the pod: the client's, without what stops here, and ours.
+    """The headers of the request to the pod: the client's, without what stops here, and ours (`authorization`).
 
     `connection` is the received Connection header; `trusts` says of a peer's address whether what it says of its own
     client (X-Forwarded-*) may be believed.
@@ -77,7 +77,8 @@ def to_pod(
     stops = _listed(connection, _REQUEST_STOPS)
     sent = [_singular(header) for header in received if header[0] not in stops]
     sent.append((b"host", host))
-    sent.append((b"authorization", authorization))
+    if authorization is not None:
+        sent.append((b"authorization", authorization))
     if trusts is not None and trusts(peer):
         sent += _forwarded_by_proxy(received, host, peer)
     else:

@@ -30,13 +30,14 @@ class Target(NamedTuple):
 
 
 _NONE = Target(Family.NONE, b"")
-_STREAMS = frozenset({b"stream", b"streams"})
+# How a streams service is addressed → how its pod is asked.
+_STREAMS = {b"stream": b"/v1/stream/", b"streams": b"/v1/stream/", b"yjs": b"/v1/yjs/"}
 
 
 def resolve(path: bytes) -> Target:
     """The target of a raw path (no query). Shapes: extra slashes and percent-encoding do not matter, as in the sync
-    server; the path goes on as it came. Streams: `/v1/stream/<id>` or `/v1/streams/<id>`, the id percent-decoded; what
-    follows the id goes on byte for byte."""
+    server; the path goes on as it came. Streams: `/v1/stream/<id>`, `/v1/streams/<id>` or `/v1/yjs/<id>`, the id
+    percent-decoded; what follows the id goes on byte for byte."""
     if path == b"/v1/shape":
         return Target(Family.SHAPE, path)
     stream = _stream(path)
@@ -57,9 +58,10 @@ def _stream(path: bytes) -> Target | None:
     if len(parts) < 4 or parts[0]:
         return None
     version, family, raw_id = (unquote_to_bytes(p) if b"%" in p else p for p in parts[1:4])
-    if version != b"v1" or family not in _STREAMS or not raw_id:
+    upstream = _STREAMS.get(family)
+    if version != b"v1" or upstream is None or not raw_id:
         return None
     rest = b"/" + parts[4] if len(parts) == 5 else b""
     # An id that is none of ours matches no service, so its bytes never reach a pod's path.
     service_id = raw_id.decode("ascii", "replace")
-    return Target(Family.STREAM, b"/v1/stream/" + raw_id + rest, service_id)
+    return Target(Family.STREAM, upstream + raw_id + rest, service_id)

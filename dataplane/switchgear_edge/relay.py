@@ -53,15 +53,20 @@ class Relay:
     def running(self) -> int:
         return len(self._exchanges)
 
-    async def forward(self, request: Request, route: Route, path: bytes, query: bytes) -> AnyResponse:
-        """The pod's answer, or one that says why there is none. Raises ClientGone."""
+    async def forward(
+        self, request: Request, route: Route, path: bytes, query: bytes, authorization: bytes | None
+    ) -> AnyResponse:
+        """The pod's answer, or one that says why there is none. Raises ClientGone.
+
+        `authorization`: the route's, or what a request without the service's secret brought itself.
+        """
         origin = request.headers.get(b"origin")
         service_id = route.service.service_id
         if self._running.get(service_id, 0) >= self._max_per_service:
             return answers.OVERLOADED.to(route.family, origin)
         exchange = Exchange(self, request, route, live=is_live(request.method, query))
         try:
-            answer = await self._exchange(exchange, path + b"?" + query if query else path)
+            answer = await self._exchange(exchange, path + b"?" + query if query else path, authorization)
         except UpstreamError as error:
             exchange.done()
             self.failed(route, error)
@@ -78,7 +83,7 @@ class Relay:
             exchange.drop()
         return answer
 
-    async def _exchange(self, exchange: Exchange, target: bytes) -> AnyResponse:
+    async def _exchange(self, exchange: Exchange, target: bytes, authorization: bytes | None) -> AnyResponse:
         request, route = exchange.request, exchange.route
         assert route.address is not None
         host, port = route.address
@@ -87,7 +92,7 @@ class Relay:
             request.header_list,
             connection=received.get(b"connection"),
             host=received.get(b"host") or b"%b:%d" % (host.encode(), port),
-            authorization=route.authorization,
+            authorization=authorization,
             peer=request.peer,
             trusts=self._trusts,
         )
@@ -104,7 +109,7 @@ class Relay:
             head_timeout=self._head_timeout,
             body_timeout=None if exchange.live else _BODY_TIMEOUT,
         )
-        if response.status == 401:
+        if response.status == 401 and authorization is route.authorization:
             # The pod refuses the region's key: not the user's fault, and it may pass (a key that is being changed, an
             # address that has just become another pod's).
             response.abort()

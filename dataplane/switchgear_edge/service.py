@@ -1,7 +1,8 @@
 """The public handler: which route, may it, where to; then the relay.
 
 What it must not do: anything for a data-plane request before the secret is known to be good, but to say which of path,
-secret or `source_id` is missing. Order: authenticate → the request without the secret → the pod.
+secret or `source_id` is missing. Order: authenticate → the request without the secret → the pod. The few requests that
+bring a wake's token instead (`openings`) go on with that token, and the pod checks it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from switchgear_edge import answers, credentials, headers
+from switchgear_edge import answers, credentials, headers, openings
 from switchgear_edge.metrics import EdgeMetrics
 from switchgear_edge.paths import Family, Target, resolve
 from switchgear_edge.relay import Relay
@@ -64,6 +65,8 @@ class Edge:
         if not self._synced():
             return answers.STARTING.to(family, origin)
         presented = credentials.read(request.query, request.headers.get(b"authorization"))
+        if openings.is_open(request.method, target):
+            return self._by_token(request, target, presented)
         if presented.secret is None:
             return answers.MISSING_SECRET.to(family, origin)
         service_id = presented.source_id if family is Family.SHAPE else target.service_id
@@ -79,10 +82,30 @@ class Edge:
         refusal = _unusable(route) or _unforwardable(request)
         if refusal is not None:
             return refusal.to(family, origin)
-        return self._forward(request, route, target.path, presented.query)
+        return self._forward(request, route, target.path, presented.query, route.authorization)
 
-    async def _forward(self, request: Request, route: Route, path: bytes, query: bytes) -> AnyResponse:
-        answer = await self._relay.forward(request, route, path, query)
+    def _by_token(
+        self, request: Request, target: Target, presented: credentials.Presented
+    ) -> Response | Coroutine[Any, Any, AnyResponse]:
+        """The exchange for a request whose credential the pod checks: neither secret nor pod key go with it."""
+        origin = request.headers.get(b"origin")
+        route = self._table.find(target.service_id)
+        if route is None or route.family is not Family.STREAM:
+            refusal = answers.MISSING_SECRET if presented.secret is None else answers.INVALID_SECRET
+            return refusal.to(target.family, origin)
+        unfit = _unusable(route) or _unforwardable(request)
+        if unfit is not None:
+            return unfit.to(target.family, origin)
+        token = credentials.bearer(request.headers.get(b"authorization"))
+        if token is not None and credentials.accepts(route.service.hashes, token, time.time()):
+            token = None
+        passed = None if token is None else b"Bearer " + token
+        return self._forward(request, route, target.path, presented.query, passed)
+
+    async def _forward(
+        self, request: Request, route: Route, path: bytes, query: bytes, authorization: bytes | None
+    ) -> AnyResponse:
+        answer = await self._relay.forward(request, route, path, query, authorization)
         self._metrics.count(route.family, answer.status)
         return answer
 

@@ -12,6 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable
+from urllib.parse import urlsplit
 
 import orjson
 
@@ -64,6 +65,8 @@ class Service:
         self._clock = clock
         self._prefix = settings.root_path.encode() + b"/"
         self._prefix_length = len(self._prefix)
+        root = settings.public_root_url
+        self._fork_prefix = self._prefix if root is None else urlsplit(root).path.encode() + b"/"
         self._disk = Disk(settings.data_dir)
         self._bearer = None if settings.secret is None else b"Bearer " + settings.secret
         self._ready = False
@@ -281,7 +284,7 @@ class Service:
         return answer if isinstance(answer, Response) else await answer
 
     def _put(self, request: Request, key: bytes) -> Answer:
-        command = commands.create(request.headers, self._prefix)
+        command = commands.create(request.headers, self._fork_prefix)
         location = self._location(request)
         body = request.body_now()
         if body is None:
@@ -295,6 +298,9 @@ class Service:
         return answer if isinstance(answer, Response) else await answer
 
     def _location(self, request: Request) -> bytes:
+        root = self.settings.public_root_url
+        if root is not None:
+            return root.encode() + request.path[self._prefix_length - 1 :]
         return self._public_url(request) + request.path
 
     def _public_url(self, request: Request) -> bytes:
@@ -304,12 +310,14 @@ class Service:
         return b"http://" + host
 
     def _fixed_root_url(self) -> str | None:
+        if self.settings.public_root_url is not None:
+            return self.settings.public_root_url
         public = self.settings.public_url
         return None if public is None else public + self.settings.root_path
 
     def _root_url(self, request: Request) -> str:
         """Where clients find the root path."""
-        return self._public_url(request).decode("latin-1") + self.settings.root_path
+        return self._fixed_root_url() or self._public_url(request).decode("latin-1") + self.settings.root_path
 
     async def _body(self, request: Request) -> bytes:
         """The whole body. Raises BodyTooLarge, ClientGone, 503 when too much is being received already."""

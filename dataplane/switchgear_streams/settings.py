@@ -34,6 +34,7 @@ class Settings:
     allow_loopback_webhooks: bool = False
     retention_seconds: int | None = None
     retention_bytes: int | None = None
+    public_root_url: str | None = None
 
 
 class SettingsError(Exception):
@@ -60,6 +61,11 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--public-url",
         help="base of Location headers and callbacks, such as https://streams.example.com (default: the Host header)",
+    )
+    add(
+        "--public-root-url",
+        help="where a proxy in front shows the root path, if under another path or host: base of Location headers and"
+        " callbacks, and its path that of Stream-Forked-From (default: --public-url with --root-path)",
     )
     add("--secret-file", help="file with the secret that clients send as Bearer token")
     add("--insecure", action="store_true", help="serve everybody without a secret")
@@ -102,6 +108,10 @@ def load(argv: Sequence[str], environment: Mapping[str, str]) -> Settings:
     public_url = given.public_url or None
     if public_url is not None and not re.fullmatch(r"https?://[^/?#\s]+(/[^?#\s]*)?", public_url):
         problems.append(f"--public-url must be like https://host or https://host/base, not {public_url!r}")
+    public_root_url = given.public_root_url or None
+    if public_root_url is not None and not re.fullmatch(r"https?://[^/?#\s]+(/[^/?#\s]+)+", public_root_url):
+        problems.append(f"--public-root-url must be like https://host/path, not {public_root_url!r}")
+        public_root_url = None
     log_level = environment.get("SWITCHGEAR_LOG_LEVEL") or "info"
     if log_level.lower() not in LOG_LEVELS:
         problems.append(f"SWITCHGEAR_LOG_LEVEL must be one of {', '.join(LOG_LEVELS)}, not {log_level!r}")
@@ -126,6 +136,7 @@ def load(argv: Sequence[str], environment: Mapping[str, str]) -> Settings:
         retention_seconds=whole("--retention-seconds", given.retention_seconds, 0, 1, MAX_TTL) or None,
         retention_bytes=whole("--retention-bytes", given.retention_bytes, 0, 1, MAX_BYTES) or None,
         allow_loopback_webhooks=given.allow_loopback_webhooks,
+        public_root_url=public_root_url,
     )
     if problems:
         raise SettingsError(problems)

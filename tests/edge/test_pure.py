@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from switchgear_edge import answers, credentials, headers
 from switchgear_edge.credentials import SLOTS, SecretHash
+from switchgear_edge.openings import is_open
 from switchgear_edge.paths import Family, resolve
 from switchgear_edge.relay import is_live
 from switchgear_edge.routes import RouteTable, read_pod, read_service
@@ -46,7 +47,8 @@ def test_every_spelling_of_the_shape_route(path: str) -> None:
         "/v1/stream/",
         "/v1/stream//x",
         "/v2/stream/a/b",
-        "/v1/yjs/a",
+        "/v1/yjs",
+        "/v1/yjs/",
         "v1/shape/x",
         "*",
         "",
@@ -67,11 +69,89 @@ def test_paths_of_nobody(path: str) -> None:
         ("/v1/stream/svc-a", "/v1/stream/svc-a", "svc-a"),
         ("/v1/stream/svc-a/", "/v1/stream/svc-a/", "svc-a"),
         ("/v1/streams/svc%2Da/x%2Fy//z/../%00", "/v1/stream/svc-a/x%2Fy//z/../%00", "svc-a"),
+        ("/v1/yjs/svc-a/docs/a/b", "/v1/yjs/svc-a/docs/a/b", "svc-a"),
+        ("/v1/%79js/svc%2Da/docs/x", "/v1/yjs/svc-a/docs/x", "svc-a"),
         ("/v1/stre%61ms/svc-a/__ds/subscriptions/s", "/v1/stream/svc-a/__ds/subscriptions/s", "svc-a"),
     ],
 )
 def test_stream_paths(path: str, upstream: str, service_id: str) -> None:
     assert resolve(path.encode()) == (Family.STREAM, upstream.encode(), service_id)
+
+
+OPEN = [
+    ("POST", "/v1/stream/svc-a/__ds/subscriptions/s-1/callback"),
+    ("POST", "/v1/streams/svc-a/__ds/subscriptions/s%3A1/ack"),
+    ("POST", "/v1/%73tream/svc%2Da/__ds/subscriptions/s.~:_/release"),
+    ("GET", "/v1/stream/svc-a/__ds/jwks.json"),
+    ("HEAD", "/v1/stream/svc-a/__ds/jwks.json"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), OPEN)
+def test_open_without_the_secret(method: str, path: str) -> None:
+    assert is_open(method, resolve(path.encode()))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/stream/svc-a/__ds/subscriptions/s",
+        "/v1/stream/svc-a/__ds/subscriptions/s/claim",
+        "/v1/stream/svc-a/__ds/subscriptions/s/streams",
+        "/v1/stream/svc-a/__ds/subscriptions/s/ack/",
+        "/v1/stream/svc-a/__ds/subscriptions/s/ack/x",
+        "/v1/stream/svc-a/__ds/subscriptions/s//ack",
+        "/v1/stream/svc-a/__ds/subscriptions//ack",
+        "/v1/stream/svc-a/__ds/subscriptions/s/ACK",
+        "/v1/stream/svc-a/__ds/subscriptions/s/%61ck",
+        "/v1/stream/svc-a/__d%73/subscriptions/s/ack",
+        "/v1/stream/svc-a/__ds%2Fsubscriptions/s/ack",
+        "/v1/stream/svc-a//__ds/subscriptions/s/ack",
+        "/v1/stream/svc-a/x/__ds/subscriptions/s/ack",
+        "/v1/stream/svc-a/x/../__ds/subscriptions/s/ack",
+        "/v1/stream/svc-a%2Fx/../__ds/subscriptions/s/ack",
+        "/v1/stream/svc-a/__ds/subscriptions/s/ack\n",
+        "/v1/stream/svc-a/__ds/subscriptions/\n/ack",
+        "/v1/stream/svc-a/__ds/subscriptions/s/../../jwks.json",
+        "/v1/stream/svc-a/__ds/jwks.json/",
+        "/v1/stream/svc-a/__ds/jwks%2Ejson",
+        "/v1/stream/svc-a/__ds/jwksXjson",
+        "/v1/stream/svc-a/__ds/jwks.json/x",
+        "/v1/stream/svc-a/__ds",
+        "/v1/stream/svc-a/ack",
+        "/v1/yjs/svc-a/__ds/jwks.json",
+        "/v1/yjs/svc-a/__ds/subscriptions/s/ack",
+        "/v1/shape",
+        "/v1/shape/__ds/jwks.json",
+    ],
+)
+def test_nothing_else_is_open(path: str) -> None:
+    for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "TRACE"):
+        assert not is_open(method, resolve(path.encode())), method
+
+
+@pytest.mark.parametrize(("method", "path"), OPEN)
+def test_other_methods_are_not_open(method: str, path: str) -> None:
+    fit = {"POST"} if method == "POST" else {"GET", "HEAD"}
+    for other in {"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "TRACE", "post"} - fit:
+        assert not is_open(other, resolve(path.encode())), other
+
+
+@settings(deadline=None)
+@given(st.sampled_from([path for _, path in OPEN]), st.data())
+def test_a_changed_path_is_open_only_if_it_is_of_the_form(path: str, data: st.DataObject) -> None:
+    """Any bytes put anywhere: what is open names a service, `__ds` right behind it, and one of the four ends."""
+    at = data.draw(st.integers(0, len(path)))
+    extra = data.draw(st.sampled_from(["/", "//", "/x", "/..", "%2F", "%2f..", "\0", "?", "\r\n", "__ds/", "a"]))
+    target = resolve((path[:at] + extra + path[at:]).encode())
+    if any(is_open(method, target) for method in ("GET", "POST")):
+        parts = target.path.split(b"/")
+        assert parts[1:3] == [b"v1", b"stream"]
+        assert parts[3].decode("ascii", "replace") == target.service_id
+        assert parts[4] == b"__ds"
+        assert (len(parts) == 6 and parts[5] == b"jwks.json") or (
+            len(parts) == 8 and parts[5] == b"subscriptions" and parts[7] in (b"callback", b"ack", b"release")
+        )
 
 
 @settings(deadline=None)  # other processes share the machine

@@ -16,13 +16,17 @@ import pytest
 from switchgear_local.processes import free_port
 from switchgear_model import kinds
 from tests.edge.world import HOST, EdgeProcess, Service, World, code, wait
+from tests.streams.test_clients import HERE, conformance
+from tests.support import nodejs
+
+PROXY = HERE / "proxy.js"
 
 
 class StreamsPod:
     """The server with the pod's command line, key by environment."""
 
-    def __init__(self, folder: Path, service: Service, edge: EdgeProcess, port: int) -> None:
-        self.folder, self.service, self.edge, self.port = folder, service, edge, port
+    def __init__(self, folder: Path, service: Service, edge: EdgeProcess, port: int, *flags: str) -> None:
+        self.folder, self.service, self.edge, self.port, self.flags = folder, service, edge, port, flags
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -32,7 +36,7 @@ class StreamsPod:
     def start(self) -> None:
         root = f"/v1/stream/{self.service.service_id}"
         command = ["--host", HOST, "--port", str(self.port), "--data-dir", str(self.folder / "data")]
-        command += ["--root-path", root, "--public-url", self.edge.url, "--long-poll-timeout-ms", "2000"]
+        command += ["--root-path", root, "--public-url", self.edge.url, "--long-poll-timeout-ms", "2000", *self.flags]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "switchgear_streams", *command],
@@ -134,3 +138,70 @@ async def test_a_killed_pod_cuts_its_readers_and_comes_back(pod: StreamsPod, cli
         assert (answer.status_code, code(answer)) == (503, "SERVICE_UNAVAILABLE")
     await asyncio.to_thread(pod.start)
     assert (await client.get(f"{url}?offset=-1", headers=headers)).content == b"kept"
+
+
+async def test_a_wakes_token_opens_what_is_its_own_and_nothing_else(pod: StreamsPod, client: httpx.AsyncClient) -> None:
+    """The whole life of a pull-wake subscription through the edge; its worker knows only the token."""
+    root = f"/v1/stream/{pod.service.service_id}"
+    owner = {**pod.service.bearer, "Content-Type": "application/json"}
+    await client.put(f"{root}/wakes", headers=owner)
+    await client.put(f"{root}/jobs", headers=owner)
+    asked = {"type": "pull-wake", "streams": ["jobs"], "wake_stream": "wakes"}
+    subscription = f"{root}/__ds/subscriptions/s"
+    assert (await client.put(subscription, headers=owner, json=asked)).status_code == 201
+    tail = (await client.post(f"{root}/jobs", headers=owner, json={"n": 1})).headers["stream-next-offset"]
+    claim = (await client.post(f"{subscription}/claim", headers=owner, json={"worker": "w"})).json()
+    worker = {"Authorization": f"Bearer {claim['token']}"}
+    ack = {"wake_id": claim["wake_id"], "generation": claim["generation"], "acks": [], "done": False}
+
+    keys = await client.get(f"{root}/__ds/jwks.json")
+    assert keys.headers["content-type"] == "application/jwk-set+json"
+    assert (await client.get(f"{root}/__ds/jwks.json", headers={"Authorization": "Bearer x"})).json() == keys.json()
+    for path, method in (("jobs", "GET"), ("__ds/subscriptions/s", "GET"), ("__ds/subscriptions/s/claim", "POST")):
+        answer = await client.request(method, f"{root}/{path}", headers=worker, content=b"{}")
+        assert (answer.status_code, code(answer)) == (401, "INVALID_SECRET"), path
+    basic = {"Authorization": f"Basic {claim['token']}"}
+    for headers in ({}, pod.service.bearer, {"Authorization": "Bearer x.y"}, basic):
+        answer = await client.post(f"{subscription}/ack", headers=headers, json=ack)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (401, "TOKEN_INVALID"), headers
+    answer = await client.post(f"{subscription}/ack?secret={pod.service.secret}", json=ack)
+    assert answer.json()["error"]["code"] == "TOKEN_INVALID"
+
+    done = await client.post(f"{subscription}/ack", headers=worker, json=ack)
+    assert done.json() == {"ok": True, "next_wake": False}
+    ack["acks"] = [{"stream": "jobs", "offset": tail}]
+    assert (await client.post(f"{subscription}/ack", headers=worker, json=ack)).status_code == 200
+    shown = (await client.get(subscription, headers=owner)).json()
+    assert shown["streams"][0]["acked_offset"] == tail
+    assert (await client.post(f"{subscription}/release", headers=worker, json=ack)).status_code == 204
+    assert (await client.post(f"{subscription}/ack", headers=worker, json=ack)).json()["error"]["code"] == "FENCED"
+
+    other = await client.post("/v1/stream/svc-nobody/__ds/subscriptions/s/ack", headers=worker, json=ack)
+    assert (other.status_code, code(other)) == (401, "INVALID_SECRET")
+    assert code(await client.get("/v1/stream/svc-nobody/__ds/jwks.json")) == "MISSING_SECRET"
+
+
+@pytest.mark.node
+async def test_conformance_through_the_edge(edge: EdgeProcess, world: World, tmp_path: Path) -> None:
+    """All of the suite with a service's secret, which a proxy adds where the client brings no token of its own."""
+    service = world.service(kinds.STREAMS_SERVICE)
+    port = free_port()
+    shown = f"http://{HOST}:{port}"
+    flags = ("--public-root-url", f"{shown}/v1/stream", "--allow-loopback-webhooks", "--checkpoint-bytes", "100000")
+    made = StreamsPod(tmp_path, service, edge, free_port(), *flags, "--long-poll-timeout-ms", "500")
+    proxy = await asyncio.to_thread(
+        nodejs.start, PROXY, str(port), HOST, str(edge.port), service.service_id, service.secret
+    )
+    try:
+        await asyncio.to_thread(made.start)
+        world.pod(service, made.port)
+        await asyncio.to_thread(edge.wait_route, service)
+        assert proxy.stdout is not None
+        assert await asyncio.to_thread(proxy.stdout.readline) == "ready\n"
+        await asyncio.to_thread(conformance, shown, f"edge-{tmp_path.name}")
+        log = (tmp_path / "log").read_text()
+        assert "Traceback" not in log, log
+    finally:
+        proxy.kill()
+        proxy.wait()
+        made.end()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -19,33 +17,22 @@ EXPECTED = 338
 EXPECTED_FAILURES: set[str] = set()
 
 
-@pytest.mark.node
-def test_conformance(own: StreamsServer) -> None:
-    project = nodejs.node_project()
-    folder = project / "scripts" / own.folder.parent.name
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    shutil.copy(HERE / "conformance.test.js", folder)
-    own._flags = ("--checkpoint-bytes", "100000", "--allow-loopback-webhooks")
-    own.start()
-    try:
-        done = subprocess.run(
-            [
-                nodejs.node_bin() / "node", project / "node_modules" / "vitest" / "vitest.mjs", "run", "--root", folder,
-                "--reporter=json", "--outputFile=report.json", "--testTimeout=30000", "--hookTimeout=30000",
-            ],
-            env={**nodejs.environment(), "STREAMS_URL": own.url, "CI": "1"},
-            capture_output=True, text=True, timeout=110, check=False,
-        )  # fmt: skip
-        report = json.loads((folder / "report.json").read_text())
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def conformance(url: str, name: str) -> None:
+    """The whole suite against the server at `url`."""
+    report = nodejs.run_suite(HERE / "conformance.test.js", name, STREAMS_URL=url)
     results = [test for file in report["testResults"] for test in file["assertionResults"]]
     failed = {test["fullName"] for test in results if test["status"] == "failed"}
     passed = [test for test in results if test["status"] == "passed"]
-    assert failed == EXPECTED_FAILURES, done.stdout + done.stderr
+    assert failed == EXPECTED_FAILURES, report["output"]
     assert len(passed) == EXPECTED
     print(f"conformance: {len(passed)} passed, {len(failed)} failed of {len(results)}")
+
+
+@pytest.mark.node
+def test_conformance(own: StreamsServer) -> None:
+    own._flags = ("--checkpoint-bytes", "100000", "--allow-loopback-webhooks")
+    own.start()
+    conformance(own.url, own.folder.parent.name)
     assert own.stop() == 0
     assert "Traceback" not in own.log
 

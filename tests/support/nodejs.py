@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -102,6 +104,28 @@ def start(path: Path, *arguments: str) -> subprocess.Popen[str]:
 
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
+def run_suite(file: Path, folder_name: str, **environ: str) -> dict[str, Any]:
+    """Run a vitest file in the project; its JSON report, with what it printed as `output`."""
+    project = node_project()
+    folder = project / "scripts" / folder_name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    shutil.copy(file, folder)
+    try:
+        done = subprocess.run(
+            [
+                node_bin() / "node", project / "node_modules" / "vitest" / "vitest.mjs", "run", "--root", folder,
+                "--reporter=json", "--outputFile=report.json", "--testTimeout=30000", "--hookTimeout=30000",
+            ],
+            env={**environment(), "CI": "1", **environ},
+            capture_output=True, text=True, timeout=110, check=False,
+        )  # fmt: skip
+        report: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return {**report, "output": done.stdout + done.stderr}
 
 
 def run_node(text: str, *arguments: str, seconds: float = 60.0) -> subprocess.CompletedProcess[str]:
