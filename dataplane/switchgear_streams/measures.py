@@ -8,6 +8,7 @@ from switchgear_streams.recovery import Report
 from switchgear_streams.store import Store
 from switchgear_streams.subscriptions.engine import Engine
 from switchgear_streams.trimming import Trimmer
+from switchgear_streams.yjs.compactor import Compactor
 from switchgear_wire.metrics import Counter, Registry
 
 
@@ -48,6 +49,13 @@ def watch_retention(registry: Registry, trimmer: Trimmer) -> None:
     """Of data that went because of a bound on age or size."""
     registry.gauge("streams_trims_total", "Times that a stream was cut at its beginning.", lambda: trimmer.trims)
     registry.gauge("streams_trimmed_bytes_total", "Bytes cut from streams' beginnings.", lambda: trimmer.trimmed_bytes)
+def watch_documents(registry: Registry, compactor: Compactor) -> None:
+    """Of Yjs documents."""
+    gauge = registry.gauge
+    gauge("streams_yjs_compactions_total", "Snapshots made.", lambda: compactor.done)
+    gauge("streams_yjs_failed_compactions_total", "Snapshots that could not be made.", lambda: compactor.failures)
+    gauge("streams_yjs_waiting_documents", "Documents that wait for a snapshot.", lambda: compactor.waiting)
+    gauge("streams_yjs_compaction_seconds", "Duration of the last compaction.", lambda: compactor.seconds)
 
 
 def watch_subscriptions(registry: Registry, engine: Engine) -> None:

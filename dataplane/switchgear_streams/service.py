@@ -29,6 +29,10 @@ from switchgear_streams.subscriptions.engine import Engine
 from switchgear_streams.trimming import Trimmer
 from switchgear_streams.wal import Log, Room
 from switchgear_streams.writes import Writes
+from switchgear_streams.yjs import api as yjs
+from switchgear_streams.yjs.compactor import Compactor
+from switchgear_streams.yjs.documents import Documents
+from switchgear_streams.yjs.errors import dressed
 from switchgear_wire.errors import BodyTooLarge, HttpError
 from switchgear_wire.metrics import Registry
 from switchgear_wire.request import Request
@@ -72,6 +76,8 @@ class Service:
         self._ready = False
         self._stopping = False
         self._stopped = False
+        self._yjs: yjs.Api | None = None
+        self._compactor: Compactor | None = None
         self._bodies = 0
         self._ticker: asyncio.Task[None] | None = None
         self._ticked = time.monotonic()
@@ -108,6 +114,7 @@ class Service:
             self.store, self._reader, self._writes.append, self.settings.allow_loopback_webhooks, self._fixed_root_url()
         )
         self._subscriptions = Api(self._engine, self.settings.root_path, self._root_url)
+        self._start_yjs()
         measures.watch(self.metrics, self.store, self.checkpointer, self.hub, report)
         measures.watch_retention(self.metrics, self._trimmer)
         measures.watch_subscriptions(self.metrics, self._engine)
@@ -127,6 +134,17 @@ class Service:
         self._ticker = asyncio.ensure_future(self._tick())
         self._ready = True
 
+    def _start_yjs(self) -> None:
+        root = self.settings.yjs_root
+        if root is None:
+            return
+        documents = Documents(self.store, self._reader, self._writes)
+        self._compactor = Compactor(documents, self.settings.yjs_compaction_bytes)
+        self._yjs = yjs.Api(
+            documents, self._compactor, root.encode(), self.settings.max_document_bytes, self._read, self._body
+        )
+        measures.watch_documents(self.metrics, self._compactor)
+
     def drain(self) -> None:
         """End live reads in a retryable way; new requests are still answered."""
         self._stopping = True
@@ -138,6 +156,8 @@ class Service:
         if self._ticker is not None:
             self._ticker.cancel()
         await self._engine.stop()
+        if self._compactor is not None:
+            await self._compactor.stop()
         self._stopped = True
         while self.store.flush_touches():
             if self.wal.room(4096, reserved=True) is not Room.OK:
@@ -200,6 +220,12 @@ class Service:
             return self._post(request)
         if method == "OPTIONS":
             return Response(204, answers.PREFLIGHT)
+        documents = self._yjs
+        if documents is not None and request.path.startswith(documents.root):
+            (self._requests.get(method) or self._requests["other"]).value += 1
+            if not self._allowed(request):
+                return dressed(self._unauthorised())
+            return documents.handle(request, self._public_url(request) + request.path)
         if not request.path.startswith(self._prefix):
             return self._system(request)
         requests = self._requests.get(method) or self._requests["other"]
@@ -280,7 +306,7 @@ class Service:
         return self._writes.append(key, commands.append(request.headers), body)
 
     async def _post_later(self, request: Request, key: bytes, command: commands.Append) -> AnyResponse:
-        answer = self._writes.append(key, command, await self._body(request))
+        answer = self._writes.append(key, command, await self._body(request, self.settings.max_body_bytes))
         return answer if isinstance(answer, Response) else await answer
 
     def _put(self, request: Request, key: bytes) -> Answer:
@@ -294,7 +320,8 @@ class Service:
         return self._writes.create(key, command, body, location)
 
     async def _put_later(self, request: Request, key: bytes, command: commands.Create, location: bytes) -> AnyResponse:
-        answer = self._writes.create(key, command, await self._body(request), location)
+        body = await self._body(request, self.settings.max_body_bytes)
+        answer = self._writes.create(key, command, body, location)
         return answer if isinstance(answer, Response) else await answer
 
     def _location(self, request: Request) -> bytes:
@@ -319,9 +346,8 @@ class Service:
         """Where clients find the root path."""
         return self._fixed_root_url() or self._public_url(request).decode("latin-1") + self.settings.root_path
 
-    async def _body(self, request: Request) -> bytes:
+    async def _body(self, request: Request, limit: int) -> bytes:
         """The whole body. Raises BodyTooLarge, ClientGone, 503 when too much is being received already."""
-        limit = self.settings.max_body_bytes
         if request.content_length is not None and request.content_length > limit:
             raise BodyTooLarge(limit)
         parts: list[bytes] = []
@@ -364,7 +390,9 @@ class Service:
         return answers.head(stream)
 
     def _get(self, request: Request, key: bytes) -> Answer:
-        command = commands.read(request.query)
+        return self._read(request, key, commands.read(request.query))
+
+    def _read(self, request: Request, key: bytes, command: commands.Read) -> Answer:
         stream = self._visible(key, touch=True)
         if isinstance(stream, Response):
             return stream

@@ -35,6 +35,14 @@ class Settings:
     retention_seconds: int | None = None
     retention_bytes: int | None = None
     public_root_url: str | None = None
+    yjs_compaction_bytes: int = MIB
+    max_document_bytes: int = 16 * MIB
+
+    @property
+    def yjs_root(self) -> str | None:
+        """What the paths of Yjs documents begin with; None if the root path is not like /v1/stream."""
+        prefix, _, rest = (self.root_path + "/").partition("/v1/stream/")
+        return f"/v1/yjs/{rest}" if not prefix else None
 
 
 class SettingsError(Exception):
@@ -66,6 +74,11 @@ def parser() -> argparse.ArgumentParser:
         "--public-root-url",
         help="where a proxy in front shows the root path, if under another path or host: base of Location headers and"
         " callbacks, and its path that of Stream-Forked-From (default: --public-url with --root-path)",
+    )
+    add("--yjs-compaction-bytes", help=f"updates of a Yjs document after which it gets a new snapshot (default {MIB})")
+    add(
+        "--max-document-bytes",
+        help=f"largest Yjs document, snapshot and updates since (default {16 * MIB}, at most a quarter of a segment)",
     )
     add("--secret-file", help="file with the secret that clients send as Bearer token")
     add("--insecure", action="store_true", help="serve everybody without a secret")
@@ -137,6 +150,10 @@ def load(argv: Sequence[str], environment: Mapping[str, str]) -> Settings:
         retention_bytes=whole("--retention-bytes", given.retention_bytes, 0, 1, MAX_BYTES) or None,
         allow_loopback_webhooks=given.allow_loopback_webhooks,
         public_root_url=public_root_url,
+        yjs_compaction_bytes=whole("--yjs-compaction-bytes", given.yjs_compaction_bytes, MIB, 1024, 1024 * MIB),
+        max_document_bytes=whole(
+            "--max-document-bytes", given.max_document_bytes, min(16 * MIB, segment // 4), 1024, segment // 4
+        ),
     )
     if problems:
         raise SettingsError(problems)

@@ -42,7 +42,13 @@ class Api:
     """`root`: what all paths begin with; `read` answers a read of a stream, `body` takes a request's body."""
 
     def __init__(
-        self, documents: Documents, compactor: Compactor, root: bytes, max_document: int, read: ReadStream, body: ReadBody
+        self,
+        documents: Documents,
+        compactor: Compactor,
+        root: bytes,
+        max_document: int,
+        read: ReadStream,
+        body: ReadBody,
     ) -> None:
         self._documents = documents
         self._compactor = compactor
@@ -102,10 +108,10 @@ class Api:
     def _discover(self, request: Request, document: bytes, updates: Stream, query: dict[str, str]) -> Response:
         """307 to the snapshot, or to the start of the updates."""
         found = self._documents.snapshot(document, updates)
-        token = "-1"
+        goal = "-1"
         if found is not None:
-            token = offsets.mint(updates.space, found[0].position).decode() + paths.SNAPSHOT
-        pairs = [f"{quote(n, safe='')}={quote(token if n == 'offset' else v, safe='')}" for n, v in query.items()]
+            goal = offsets.mint(updates.space, found[0].position).decode() + paths.SNAPSHOT
+        pairs = [f"{quote(n, safe='')}={quote(goal if n == 'offset' else v, safe='')}" for n, v in query.items()]
         line = b"location: %b?%b\r\ncache-control: private, max-age=5\r\n" % (request.path, "&".join(pairs).encode())
         return Response(307, answers.BASE + line)
 
@@ -148,31 +154,31 @@ class Api:
     async def _post(self, request: Request, document: bytes) -> Response:
         """Updates. Other headers than a producer's do not matter: a document is never closed."""
         batch = commands.append(request.headers).batch
-        updates = self._found(document)
+        self._found(document)
         body = await self._checked(request, self._max_document, _UPDATE)
+        updates = self._found(document)
         if not body:
             raise Refused(400, "INVALID_REQUEST", "Send updates, each behind its length; documents are never closed.")
         if self._documents.size(document, updates) + len(body) > self._max_document:
-            self._refuse_size(document)
+            self._refuse_size(document, updates)
         answer = await self._documents.append(updates.key, body, batch)
-        if answer.status < 300:
-            self._compactor.look(document, updates)
+        written = self._documents.find(document)
+        if answer.status < 300 and written is not None:
+            self._compactor.look(document, written)
         return dressed(answer)
 
-    def _refuse_size(self, document: bytes) -> None:
+    def _refuse_size(self, document: bytes, updates: Stream) -> None:
+        self._compactor.look(document, updates)
         if self._compactor.hopeful(document):
             raise Refused(503, "COMPACTING", "The document is being compacted; try again.", _RETRY)
-        raise Refused(
-            413, "DOCUMENT_TOO_LARGE", f"A document may have {self._max_document} bytes; start another one."
-        )
+        raise Refused(413, "DOCUMENT_TOO_LARGE", f"A document may have {self._max_document} bytes; start another one.")
 
     async def _delete(self, document: bytes) -> Response:
-        updates = self._found(document)
-        generation = updates.generation
+        generation = self._found(document).generation
         async with self._compactor.without(document):
             await self._documents.delete(paths.slot(document, "a"))
             await self._documents.delete(paths.slot(document, "b"))
-            answer = await self._documents.delete(updates.key)
+            answer = await self._documents.delete(paths.updates(document))
         await self._documents.delete(paths.awareness(document, generation, _DEFAULT.encode()))
         return dressed(answer)
 
@@ -185,7 +191,7 @@ class Api:
             else:
                 frames.check(body, least)
         except frames.BadFrame as error:
-            raise Refused(400, "INVALID_REQUEST", f"The body is no sequence of updates, each behind its length: {error}.") from None
+            raise Refused(400, "INVALID_REQUEST", f"Send updates, each behind its length: {error}.") from None
         return body
 
     # -- awareness --
@@ -238,5 +244,8 @@ def _read(query: dict[str, str], transport: str) -> Read:
 
 def _wrong_method() -> Refused:
     return Refused(
-        405, "INVALID_REQUEST", "Use GET, HEAD, PUT, POST or DELETE.", b"allow: GET, HEAD, PUT, POST, DELETE, OPTIONS\r\n"
+        405,
+        "INVALID_REQUEST",
+        "Use GET, HEAD, PUT, POST or DELETE.",
+        b"allow: GET, HEAD, PUT, POST, DELETE, OPTIONS\r\n",
     )

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import sys
 import time
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, NamedTuple
 
 from switchgear_streams.yjs import worker
 from switchgear_streams.yjs.documents import Documents, snapshot_of
@@ -28,10 +30,21 @@ WORKER_MEMORY = 384 * 1_048_576
 WORKER_SECONDS = 60.0
 IDLE_SECONDS = 30.0
 _PIECE = 262_144
+# All that the worker gets to know of the environment, which holds a secret.
+_ENVIRONMENT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG")
 
 
 class CompactionFailed(Exception):
     """Why there is no snapshot."""
+
+
+class _Part(NamedTuple):
+    """Bytes of a stream."""
+
+    key: bytes
+    generation: int
+    start: int
+    end: int
 
 
 class Compactor:
@@ -44,6 +57,7 @@ class Compactor:
         self._failed: dict[bytes, int] = {}
         self._leaving: dict[bytes, int] = {}
         self._running: bytes | None = None
+        self._wanted = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self._task: asyncio.Task[None] | None = None
@@ -63,7 +77,8 @@ class Compactor:
         if updates.visible - begun < self._threshold or len(self._waiting) >= MAX_WAITING:
             return
         self._waiting[document] = None
-        if self._task is None or self._task.done():
+        self._wanted.set()
+        if self._task is None:
             self._task = asyncio.ensure_future(self._work())
 
     def hopeful(self, document: bytes) -> bool:
@@ -71,7 +86,7 @@ class Compactor:
         return document in self._waiting or document == self._running
 
     @contextlib.asynccontextmanager
-    async def without(self, document: bytes):  # type: ignore[no-untyped-def]
+    async def without(self, document: bytes) -> AsyncIterator[None]:
         """While the document is deleted: no snapshot of it is written."""
         self._leaving[document] = self._leaving.get(document, 0) + 1
         self._waiting.pop(document, None)
@@ -94,17 +109,18 @@ class Compactor:
     # -- the work --
 
     async def _work(self) -> None:
-        try:
-            while True:
-                while self._waiting:
-                    document = next(iter(self._waiting))
-                    del self._waiting[document]
-                    await self._one(document)
-                await asyncio.sleep(IDLE_SECONDS)
-                if not self._waiting:
-                    return
-        finally:
-            await self._end_worker()
+        """From the first document on, until the server stops; the worker ends when it has had nothing to do."""
+        while True:
+            while self._waiting:
+                document = next(iter(self._waiting))
+                del self._waiting[document]
+                await self._one(document)
+            self._wanted.clear()
+            try:
+                await asyncio.wait_for(self._wanted.wait(), IDLE_SECONDS)
+            except TimeoutError:
+                await self._end_worker()
+                await self._wanted.wait()
 
     async def _one(self, document: bytes) -> None:
         self._running = document
@@ -138,32 +154,36 @@ class Compactor:
             return
         found = documents.snapshot(document, updates)
         start, end = (0 if found is None else found[0].position), updates.visible
+        generation = updates.generation
+        parts = [_Part(updates.key, generation, start, end)]
+        if found is not None:
+            parts.insert(0, _Part(found[1].key, found[1].generation, 0, found[1].visible))
         async with asyncio.timeout(WORKER_SECONDS):
             try:
-                content = await self._merge(None if found is None else found[1], updates, start, end)
+                content = await self._merge(parts)
             except BaseException:
                 await self._kill_worker()
                 raise
         if document in self._leaving:
             return
-        refusal = await documents.install(document, updates, end, content)
+        refusal = await documents.install(document, generation, end, content)
         if refusal is not None:
             raise CompactionFailed(f"the snapshot could not be written ({refusal.status})")
         self._failed.pop(document, None)
         self.done += 1
         log.info("compacted %d bytes of updates into a snapshot of %d", end - start, len(content))
 
-    async def _merge(self, snapshot: Stream | None, updates: Stream, start: int, end: int) -> bytes:
-        """Raises CompactionFailed, HttpError (damaged data), OSError, TimeoutError."""
+    async def _merge(self, parts: list[_Part]) -> bytes:
+        """Of a snapshot, if there is one, and updates. Raises CompactionFailed, HttpError (damaged), OSError."""
         process = await self._start_worker()
         stdin, stdout = process.stdin, process.stdout
         assert stdin is not None
         assert stdout is not None
+        sizes = [part.end - part.start for part in parts]
         try:
-            stdin.write(worker.REQUEST.pack(0 if snapshot is None else snapshot.visible, end - start))
-            if snapshot is not None:
-                await self._send(stdin, snapshot, 0, snapshot.visible)
-            await self._send(stdin, updates, start, end)
+            stdin.write(worker.REQUEST.pack(*([0] * (2 - len(parts))), *sizes))
+            for part in parts:
+                await self._send(stdin, part)
             status, length = worker.ANSWER.unpack(await stdout.readexactly(worker.ANSWER.size))
             content = await stdout.readexactly(length)
         except (ConnectionError, asyncio.IncompleteReadError):
@@ -172,9 +192,13 @@ class Compactor:
             raise CompactionFailed(content.decode("utf-8", "replace"))
         return content
 
-    async def _send(self, stdin: asyncio.StreamWriter, stream: Stream, start: int, end: int) -> None:
-        while start < end:
-            data, start = self._documents.reader.take(stream, start, min(_PIECE, end - start))
+    async def _send(self, stdin: asyncio.StreamWriter, part: _Part) -> None:
+        at = part.start
+        while at < part.end:
+            stream = self._documents.visible(part.key)
+            if stream is None or stream.generation != part.generation:
+                raise CompactionFailed("the document was deleted")
+            data, at = self._documents.reader.take(stream, at, min(_PIECE, part.end - at))
             stdin.write(data)
             await stdin.drain()
 
@@ -183,7 +207,10 @@ class Compactor:
     async def _start_worker(self) -> Process:
         if self._worker is None or self._worker.returncode is not None:
             command = (sys.executable, "-m", "switchgear_streams.yjs.worker", str(WORKER_MEMORY))
-            self._worker = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env={})
+            environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+            self._worker = await asyncio.create_subprocess_exec(
+                *command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=environment
+            )
         return self._worker
 
     async def _end_worker(self) -> None:

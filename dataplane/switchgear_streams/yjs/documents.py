@@ -1,8 +1,9 @@
 """A document's streams: its updates, at most two snapshots (one of which counts), and awareness.
 
-Which snapshot counts, and up to where it goes, is the Stream-Seq of the stream of updates: one durable value that changes
-in one step. A snapshot is complete on the disk before it counts, and the one before is deleted after that; a crash leaves
-at most one snapshot too many, whose place the next one takes. The updates stay, so a document without a snapshot is whole.
+Which snapshot counts, and up to where it goes, is the Stream-Seq of the stream of updates: one durable value that
+changes in one step. A snapshot is complete on the disk before it counts, and the one before is deleted after that; a
+crash leaves at most one snapshot too many, whose place the next one takes. The updates stay: a document without a
+snapshot is whole.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from switchgear_streams import answers
+from switchgear_streams import answers, segments
 from switchgear_streams.pending import Pending
 from switchgear_streams.reads import Reader
 from switchgear_streams.request import Append, Create
@@ -21,7 +22,7 @@ from switchgear_streams.stream import Stream
 from switchgear_streams.wal import Room
 from switchgear_streams.writes import Answer, Writes
 from switchgear_streams.yjs import paths
-from switchgear_wire.response import Response
+from switchgear_wire.response import AnyResponse, FileResponse, Response
 
 SLOTS = ("a", "b")
 AWARENESS_TTL = 3600
@@ -46,7 +47,10 @@ def _create(ttl: int | None) -> Create:
 
 
 class Documents:
-    """The document streams of one store, written by the same rules as all others."""
+    """The document streams of one store, written by the same rules as all others.
+
+    An idle stream may be packed away and come back as another object: no Stream may be kept over an `await`.
+    """
 
     def __init__(self, store: Store, reader: Reader, writes: Writes) -> None:
         self.store = store
@@ -68,7 +72,14 @@ class Documents:
         """The snapshot that counts, if there is one."""
         found = snapshot_of(updates)
         stream = None if found is None else self.visible(paths.slot(document, found.slot))
-        return None if found is None or stream is None else (found, stream)
+        return None if found is None or stream is None or stream.damage is not None else (found, stream)
+
+    def whole(self, stream: Stream, headers: bytes) -> AnyResponse:
+        """All of a stream in one answer, not read into memory where it lies in packs."""
+        found = self.reader.range(stream, 0, stream.visible)
+        if not found.held:
+            return Response(200, headers, self.reader.join(found.parts))
+        return FileResponse(200, headers, found.parts, segments.releaser(self.store.packs, found.held))
 
     def size(self, document: bytes, updates: Stream) -> int:
         """Bytes that a new client loads, and that a compaction reads."""
@@ -84,8 +95,11 @@ class Documents:
     async def delete(self, key: bytes) -> Response:
         return await _settled(self._writes.delete(key))
 
-    async def install(self, document: bytes, updates: Stream, position: int, content: bytes) -> Response | None:
+    async def install(self, document: bytes, generation: int, position: int, content: bytes) -> Response | None:
         """Make `content` the snapshot up to `position`. Returns the answer of a stream that refused, if one did."""
+        updates = self.find(document)
+        if updates is None or updates.generation != generation:
+            return None
         old = snapshot_of(updates)
         new = SLOTS[1] if old is not None and old.slot == SLOTS[0] else SLOTS[0]
         place = paths.slot(document, new)
@@ -94,8 +108,10 @@ class Documents:
         made = await self.create(place, content, b"")
         if made.status != 201:
             return made
-        if updates.gone or updates.leaving is not None or self.store.get(updates.key) is not updates:
-            return await self.delete(place)
+        updates = self.find(document)
+        if updates is None or updates.generation != generation or updates.leaving is not None:
+            await self.delete(place)
+            return None
         if self.store.log.room(8192, reserved=True) is not Room.OK:
             return answers.problem(507, "DISK_FULL", "There is no room for the mark of a snapshot.")
         pending = Pending()

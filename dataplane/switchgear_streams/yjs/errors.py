@@ -44,6 +44,4 @@ def dressed(answer: Response, missing: str = "DOCUMENT_NOT_FOUND") -> Response:
         return answer
     said = orjson.loads(answer.body)
     code = missing if answer.status == 404 else _CODES.get(answer.status, said["code"])
-    return Response(
-        answer.status, answer.headers, orjson.dumps({"error": {"code": code, "message": said["message"]}})
-    )
+    return Response(answer.status, answer.headers, orjson.dumps({"error": {"code": code, "message": said["message"]}}))

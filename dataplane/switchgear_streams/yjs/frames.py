@@ -1,7 +1,7 @@
 """lib0 framing: a body is a sequence of updates, each after its length as a varint. Pure.
 
-The client frames; the server stores the bytes as they came. A body that ends within a frame would shift every later one,
-for all readers and for good: it is refused.
+The client frames; the server stores the bytes as they came. A body that ends within a frame would shift every later
+one, for all readers and for good: it is refused.
 """
 
 from __future__ import annotations

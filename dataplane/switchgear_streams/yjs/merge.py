@@ -1,10 +1,12 @@
 """A snapshot and the updates after it → the next snapshot. Imports pycrdt: only for the worker's process.
 
-Invariant: nothing is lost. A document leaves out of its state what waits for updates that have not arrived; such updates
-are added to the snapshot as they are. A snapshot that does not read back as the same state is not given out.
+Invariant: nothing is lost. A document leaves out of its state what waits for updates that have not arrived; such
+updates are added to the snapshot as they are. A snapshot that does not read back as the same state is not given out.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from pycrdt import Doc, get_update, merge_updates
 
@@ -15,20 +17,23 @@ State = dict[int, int]
 
 def compact(snapshot: bytes, updates: bytes) -> bytes:
     """Raises ValueError and whatever pycrdt raises for what is no update."""
-    doc: Doc[object] = Doc()
-    if snapshot:
-        doc.apply_update(snapshot)
+    doc: Doc[Any] = Doc()
     whole = memoryview(updates)
-    parts = [bytes(whole[start:end]) for start, end in split(whole)]
-    for part in parts:
-        doc.apply_update(part)
-    encoded = doc.get_state()
-    state = _state(encoded)
-    waiting = [part for part in ([snapshot] if snapshot else []) + parts if _waits(part, encoded, state)]
+    waiting = [snapshot] if snapshot else []
+    waiting += [bytes(whole[start:end]) for start, end in split(whole)]
+    before: State | None = None
+    state: State = {}
+    # What waited is given again when what it waited for is there: the library itself does not always notice.
+    while waiting and state != before:
+        for part in waiting:
+            doc.apply_update(part)
+        encoded = doc.get_state()
+        before, state = state, _state(encoded)
+        waiting = [part for part in waiting if _waits(part, encoded, state)]
     made: bytes = doc.get_update()
     if waiting:
         made = merge_updates(made, *waiting)
-    again: Doc[object] = Doc()
+    again: Doc[Any] = Doc()
     again.apply_update(made)
     if _state(again.get_state()) != state:
         raise ValueError("the snapshot does not read back as the same document")
@@ -59,7 +64,9 @@ def _state(encoded: bytes) -> State:
     count, at = _varint(encoded, 0)
     for _ in range(count):
         client, at = _varint(encoded, at)
-        made[client], at = _varint(encoded, at)
+        clock, at = _varint(encoded, at)
+        if clock:
+            made[client] = clock
     return made
 
 

@@ -37,7 +37,9 @@ def document(path: bytes, root: bytes, with_service: bool) -> bytes:
     name = _SLASHES.sub(b"/", unquote_to_bytes(rest[len(_DOCS) :])).strip(b"/")
     if len(name) > MAX_PATH or not _PATH.fullmatch(name):
         raise Refused(
-            400, "INVALID_REQUEST", f"A document's path has 1 to {MAX_PATH} letters, digits, _ and -, and / between them."
+            400,
+            "INVALID_REQUEST",
+            f"A document's path has 1 to {MAX_PATH} letters, digits, _ and -, and / between them.",
         )
     return HIDDEN + service + _DOCS + name
 
