@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from switchgear_streams.yjs import worker
-from switchgear_streams.yjs.documents import Documents, snapshot_of
+from switchgear_streams.yjs.documents import Documents
 from switchgear_wire.errors import HttpError
 
 if TYPE_CHECKING:
@@ -72,14 +72,19 @@ class Compactor:
 
     def look(self, document: bytes, updates: Stream) -> None:
         """An update is durable: is the document due?"""
-        old = snapshot_of(updates)
-        begun = max(0 if old is None else old.position, self._failed.get(document, 0))
-        if updates.visible - begun < self._threshold or len(self._waiting) >= MAX_WAITING:
+        if len(self._waiting) >= MAX_WAITING or not self._due(document, updates):
             return
         self._waiting[document] = None
         self._wanted.set()
         if self._task is None:
             self._task = asyncio.ensure_future(self._work())
+
+    def _due(self, document: bytes, updates: Stream) -> bool:
+        """Are there enough updates since the snapshot? (In proportion to it, for all of it is written anew.)"""
+        found = self._documents.snapshot(document, updates)
+        position, size = (0, 0) if found is None else (found[0].position, found[1].visible)
+        begun = max(position, self._failed.get(document, 0))
+        return updates.visible - begun >= max(self._threshold, size // 4)
 
     def hopeful(self, document: bytes) -> bool:
         """Will the document perhaps become smaller soon?"""
@@ -150,7 +155,7 @@ class Compactor:
     async def _compact(self, document: bytes) -> None:
         documents = self._documents
         updates = documents.find(document)
-        if updates is None or document in self._leaving:
+        if updates is None or document in self._leaving or not self._due(document, updates):
             return
         found = documents.snapshot(document, updates)
         start, end = (0 if found is None else found[0].position), updates.visible

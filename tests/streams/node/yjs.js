@@ -33,7 +33,7 @@ function edit({ doc }, { seed, times, size }) {
     text.insert(next(text.length + 1), String(seed % 10).repeat(size))
     if (n % 3 === 0) text.delete(next(text.length), Math.min(size, 2))
     doc.getMap("map").set(`k${next(5)}`, `${seed}-${n}`)
-    if (n % 50 === 0) doc.getArray("list").push([{ seed, n }])
+    if (n % 50 === 0) doc.getArray("list").push([`${seed}-${n}`])
   }
 }
 
