@@ -49,6 +49,8 @@ def watch_retention(registry: Registry, trimmer: Trimmer) -> None:
     """Of data that went because of a bound on age or size."""
     registry.gauge("streams_trims_total", "Times that a stream was cut at its beginning.", lambda: trimmer.trims)
     registry.gauge("streams_trimmed_bytes_total", "Bytes cut from streams' beginnings.", lambda: trimmer.trimmed_bytes)
+
+
 def watch_documents(registry: Registry, compactor: Compactor) -> None:
     """Of Yjs documents."""
     gauge = registry.gauge

@@ -78,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
     add("--yjs-compaction-bytes", help=f"updates of a Yjs document after which it gets a new snapshot (default {MIB})")
     add(
         "--max-document-bytes",
-        help=f"largest Yjs document, snapshot and updates since (default {16 * MIB}, at most a quarter of a segment)",
+        help=f"largest Yjs document, snapshot and updates since: at most a quarter of a segment (default {16 * MIB})",
     )
     add("--secret-file", help="file with the secret that clients send as Bearer token")
     add("--insecure", action="store_true", help="serve everybody without a secret")

@@ -181,6 +181,20 @@ async def test_a_wakes_token_opens_what_is_its_own_and_nothing_else(pod: Streams
     assert code(await client.get("/v1/stream/svc-nobody/__ds/jwks.json")) == "MISSING_SECRET"
 
 
+async def test_documents(pod: StreamsPod, client: httpx.AsyncClient) -> None:
+    url = f"/v1/yjs/{pod.service.service_id}/docs/project/chapter-1"
+    headers = pod.service.bearer
+    assert (await client.put(url)).json()["code"] == "MISSING_SECRET"
+    assert (await client.put(url, headers=headers)).headers["location"] == pod.edge.url + url
+    assert (await client.post(url, headers=headers, content=b"\x02\x00\x00")).status_code == 204
+    found = await client.get(f"{url}?offset=snapshot&secret={pod.service.secret}")
+    assert (found.status_code, found.headers["location"]) == (307, f"{url}?offset=-1")
+    assert (await client.get(f"{url}?offset=-1", headers=headers)).content == b"\x02\x00\x00"
+    missing = await client.get(url + "x", headers=headers)
+    assert missing.json()["error"]["code"] == "DOCUMENT_NOT_FOUND"
+    assert (await client.post(f"{url}?awareness=default", headers=headers, content=b"\x01\x00")).status_code == 204
+
+
 @pytest.mark.node
 async def test_conformance_through_the_edge(edge: EdgeProcess, world: World, tmp_path: Path) -> None:
     """All of the suite with a service's secret, which a proxy adds where the client brings no token of its own."""

@@ -9,7 +9,7 @@ from switchgear_wire.response import Response
 
 _JSON = b"content-type: application/json\r\n" + answers.NO_STORE
 # What the protocol calls the refusals of the streams below; other codes stay as they are.
-_CODES = {
+CODES = {
     400: "INVALID_REQUEST",
     401: "UNAUTHORIZED",
     404: "DOCUMENT_NOT_FOUND",
@@ -43,5 +43,5 @@ def dressed(answer: Response, missing: str = "DOCUMENT_NOT_FOUND") -> Response:
     if answer.status < 400 or not answer.body:
         return answer
     said = orjson.loads(answer.body)
-    code = missing if answer.status == 404 else _CODES.get(answer.status, said["code"])
+    code = missing if answer.status == 404 else CODES.get(answer.status, said["code"])
     return Response(answer.status, answer.headers, orjson.dumps({"error": {"code": code, "message": said["message"]}}))
