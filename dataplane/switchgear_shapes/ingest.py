@@ -20,8 +20,9 @@ from switchgear_shapes.log.frames import Batch, Entry
 from switchgear_shapes.log.shape import Buffered, Shape
 from switchgear_shapes.log.store import Store
 from switchgear_shapes.replication import pgoutput
-from switchgear_shapes.replication.pgoutput import RelationMessage, Values
+from switchgear_shapes.replication.pgoutput import MalformedMessage, RelationMessage, Values
 from switchgear_shapes.routing.encode import END, END_LAST, fill_unchanged, transaction_headers
+from switchgear_shapes.routing.index import Index
 from switchgear_shapes.routing.router import Group, Member, Router, Table
 from switchgear_shapes.snapshot import SnapshotMark
 
@@ -66,7 +67,10 @@ class Lines:
     def finish(self) -> bytes:
         """The lines that are in memory, with their ends: these are the transaction's last ones."""
         if self.data is None:
-            self.data = END.join(self.unspilled()[0]) + END_LAST
+            if self.previous is None and len(self.bodies) == 1:
+                self.data = self.bodies[0] + END_LAST
+            else:
+                self.data = END.join(self.unspilled()[0]) + END_LAST
         return self.data
 
 
@@ -131,6 +135,8 @@ class Ingest:
 
     def message(self, data: bytes, start: int) -> None:
         """One pgoutput message. Raises MalformedMessage, ProtocolViolation."""
+        if len(data) <= start:
+            raise MalformedMessage("an empty message")
         kind = data[start]
         if kind in pgoutput.ROW_KINDS:
             oid = pgoutput.row_oid(data, start)
@@ -289,51 +295,58 @@ class Ingest:
             if relation is None:
                 raise ProtocolViolation(f"a row of relation {oid} came before its description")
             table.fit(relation)
-        depth = table.depth
-        if depth is not None:
-            found = pgoutput.leading(data, start, depth, table.width)
+        if not table.likely and table.depth is not None:
+            found = pgoutput.leading(data, start, table.depth, table.width)
             if found is not None:
                 before, after = found
-                index = table.index
-                if (after is None or not index.may_match(after)) and (
-                    before is None or before == after or not index.may_match(before)
-                ):
+                find = table.index.find
+                if (after is None or not find(after)) and (before is None or before == after or not find(before)):
                     return
-        old, new, old_is_key = pgoutput.rows(data, start)
+        old, new, old_is_key, lacking = pgoutput.rows(data, start)
         if old_is_key or (old is None and data[start] == pgoutput.UPDATE):
             self._without_old_row(oid, table)
             return
         width = table.width
         if (old is not None and len(old) != width) or (new is not None and len(new) != width):
             raise ProtocolViolation(f"a row of relation {oid} does not fit its description")
-        if old is not None and new is not None and not fill_unchanged(old, new):
+        if lacking and (old is None or new is None or not fill_unchanged(old, new)):
             self._without_old_row(oid, table)
             return
-        self._route(table, old, new, op)
+        if table.misfits:
+            for shape in table.misfits:
+                if self._accepts(shape):
+                    self._drops[shape] = "its table's definition changed"
+        table.likely = self._route(table.index, old, new, op)
 
-    def _route(self, table: Table[Shape], old: Values | None, new: Values | None, op: int) -> None:
-        """Give the change to the shapes that have the row before or after it."""
-        match = table.index.match
-        for shape in table.misfits:
-            if self._accepts(shape):
-                self._drops[shape] = "its table's definition changed"
+    def _route(self, index: Index[Member[Shape]], old: Values | None, new: Values | None, op: int) -> bool:
+        """Give the change to the shapes that have the row before or after it; whether there are any."""
         if old is None:
-            assert new is not None
-            self._deliver(match(new), None, new, op)
+            olds: list[Member[Shape]] = []
+            news = index.match(new or [])
         elif new is None:
-            self._deliver(match(old), old, None, op)
+            olds, news = index.match(old), []
         else:
-            olds, news = match(old), match(new)
-            if olds == news:
-                self._deliver(news, old, new, op)
-                return
+            olds, news = index.match_both(old, new)
+        if olds is news or olds == news:
+            if not news:
+                return False
+            self._deliver(news, old, new, op)
+        elif not olds:
+            self._deliver(news, None, new, op)
+        elif not news:
+            self._deliver(olds, old, None, op)
+        else:
             before, after = set(olds), set(news)
             self._deliver([member for member in olds if member not in after], old, None, op)
             self._deliver([member for member in news if member not in before], None, new, op)
             self._deliver([member for member in news if member in before], old, new, op)
+        return True
 
     def _deliver(self, members: list[Member[Shape]], old: Values | None, new: Values | None, op: int) -> None:
         """Add the lines of a change, rendered once for each group, to the shapes' transactions."""
+        if len(members) == 1:
+            self._deliver_to_one(members[0], old, new, op)
+            return
         rendered: dict[Group, list[bytes]] = {}
         chains: dict[tuple[Group, Lines | None], Lines] = {}
         pending = self._pending
@@ -356,6 +369,22 @@ class Ingest:
                 self._pending_bytes += sum(map(len, bodies))
             pending[shape] = lines
         if self._pending_bytes > self._spill_at:
+            self._spill_pending()
+
+    def _deliver_to_one(self, member: Member[Shape], old: Values | None, new: Values | None, op: int) -> None:
+        """The same, without what only several need."""
+        shape = member.target
+        if shape.filter is not None and not shape.accepts(self._xid, self._lsn):
+            return
+        encoder = member.group.encoder
+        assert encoder is not None
+        bodies = encoder.encode(old, new, self._headers, op)
+        if not bodies:
+            return
+        self.routed += 1
+        self._pending[shape] = Lines(self._pending.get(shape), bodies, op + len(bodies) - 1)
+        self._pending_bytes += sum(map(len, bodies))
+        if self._pending_bytes > SPILL_BYTES:
             self._spill_pending()
 
     def _without_old_row(self, oid: int, table: Table[Shape]) -> None:

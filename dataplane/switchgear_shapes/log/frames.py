@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from mmap import mmap
 from struct import Struct
+from typing import NamedTuple
 
 import orjson
 
@@ -30,8 +31,7 @@ class TornFrame(Exception):
     """There is no whole frame here."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """Lines of one shape and one transaction; `last_op` is the op of the last line."""
 
     shape: int

@@ -122,12 +122,55 @@ def row_oid(data: bytes, start: int = 0) -> int:
     return oid
 
 
-def rows(data: bytes, start: int = 0) -> tuple[Values | None, Values | None, bool]:
-    """The (old row, new row, old row has only key columns) of a row message. Raises MalformedMessage."""
+def rows(data: bytes, start: int = 0) -> tuple[Values | None, Values | None, bool, bool]:
+    """(old row, new row, whether the old one has only key columns, whether the new one lacks values).
+
+    Raises MalformedMessage.
+    """
     try:
-        return _rows(data, start, len(data))
+        size = len(data)
+        if data[start] == UPDATE and data[start + 5] == _OLD:  # by far the most, and they have two rows
+            try:
+                old, at, _ = _quick_row(data, start + 6)
+                new, end, lacking = _quick_row(data, at + 1)
+                if end == size and data[at] == _NEW:
+                    return old, new, False, lacking
+            except error:
+                pass  # the last value is NULL; or something is wrong, and the careful way says what
+        old_row, new_row, old_is_key = _rows(data, start, size)
     except IndexError as short:
         raise MalformedMessage(f"malformed message: {short}") from None
+    return old_row, new_row, old_is_key, new_row is not None and UNCHANGED in new_row
+
+
+def _quick_row(data: bytes, at: int) -> tuple[Values, int, bool]:
+    """The row at `at`, where it ends, and whether it lacks values. The caller compares the end with what is there.
+
+    Raises struct.error where less than a length follows, which the end of a sound message may do.
+    """
+    count: int = _I16(data, at)[0]
+    at += 2
+    values: Values = []
+    append = values.append
+    value_at = _VALUE
+    lacking = False
+    for _ in range(count):
+        tag, length = value_at(data, at)
+        if tag == _TEXT:
+            at += 5
+            end = at + length
+            append(data[at:end])
+            at = end
+            continue
+        at += 1
+        if tag == _NULL:
+            append(None)
+        elif tag == _UNCHANGED:
+            append(UNCHANGED)
+            lacking = True
+        else:
+            raise IndexError(f"unknown value tag {tag:#04x}")
+    return values, at, lacking
 
 
 def leading(data: bytes, start: int, depth: int, width: int) -> tuple[Values | None, Values | None] | None:

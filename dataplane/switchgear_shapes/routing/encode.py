@@ -56,6 +56,8 @@ class Encoder:
         "_relation",
         "_salt",
         "_selected",
+        "_tails",
+        "_transaction",
     )
 
     def __init__(self, definition: Definition, stream_columns: Sequence[str]) -> None:
@@ -70,6 +72,9 @@ class Encoder:
         self._full = definition.full_replica
         self._keyless = not definition.pk
         self._relation = orjson.dumps([definition.schema, definition.table])
+        self._transaction = b""
+        self._tails: dict[bytes, bytes] = {}
+        """Operation → the headers of a line without fields of its own up to its op, for the transaction at hand."""
 
     def encode(self, old: Values | None, new: Values | None, tx: bytes, op: int) -> list[bytes]:
         """The lines of one change: an insert (no `old`), a delete (no `new`) or an update, which may need none or two.
@@ -121,9 +126,9 @@ class Encoder:
             current = new[index]
             if old[index] != current:
                 previous[name] = text_of(old[index]) if full else None
-                value[name] = text_of(current)
-            elif full or index in keys:
-                value[name] = text_of(current)
+            elif not full and index not in keys:
+                continue
+            value[name] = current.decode() if type(current) is bytes else None
         if not previous:
             return []
         message: dict[str, object] = {"key": self.key(new), "value": value}
@@ -132,14 +137,18 @@ class Encoder:
         return [self._line(message, b"update", b"", tx, op)]
 
     def _line(self, message: dict[str, object], operation: bytes, extra: bytes, tx: bytes, op: int) -> bytes:
-        return b'%b,"headers":{"operation":"%b","relation":%b,%b%b%d' % (
-            orjson.dumps(message)[:-1],
-            operation,
-            self._relation,
-            extra,
-            tx,
-            op,
-        )
+        if extra:
+            return b"%b%b%d" % (orjson.dumps(message)[:-1], self._headers(operation, extra + tx), op)
+        if tx is not self._transaction:
+            self._transaction = tx
+            self._tails.clear()
+        tail = self._tails.get(operation)
+        if tail is None:
+            tail = self._tails[operation] = self._headers(operation, tx)
+        return b"%b%b%d" % (orjson.dumps(message)[:-1], tail, op)
+
+    def _headers(self, operation: bytes, rest: bytes) -> bytes:
+        return b',"headers":{"operation":"%b","relation":%b,%b' % (operation, self._relation, rest)
 
 
 def transaction_headers(xid: int, lsn: int) -> bytes:

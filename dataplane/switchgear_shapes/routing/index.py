@@ -69,7 +69,7 @@ class _Check(Generic[M]):
 class _Node(Generic[M]):
     """See the module."""
 
-    __slots__ = ("always", "checks", "finds", "lookups", "probes")
+    __slots__ = ("always", "checks", "finds", "lookups", "positions", "probes")
 
     def __init__(self) -> None:
         self.always: list[M] | dict[M, None] | None = None
@@ -78,6 +78,8 @@ class _Node(Generic[M]):
         # What `probes` are for matching: (position, function), plain look-ups apart from the others.
         self.lookups: Sequence[tuple[int, Callable[[Value], _Node[M] | None]]] = ()
         self.finds: Sequence[tuple[int, Callable[[Value, list[_Node[M]], list[_Node[M]]], None]]] = ()
+        self.positions: Sequence[int] = ()
+        """The columns that `probes` look at."""
 
     @property
     def empty(self) -> bool:
@@ -125,6 +127,7 @@ class _Node(Generic[M]):
                 finds.append((position, probe.find))
         self.lookups = tuple(lookups)
         self.finds = tuple(finds)
+        self.positions = tuple({position for position, _ in (*lookups, *finds)})
 
 
 class Index(Generic[M]):
@@ -134,7 +137,7 @@ class Index(Generic[M]):
         self._compile = compile_predicate
         self._root: _Node[M] = _Node()
         self._root.probes = {}
-        self._whole: dict[M, Predicate] = {}
+        self._whole: dict[_Rest, Predicate] = {}
         """Predicates of whole clauses, for values that an index could not place."""
         self._branching = 0
         """Members that a row may find by several paths."""
@@ -163,7 +166,8 @@ class Index(Generic[M]):
         """The member must be there."""
         wanted = _conditions_of(member)
         self._count(wanted, -1)
-        self._whole.pop(member, None)
+        if self._whole and member.where is not None:
+            self._whole.pop(_whole(member.where), None)
         self._delete(self._root, wanted, member)
 
     def __iter__(self) -> Iterator[M]:
@@ -249,65 +253,108 @@ class Index(Generic[M]):
 
     @property
     def depth(self) -> int | None:
-        """How many leading columns `may_match` needs; None when a row must be matched as a whole."""
+        """How many leading columns `find` needs; None when a row must be matched as a whole."""
         root = self._root
         if root.always or root.checks:
             return None
-        return 1 + max((position for position, _ in (*root.lookups, *root.finds)), default=-1)
+        return 1 + max(root.positions, default=-1)
 
-    def may_match(self, values: Values) -> bool:
-        """Whether any member can want a row that begins with these values: `depth` of them."""
+    def find(self, values: Values) -> list[_Node[M]]:
+        """What `collect` needs of a row that begins with these values: `depth` of them. Empty: no member wants it."""
         root = self._root
+        found: list[_Node[M]] = []
         for position, get in root.lookups:
-            if get(values[position]) is not None:
-                return True
+            below = get(values[position])
+            if below is not None:
+                found.append(below)
         if root.finds:
-            found: list[_Node[M]] = []
+            unsure: list[_Node[M]] = []
             for position, find in root.finds:
-                find(values[position], found, found)
-                if found:
-                    return True
-        return False
+                find(values[position], found, unsure)
+            if unsure:
+                found.append(self._doubtful(unsure))
+        return found
+
+    def collect(self, found: list[_Node[M]], row: Values) -> list[M]:
+        """The members that want the row, each once; `found` is what `find` gave for it."""
+        out: list[M] = []
+        root = self._root
+        if root.always:
+            out.extend(root.always)
+        if root.checks:
+            self._evaluate(root, row, out)
+        for node in found:
+            if node.checks or node.probes:
+                self._collect(node, row, out)
+            elif node.always:
+                out.extend(node.always)
+        return list(dict.fromkeys(out)) if self._branching and len(out) > 1 else out
+
+    def match_both(self, old: Values, new: Values) -> tuple[list[M], list[M]]:
+        """The members that want the old row, and those that want the new one: the same list where that is certain."""
+        root = self._root
+        found = self.find(new)
+        news = self.collect(found, new)
+        for position in root.positions:
+            if old[position] != new[position]:
+                return self.match(old), news
+        if root.checks:
+            return self.collect(found, old), news
+        for node in found:
+            if node.checks or node.probes:
+                return self.collect(found, old), news
+        return news, news
 
     def match(self, row: Values) -> list[M]:
         """The members that want the row, each once."""
-        out: list[M] = []
-        unsure: list[_Node[M]] = []
-        self._collect(self._root, row, out, unsure)
-        if unsure:
-            candidates = dict.fromkeys(member for node in unsure for member in node.members())
-            out.extend(member for member in candidates if self._wants(member, row))
-            return list(dict.fromkeys(out))
-        return list(dict.fromkeys(out)) if self._branching and len(out) > 1 else out
+        return self.collect(self.find(row), row)
 
-    def _collect(self, node: _Node[M], row: Values, out: list[M], unsure: list[_Node[M]]) -> None:
+    def _collect(self, node: _Node[M], row: Values, out: list[M]) -> None:
         if node.always:
             out.extend(node.always)
         if node.checks:
-            for (wanted, _), check in node.checks.items():
-                predicate = check.predicate
-                if predicate is None:
-                    predicate = check.predicate = self._compile(expression_of(wanted), self._positions, check.where)
-                if predicate(row) is True:
-                    out.extend(check.members)
+            self._evaluate(node, row, out)
         for position, get in node.lookups:
             below = get(row[position])
             if below is not None:
-                self._collect(below, row, out, unsure)
+                self._collect(below, row, out)
         if node.finds:
             found: list[_Node[M]] = []
+            unsure: list[_Node[M]] = []
             for position, find in node.finds:
                 find(row[position], found, unsure)
+            if unsure:
+                found.append(self._doubtful(unsure))
             for below in found:
-                self._collect(below, row, out, unsure)
+                self._collect(below, row, out)
 
-    def _wants(self, member: M, row: Values) -> bool:
-        predicate = self._whole.get(member)
-        if predicate is None:
-            where = member.where
-            assert where is not None
-            predicate = self._whole[member] = self._compile(where.expression, self._positions, where)
-        return predicate(row) is True
+    def _evaluate(self, node: _Node[M], row: Values, out: list[M]) -> None:
+        for (wanted, _), check in (node.checks or {}).items():
+            predicate = check.predicate
+            if predicate is None:
+                predicate = check.predicate = self._compile(expression_of(wanted), self._positions, check.where)
+            if predicate(row) is True:
+                out.extend(check.members)
+
+    def _doubtful(self, unsure: list[_Node[M]]) -> _Node[M]:
+        """A node whose members are those below `unsure`, each wanting a row if its whole clause is true.
+
+        No member below is found in another way by the same value: it has no key.
+        """
+        node: _Node[M] = _Node()
+        checks = node.checks = {}
+        for member in dict.fromkeys(member for doubted in unsure for member in doubted.members()):
+            assert member.where is not None
+            key = _whole(member.where)
+            check = checks.get(key)
+            if check is None:
+                check = checks[key] = _Check(member.where)
+                check.predicate = self._whole.get(key)
+                if check.predicate is None:
+                    expression = member.where.expression
+                    check.predicate = self._whole[key] = self._compile(expression, self._positions, member.where)
+            check.members[member] = None
+        return node
 
 
 def _conditions_of(member: Member) -> Conditions:
@@ -321,6 +368,10 @@ def _slot(path: Path) -> _Slot:
 
 def _rest(wanted: Conditions, where: Where) -> _Rest:
     return wanted, where.sql if where.subqueries else None
+
+
+def _whole(where: Where) -> _Rest:
+    return _rest((Condition(where.expression, None),), where)
 
 
 def _branches(wanted: Conditions, place: int) -> Iterator[tuple[Path, Conditions]]:

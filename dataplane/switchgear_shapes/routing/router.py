@@ -64,8 +64,11 @@ class Table(Generic[T]):
         """Those of the members that do not outlive the relation."""
         self.depth: int | None = None
         """How many leading columns tell whether a row may concern a shape; None when it must be matched as a whole."""
+        self.likely = True
+        """Whether the last change concerned a shape: the next one probably will, or will not, as well."""
         self._groups: dict[tuple[Any, ...], Group] = {}
         self._columns = tuple(name for name, _ in definition.signature)
+        self.width = len(self._columns)
         self.index: Index[Member[T]] = Index(self._columns, compile_predicate)
 
     def add(self, target: T) -> None:
@@ -113,12 +116,9 @@ class Table(Generic[T]):
         columns = tuple(column.name for column in relation.columns)
         if columns != self._columns:
             self._columns = columns
+            self.width = len(columns)
             self.index.set_layout(columns)
         self._look()
-
-    @property
-    def width(self) -> int:
-        return len(self._columns)
 
     def _look(self) -> None:
         self.depth = None if self.misfits else self.index.depth
