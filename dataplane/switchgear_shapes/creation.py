@@ -20,6 +20,7 @@ from switchgear_shapes.log.shape import Shape
 from switchgear_shapes.log.snapshot_file import split_chunks
 from switchgear_shapes.log.store import Store
 from switchgear_shapes.log.wal import is_full
+from switchgear_shapes.partitions import Partitions, Tree, trees_of, trees_query
 from switchgear_shapes.postgres.pool import Pool, PoolTimeout
 from switchgear_shapes.postgres.session import ConnectionLost, PostgresError, Session
 from switchgear_shapes.relations import Relation
@@ -59,8 +60,17 @@ def disk_full() -> ShapeError:
 class Creator:
     """Runs creations; each ends with a complete snapshot or with the shape dropped and its `failure` set."""
 
-    def __init__(self, store: Store, ingest: Ingest, snapshots: Pool, publication: Publication, threshold: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        ingest: Ingest,
+        snapshots: Pool,
+        publication: Publication,
+        partitions: Partitions,
+        threshold: int,
+    ) -> None:
         self._store = store
+        self._partitions = partitions
         self._ingest = ingest
         self._snapshots = snapshots
         self._publication = publication
@@ -133,8 +143,13 @@ class Creator:
             raise disk_full()
         await self._publication.ensure(definition.oid, definition.schema, definition.table)
         async with self._snapshots.session() as session:
+            tree = await _tree(definition.oid, session) if definition.partitioned else {}
+            if definition.partitioned:
+                self._partitions.add(definition.oid, tree)
             registered = self._ingest.register(shape)
             await self._stitch(shape, relation, session, registered)
+            if tree.keys() != (await _tree(definition.oid, session) if definition.partitioned else {}).keys():
+                raise SchemaChanged
             fd = os.open(shape.snapshot.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             try:
                 kept = b""
@@ -220,6 +235,10 @@ class Creator:
             done = lambda: None if durable.done() else durable.set_result(None)  # noqa: E731
             self._store.complete_snapshot(shape, kept + line if small else None, done)
             await durable
+
+
+async def _tree(root: int, session: Session) -> Tree:
+    return trees_of([root], await session.query(trees_query([root])))[root]
 
 
 def _write(fd: int, data: bytes, offset: int) -> None:

@@ -88,6 +88,17 @@ class Definition:
             return True
         if self.selects_all or not self.pk:
             return False
+        return self._has_what_it_needs(signature)
+
+    def takes_rows_of(self, oid: int, schema: str, table: str, signature: tuple[tuple[str, int], ...]) -> bool:
+        """Whether rows that the stream describes like this are rows of the shape: its table's, or a partition's."""
+        if not self.partitioned or oid == self.oid:
+            return self.survives(oid, schema, table, signature)
+        if self.selects_all or not self.pk:  # a partition has all columns of its root, in any order
+            return sorted(signature) == sorted(self.signature)
+        return self._has_what_it_needs(signature)
+
+    def _has_what_it_needs(self, signature: tuple[tuple[str, int], ...]) -> bool:
         now, before = dict(signature), dict(self.signature)
         needed = {*self.columns, *self.pk, *(self.where.columns if self.where is not None else ())}
         return all(now.get(name) == before.get(name) for name in needed)
@@ -145,8 +156,6 @@ def define(
     """The definition that the parameters, and the filter made of them, mean for this table. Raises ShapeError (400)."""
     if relation.oid < FIRST_USER_OID:
         raise invalid("table", f"Table {relation_name(params)} is a system table; Postgres does not replicate those")
-    if relation.kind == "p":
-        raise invalid("table", f"Table {relation_name(params)} is partitioned, which is for later; use a partition")
     allowed = None
     if params.queryable_columns is not None:
         allowed = _check_columns(params.queryable_columns, relation, "queryable_columns", "queryable columns", None)

@@ -115,6 +115,10 @@ class Ingest:
         self.last_commit_time = 0
         self.on_durable: Callable[[], None] = lambda: None
         self.on_relation: Callable[[RelationMessage], None] = lambda relation: None
+        self.is_settled: Callable[[int], bool] = lambda commit_lsn: True
+        """Whether nothing about partitions can be new in a transaction that committed there."""
+        self.unsure = False
+        """The message before this one may be of a new partition: look at the catalogue before the next one."""
 
     # -- the stream --
 
@@ -124,6 +128,7 @@ class Ingest:
         if self._parting is None:  # a large one that is whole here goes on by itself
             self._reset_transaction()
         self._in_transaction = False
+        self.unsure = False
 
     def start_anew(self) -> None:
         """The stream is another one, whose positions cannot be compared with what was seen before."""
@@ -159,6 +164,7 @@ class Ingest:
             if self._relations.get(message.oid) != message:
                 self._relations[message.oid] = message
                 self.on_relation(message)
+            self.unsure = not self.is_settled(self._lsn)
         elif isinstance(message, pgoutput.Truncate):
             for oid in message.oids:
                 self._op += 2
@@ -236,9 +242,10 @@ class Ingest:
         False when a transaction that passed before the registration is not visible in the snapshot (a commit is in the
         stream slightly before others can see it): the caller takes another snapshot.
         """
-        for number, xid, lsn in self._recent.get(shape.definition.oid, ()):
-            if number <= registered and not mark.sees(xid, lsn):
-                return False
+        for oid in self._router.sources(shape.definition.oid):
+            for number, xid, lsn in self._recent.get(oid, ()):
+                if number <= registered and not mark.sees(xid, lsn):
+                    return False
         held = shape.filter
         assert held is not None
         held.mark = mark

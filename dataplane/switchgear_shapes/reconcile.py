@@ -6,11 +6,18 @@ back, ends its shapes here: their logs would silently stop being true.
 
 from __future__ import annotations
 
+import logging
+
 from switchgear_shapes.catalog import Catalog
-from switchgear_shapes.definition import streamed_columns
+from switchgear_shapes.definition import Definition, streamed_columns
+from switchgear_shapes.errors import ShapeError
 from switchgear_shapes.log.shape import Shape
 from switchgear_shapes.log.store import Store
+from switchgear_shapes.postgres.pool import PoolTimeout
+from switchgear_shapes.postgres.session import ConnectionLost, PostgresError
 from switchgear_shapes.replication.publication import Publication
+
+log = logging.getLogger("switchgear.shapes.reconcile")
 
 
 class PublicationGone(Exception):
@@ -47,7 +54,23 @@ async def reconcile(store: Store, catalog: Catalog, publication: Publication, *,
             or not shape.definition.survives(relation.oid, relation.schema, relation.name, signature)
         ]
         _drop(store, changed, "its table's definition changed")
+        if relation.kind == "p":
+            await repair(publication, shapes[0].definition)
     await publication.remove_unused({shape.definition.oid for shape in store.by_id.values()})
+
+
+def roots_of(store: Store) -> set[int]:
+    """The partitioned tables that have shapes."""
+    return {shape.definition.oid for shape in store.by_id.values() if shape.definition.partitioned}
+
+
+async def repair(publication: Publication, definition: Definition) -> None:
+    """Give new partitions of a root their full replica identity. Failing is no harm: their shapes end if it matters."""
+    publication.forget(definition.oid)
+    try:
+        await publication.ensure(definition.oid, definition.schema, definition.table)
+    except (ShapeError, PostgresError, ConnectionLost, PoolTimeout) as error:
+        log.warning("new partitions of %s.%s are not published in full: %s", definition.schema, definition.table, error)
 
 
 def _drop(store: Store, shapes: list[Shape], reason: str) -> None:

@@ -23,8 +23,6 @@ from switchgear_shapes.where.subset import never_fails, parse_order_by, parse_su
 
 READY_SECONDS = 5.0
 """How long a request waits for this instance to become able to make shapes."""
-FILTERS_ARE_ROUTED = False
-"""Whether changes follow a shape's filter."""
 NOT_YET = "are not supported by this server yet; leave the parameter out."
 REMEMBERED = 100_000
 REMEMBERED_WEIGHT = 512
@@ -64,8 +62,6 @@ class Resolver:
         text = params.where
         if text is None:
             return None
-        if not FILTERS_ARE_ROUTED:
-            raise errors.invalid("where", f"Where clauses {NOT_YET}")
         try:
             relations = await self._relations(text) if "select" in text.lower() else {}
             values = dict(enumerate(params.values, 1))

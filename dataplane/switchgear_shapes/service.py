@@ -26,10 +26,11 @@ from switchgear_shapes.log.shape import Shape
 from switchgear_shapes.log.store import StorageLocked, Store
 from switchgear_shapes.measures import RequestMeasures
 from switchgear_shapes.metrics import Metrics
+from switchgear_shapes.partitions import Partitions
 from switchgear_shapes.postgres.pool import Pool, PoolTimeout
 from switchgear_shapes.postgres.session import ConnectionLost, PostgresError, Session
 from switchgear_shapes.reading import Reader
-from switchgear_shapes.reconcile import PublicationGone, reconcile
+from switchgear_shapes.reconcile import PublicationGone, reconcile, repair, roots_of
 from switchgear_shapes.replication import conversation
 from switchgear_shapes.replication.client import Replication
 from switchgear_shapes.replication.conversation import Names, Started
@@ -40,6 +41,7 @@ from switchgear_shapes.shape_api import Answer, ShapeApi, not_found
 from switchgear_shapes.standby import Standby
 from switchgear_shapes.subset_query import Subsets
 from switchgear_shapes.upstream import Upstream
+from switchgear_shapes.where.evaluate import predicate
 from switchgear_wire import Limits, Request, Response, Server, serve
 
 log = logging.getLogger("switchgear.shapes")
@@ -67,6 +69,7 @@ class Service:
         self._snapshots = Pool(settings.pooled_database, max(1, settings.db_pool_size - admin_size))
         self._publication = Publication(settings.publication_name, self._admin, manual=settings.manual_table_publishing)
         self._ingest: Ingest | None = None
+        self._publishing: asyncio.Future[None] | None = None
         self._stop = asyncio.Event()
         self.live = Live()
         self.catalog = Catalog(self._admin)
@@ -229,7 +232,7 @@ class Service:
         await self._adopt(started)
         assert self._ingest is not None
         assert self.store is not None
-        replication = Replication(session, self._ingest, self.store)
+        replication = Replication(session, self._ingest, self.store, self._partitions.look)
         self._metrics.watch_replication(replication, self._ingest)
         return replication
 
@@ -280,11 +283,20 @@ class Service:
                     raise
                 await asyncio.sleep(0.2)
         settings = self.settings
-        router: Router[Shape] = Router()
+        router: Router[Shape] = Router(lambda expression, positions, where: predicate(expression, positions))
         self._ingest = Ingest(store, router, settings.storage_dir)
         self._ingest.on_relation = lambda relation: self.catalog.forget(relation.schema, relation.name)
         self._reader = Reader(store, self._cache, self._cursor)
-        self.creator = Creator(store, self._ingest, self._snapshots, self._publication, settings.chunk_bytes_threshold)
+        self._partitions = self._watch_partitions(store, router)
+        self._ingest.is_settled = self._partitions.settled
+        self.creator = Creator(
+            store,
+            self._ingest,
+            self._snapshots,
+            self._publication,
+            self._partitions,
+            settings.chunk_bytes_threshold,
+        )
         self.creator.on_created = self._metrics.snapshot_made
         store.on_publish = self.live.publish
         store.on_drop = self._on_drop
@@ -293,6 +305,26 @@ class Service:
         self._metrics.watch_store(store, self.creator)
         self._metrics.watch_routing(store, router)
         self.store = store
+
+    def _watch_partitions(self, store: Store, router: Router[Shape]) -> Partitions:
+        partitions = Partitions(self._admin, self.settings.storage_dir)
+        partitions.restore(roots_of(store))
+        partitions.on_tree = router.set_leaves
+
+        def shapes_of(root: int) -> list[Shape]:
+            return [shape for shape in store.by_id.values() if shape.definition.oid == root]
+
+        def end(root: int, reason: str) -> None:
+            for shape in shapes_of(root):
+                store.drop(shape, reason)
+
+        def publish(root: int) -> None:
+            for shape in shapes_of(root)[:1]:
+                self._publishing = asyncio.ensure_future(repair(self._publication, shape.definition))
+
+        partitions.on_broken = end
+        partitions.on_grown = publish
+        return partitions
 
     def _cursor(self, previous: int) -> int:
         return next_cursor(previous, time.time(), self.settings.long_poll_timeout)
@@ -320,11 +352,13 @@ class Service:
         if reason is not None:
             store.purge(reason)
             ingest.start_anew()
+            self._partitions.start_anew()
         if reason is not None or store.system != system:
             store.set_system(*system, started.slot_lsn)
         self.stored_generated = started.stored_generated
         self._publication.forget()
         self.catalog.clear()
+        await self._partitions.look()
 
     # -- now and then --
 
@@ -348,6 +382,8 @@ class Service:
                     due = time.monotonic() + min(
                         self.settings.publication_refresh_period, self.settings.schema_reconciler_period
                     )
+                    self._partitions.keep(roots_of(self.store))
+                    await self._partitions.look()
                     await reconcile(self.store, self.catalog, self._publication, stored_generated=self.stored_generated)
             except PublicationGone as error:
                 self._upstream.abort(error)

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from switchgear_shapes.ingest import Ingest
 from switchgear_shapes.log.store import Store
@@ -36,7 +36,7 @@ _XLOG_DATA, _PRIMARY_KEEPALIVE = b"wk"
 class Replication:
     """One connection's life. `run` ends only by an exception."""
 
-    def __init__(self, session: Session, ingest: Ingest, store: Store) -> None:
+    def __init__(self, session: Session, ingest: Ingest, store: Store, look: Callable[[], Awaitable[None]]) -> None:
         self._session = session
         self._ingest = ingest
         self._store = store
@@ -44,6 +44,8 @@ class Replication:
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._reading = False
         self._paused = False
+        self._look = look
+        self._looking: asyncio.Future[None] | None = None
         self._busy = False
         self._held: list[bytes] = []
         self._going = True
@@ -100,6 +102,8 @@ class Replication:
             ticker.cancel()
             if self._status_timer is not None:
                 self._status_timer.cancel()
+            if self._looking is not None:
+                self._looking.cancel()
             self._ingest.on_durable = lambda: None
             self._stop_reading()
             self._session.close()
@@ -146,7 +150,7 @@ class Replication:
 
     def _process(self) -> None:
         """Handle what is here, a slice at a time, so that requests are served in between."""
-        if self._ended.done() or self._session.closed:
+        if self._ended.done() or self._session.closed or self._paused:
             return
         try:
             if not self._ingest.advance():
@@ -156,12 +160,15 @@ class Replication:
             messages, going = self._next_messages()
             for index, message in enumerate(messages):
                 self._message(message)
-                if self._ingest.busy:  # what follows waits until the large transaction is on its way
+                if self._ingest.busy or self._ingest.unsure:  # what follows waits
                     self._held = messages[index + 1 :]
                     break
             self._ingest.flush()
         except Exception as error:
             self._end(error)
+            return
+        if self._ingest.unsure:
+            self._pause_to_look()
             return
         if not going and not self._held and not self._ingest.busy:
             self._stop_reading()
@@ -177,9 +184,8 @@ class Replication:
 
     def _next_messages(self) -> tuple[list[bytes], bool]:
         """What was held back, or what is here; and whether the stream goes on behind it."""
-        if self._held:
-            messages, self._held = self._held, []
-        else:
+        messages, self._held = self._held, []
+        if not messages and self._going:
             messages, self._going = self._session.received(SLICE_MESSAGES)
         return messages, self._going
 
@@ -188,6 +194,23 @@ class Replication:
         self._paused = True
         self._stop_reading()
         self._busy = False
+
+    def _pause_to_look(self) -> None:
+        """What follows depends on the catalogue: nothing is read until it was looked at."""
+        self._pause()
+        self._looking = asyncio.ensure_future(self._look())
+        self._looking.add_done_callback(self._looked)
+
+    def _looked(self, done: asyncio.Future[None]) -> None:
+        self._looking = None
+        self._ingest.unsure = False
+        if done.cancelled() or self._ended.done():
+            return
+        error = done.exception()
+        if error is not None:
+            self._end(error)
+            return
+        self._go_on()
 
     def _message(self, data: bytes) -> None:
         kind = data[0]
@@ -212,9 +235,9 @@ class Replication:
             self._status_timer = self._loop.call_later(STATUS_DELAY, self._send_status)
 
     def _go_on(self) -> None:
-        """Read again if there is room for what comes."""
+        """Read again if there is room for what comes, and no doubt about it."""
         room = self._store.pending_bytes < QUEUE_LIMIT // 2 and not self._store.full
-        if self._paused and room and not self._session.closed:
+        if self._paused and room and self._looking is None and not self._session.closed:
             self._paused = False
             self._resume()
             self._loop.call_soon(self._process)

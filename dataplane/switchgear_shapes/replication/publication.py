@@ -10,6 +10,8 @@ import asyncio
 import logging
 from dataclasses import dataclass
 
+import orjson
+
 from switchgear_shapes.errors import ShapeError, snapshot_failed
 from switchgear_shapes.identifiers import literal, quote, quote_relation
 from switchgear_shapes.postgres.pool import Pool
@@ -26,8 +28,11 @@ _UNDEFINED = frozenset({"42P01", "42704", "3F000"})
 
 @dataclass(frozen=True, slots=True)
 class _State:
+    """`partial`: schema and name of the tables (that one, and the leaves below it) without full replica identity."""
+
     published: bool
-    identity_full: bool
+    partial: tuple[tuple[str, str], ...]
+    partitioned: bool
 
 
 class Publication:
@@ -67,7 +72,7 @@ class Publication:
             rows = await session.query(
                 "SELECT p.puballtables, c.oid::int8 FROM pg_publication p"  # noqa: S608
                 " LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid"
-                " LEFT JOIN pg_class c ON (c.oid = r.prrelid OR p.puballtables AND c.relkind = 'r')"
+                " LEFT JOIN pg_class c ON (c.oid = r.prrelid OR p.puballtables AND c.relkind IN ('r', 'p'))"
                 f" AND c.relreplident = 'f' WHERE p.pubname = {literal(self._name)}"
                 " AND p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate"
             )
@@ -105,20 +110,20 @@ class Publication:
         state = await self._state(session, oid)
         if state is None:
             raise snapshot_failed(f'Database table "{schema}.{table}" does not exist any more')
-        if state.published and state.identity_full:
+        if state.published and not state.partial:
             return
         if self._manual:
             raise self._missing(schema, table, state, "the ELECTRIC_MANUAL_TABLE_PUBLISHING setting prevents Electric")
-        relation = quote_relation(schema, table)
+        # A root's locks are those of its partitions, too: it is they that are written to.
+        relation = quote_relation(schema, table) if state.partitioned else f"ONLY {quote_relation(schema, table)}"
         # Both locks wait for running writers; the second is the one that changing the replica identity takes.
-        mode = "SHARE ROW EXCLUSIVE" if state.identity_full else "ACCESS EXCLUSIVE"
+        mode = "ACCESS EXCLUSIVE" if state.partial else "SHARE ROW EXCLUSIVE"
         statements = [
-            f"BEGIN; SET LOCAL lock_timeout = '{LOCK_SECONDS}s'; LOCK TABLE ONLY {relation} IN {mode} MODE",
+            f"BEGIN; SET LOCAL lock_timeout = '{LOCK_SECONDS}s'; LOCK TABLE {relation} IN {mode} MODE",
         ]
         if not state.published:
-            statements.append(f"ALTER PUBLICATION {quote(self._name)} ADD TABLE ONLY {relation}")
-        if not state.identity_full:
-            statements.append(f"ALTER TABLE ONLY {relation} REPLICA IDENTITY FULL")
+            statements.append(f"ALTER PUBLICATION {quote(self._name)} ADD TABLE {relation}")
+        statements += [f"ALTER TABLE ONLY {quote_relation(*name)} REPLICA IDENTITY FULL" for name in state.partial]
         statements.append("COMMIT")
         try:
             await session.query("; ".join(statements))
@@ -139,16 +144,25 @@ class Publication:
 
     async def _state(self, session: Session, oid: int) -> _State | None:
         rows = await session.query(
-            "SELECT c.relreplident = 'f', EXISTS (SELECT FROM pg_publication p"  # noqa: S608
+            "SELECT EXISTS (SELECT FROM pg_publication p"  # noqa: S608
             " LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = c.oid"
-            f" WHERE p.pubname = {literal(self._name)} AND (p.puballtables OR r.oid IS NOT NULL))"
+            f" WHERE p.pubname = {literal(self._name)} AND (p.puballtables OR r.oid IS NOT NULL)),"
+            " (SELECT jsonb_agg(jsonb_build_array(n.nspname, l.relname) ORDER BY l.oid <> c.oid, n.nspname, l.relname)"
+            " FROM pg_class l JOIN pg_namespace n ON n.oid = l.relnamespace"
+            " WHERE l.relreplident <> 'f' AND (l.oid = c.oid OR c.relkind = 'p' AND l.oid IN"
+            " (SELECT relid FROM pg_partition_tree(c.oid) WHERE isleaf))), c.relkind = 'p'"
             f" FROM pg_class c WHERE c.oid = {oid}"
         )
-        return _State(rows[0][1] == "t", rows[0][0] == "t") if rows else None
+        if not rows:
+            return None
+        published, partial, partitioned = rows[0]
+        names = tuple((name[0], name[1]) for name in orjson.loads(partial or "[]"))
+        return _State(published == "t", names, partitioned == "t")
 
     def _missing(self, schema: str, table: str, state: _State, why: str) -> ShapeError:
         name = f'Database table "{schema}.{table}"'
         if not state.published:
             adding = f"{why} from adding it" if "setting" in why else f"{why} to add it"
             return snapshot_failed(f'{name} is missing from the publication "{self._name}" and {adding}')
-        return snapshot_failed(f"{name} does not have its replica identity set to FULL")
+        lacking = ".".join(state.partial[0])
+        return snapshot_failed(f'Database table "{lacking}" does not have its replica identity set to FULL')

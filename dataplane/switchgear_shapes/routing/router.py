@@ -39,7 +39,7 @@ class Group:
 
     def fit(self, relation: RelationMessage) -> None:
         signature = tuple((column.name, column.type_oid) for column in relation.columns)
-        fits = self.definition.survives(relation.oid, relation.schema, relation.name, signature)
+        fits = self.definition.takes_rows_of(relation.oid, relation.schema, relation.name, signature)
         self.encoder = Encoder(self.definition, [column.name for column in relation.columns]) if fits else None
 
 
@@ -130,21 +130,48 @@ def evaluated(expression: Expression, positions: Mapping[str, int], where: Where
 
 
 class Router(Generic[T]):
-    """All tables with shapes, by OID."""
+    """All tables with shapes, by OID. The shapes of a partitioned table are in the tables of its leaves, too."""
 
     def __init__(self, compile_predicate: Compile = evaluated) -> None:
         self._compile = compile_predicate
         self.tables: dict[int, Table[T]] = {}
+        self._leaves: dict[int, frozenset[int]] = {}
 
     def add(self, target: T) -> None:
-        oid = target.definition.oid
+        for oid in self.sources(target.definition.oid):
+            self._add(oid, target)
+
+    def remove(self, target: T) -> None:
+        for oid in self.sources(target.definition.oid):
+            self._remove(oid, target)
+
+    def sources(self, oid: int) -> tuple[int, ...]:
+        """The tables under which the stream may name a table's rows."""
+        leaves = self._leaves.get(oid)
+        return (oid,) if leaves is None else (oid, *leaves)
+
+    def set_leaves(self, root: int, leaves: frozenset[int]) -> None:
+        """The rows of a partitioned table come from these tables from now on."""
+        before = self._leaves.get(root, frozenset())
+        table = self.tables.get(root)
+        shapes = [] if table is None else list(table.members)
+        for target in shapes:
+            for oid in before - leaves:
+                self._remove(oid, target)
+            for oid in leaves - before:
+                self._add(oid, target)
+        if leaves:
+            self._leaves[root] = leaves
+        else:
+            self._leaves.pop(root, None)
+
+    def _add(self, oid: int, target: T) -> None:
         table = self.tables.get(oid)
         if table is None:
             table = self.tables[oid] = Table(target.definition, self._compile)
         table.add(target)
 
-    def remove(self, target: T) -> None:
-        oid = target.definition.oid
+    def _remove(self, oid: int, target: T) -> None:
         table = self.tables.get(oid)
         if table is not None:
             table.remove(target)

@@ -1,0 +1,201 @@
+"""Shapes of partitioned tables by their root: rows and changes are those of the partitions, whichever there are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.shapes.server import Client
+from tests.shapes.world import World, running
+from tests.support.postgres import Postgres
+
+pytestmark = [pytest.mark.pg]
+
+
+@pytest.fixture(scope="module")
+def world(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    periods = {"ELECTRIC_TWEAKS_PUBLICATION_REFRESH_PERIOD": "1s", "ELECTRIC_TWEAKS_SCHEMA_RECONCILER_PERIOD": "1s"}
+    with running(postgres, tmp_path_factory.mktemp("partitions"), **periods) as made:
+        yield made
+
+
+class Tree:
+    """A root of ranges of ten, with a subtree, whose leaves differ in the order of their columns."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.name = name = world.table("id int, v text, PRIMARY KEY (id)) PARTITION BY RANGE (id")
+        self.run(
+            f"CREATE TABLE {name}_0 PARTITION OF {name} FOR VALUES FROM (0) TO (10);"
+            f"CREATE TABLE {name}_1 (v text, id int NOT NULL);"
+            f"ALTER TABLE {name} ATTACH PARTITION {name}_1 FOR VALUES FROM (10) TO (20);"
+            f"CREATE TABLE {name}_2 PARTITION OF {name} FOR VALUES FROM (20) TO (40) PARTITION BY RANGE (id);"
+            f"CREATE TABLE {name}_2a PARTITION OF {name}_2 FOR VALUES FROM (20) TO (30);"
+            f"INSERT INTO {name} VALUES (1, 'a'), (11, 'b'), (21, 'c')"
+        )
+
+    def run(self, sql: str) -> None:
+        self.world.database.execute(sql)
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        with self.world.database.connect() as connection:
+            return connection.execute(
+                f"SELECT id::text, v FROM {self.name} ORDER BY {self.name}.id".encode()
+            ).fetchall()
+
+    def follow(self, **params: str) -> Client:
+        client = Client(self.world.server, table=self.name, **params)
+        client.sync()
+        return client
+
+    def check(self, client: Client) -> None:
+        """What the client has becomes what the table has."""
+
+        def same() -> bool:
+            client.sync()
+            return values(client) == self.rows()
+
+        self.world.server.wait(same, 20, "the same rows as the table")
+        assert all(key.startswith(f'"public"."{self.name}"/') for key in client.rows)
+
+
+def values(client: Client) -> list[tuple[Any, ...]]:
+    rows = sorted(client.rows.values(), key=lambda row: int(row["id"]))
+    return [(row["id"], row["v"]) for row in rows]
+
+
+@pytest.fixture
+def tree(world: World) -> Tree:
+    return Tree(world)
+
+
+def test_rows_and_changes(tree: Tree) -> None:
+    """Of all leaves, under the root's name; rows that move from leaf to leaf as well."""
+    client = tree.follow(replica="full")
+    assert values(client) == tree.rows()
+    name = tree.name
+    tree.run(
+        f"BEGIN; INSERT INTO {name} VALUES (2, 'x'), (12, 'y'), (22, 'z');"
+        f"UPDATE {name} SET v = v || '!' WHERE id > 10;"
+        f"DELETE FROM {name} WHERE id = 1; UPDATE {name} SET id = 13 WHERE id = 2; COMMIT"
+    )
+    tree.check(client)
+    tree.run(f"INSERT INTO {name}_1 (id, v) VALUES (19, 'by the leaf')")
+    tree.check(client)
+    assert client.restarts == 0
+    schema = json.loads(tree.world.get(name).headers["electric-schema"])
+    assert schema["id"] == {"type": "int4", "pk_index": 0, "not_null": True}
+
+
+def test_root_and_leaf_shapes_side_by_side(tree: Tree) -> None:
+    root = tree.follow()
+    leaf = Client(tree.world.server, table=f"{tree.name}_1")
+    leaf.sync()
+    assert values(leaf) == [("11", "b")]
+    tree.run(f"INSERT INTO {tree.name} VALUES (15, 'both'), (5, 'root only')")
+    tree.check(root)
+    tree.world.server.wait(lambda: bool(leaf.sync() or len(leaf.rows) == 2), 20, "the leaf's row")
+    assert set(leaf.rows) == {f'"public"."{tree.name}_1"/"{n}"' for n in (11, 15)}
+    assert (root.restarts, leaf.restarts) == (0, 0)
+
+
+def test_filters_and_columns(tree: Tree) -> None:
+    client = tree.follow(where="v LIKE 'b%'", columns="id")
+    assert [row["id"] for row in client.rows.values()] == ["11"]
+    tree.run(f"UPDATE {tree.name} SET v = 'b' || v WHERE id IN (1, 21)")
+    tree.world.server.wait(lambda: bool(client.sync() or len(client.rows) == 3), 20, "rows that came to match")
+    tree.run(f"UPDATE {tree.name} SET v = 'x' WHERE id = 11")
+    tree.world.server.wait(lambda: bool(client.sync() or len(client.rows) == 2), 20, "a row that no longer matches")
+    assert client.restarts == 0
+
+
+def test_subsets(tree: Tree) -> None:
+    response = tree.world.get(tree.name, subset__order_by="id DESC", subset__limit=2)
+    assert [row["value"]["id"] for row in response.json()["data"]] == ["21", "11"]
+
+
+def test_new_partitions(tree: Tree) -> None:
+    """Also one that is made and filled in one transaction, and one below another; nobody fetches anything again."""
+    client = tree.follow()
+    name = tree.name
+    tree.run(f"CREATE TABLE {name}_4 PARTITION OF {name} FOR VALUES FROM (40) TO (50)")
+    tree.run(f"INSERT INTO {name} VALUES (41, 'new')")
+    tree.check(client)
+    tree.run(
+        f"BEGIN; CREATE TABLE {name}_5 PARTITION OF {name} FOR VALUES FROM (50) TO (60);"
+        f"INSERT INTO {name} VALUES (51, 'at once'), (1000 - 958, 'among'), (9, 'others'); COMMIT;"
+    )
+    tree.run(
+        f"BEGIN; CREATE TABLE {name}_2b PARTITION OF {name}_2 FOR VALUES FROM (30) TO (40);"
+        f"INSERT INTO {name} VALUES (31, 'below'); COMMIT"
+    )
+    tree.check(client)
+    assert client.restarts == 0
+    full = f"SELECT bool_and(relreplident = 'f') FROM pg_class WHERE relkind = 'r' AND relname LIKE '{name}%'"
+
+    def identities() -> bool:
+        with tree.world.database.connect() as connection:
+            return connection.execute(full.encode()).fetchone() == (True,)
+
+    tree.world.server.wait(identities, 20, "full replica identity of the new partitions")
+    tree.run(f"UPDATE {name} SET v = 'changed'")
+    tree.check(client)
+    assert client.restarts == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "DROP TABLE {0}_1",
+        "ALTER TABLE {0} DETACH PARTITION {0}_1",
+        "CREATE TABLE {0}_x (id int NOT NULL, v text); INSERT INTO {0}_x VALUES (61, 'before');"
+        "ALTER TABLE {0} ATTACH PARTITION {0}_x FOR VALUES FROM (60) TO (70)",
+        "TRUNCATE {0}_1",
+        "TRUNCATE {0}",
+        "ALTER TABLE {0} ADD COLUMN w int; INSERT INTO {0} VALUES (3)",
+    ],
+    ids=["drop", "detach", "attach", "truncate leaf", "truncate root", "alter"],
+)
+def test_what_no_log_can_tell_ends_the_shape(tree: Tree, change: str) -> None:
+    client = tree.follow()
+    for statement in change.format(tree.name).split(";"):
+        tree.run(statement)
+    tree.world.server.wait(lambda: bool(client.sync() or client.restarts), 20, "the end of the shape")
+    tree.check(client)
+
+
+def test_attached_while_the_stream_goes_on(tree: Tree) -> None:
+    """A row of a partition that was attached with rows tells of it at once, not only the next look at the catalogue."""
+    client = tree.follow()
+    tree.run(f"CREATE TABLE {tree.name}_x (id int NOT NULL, v text); INSERT INTO {tree.name}_x VALUES (61, 'before')")
+    tree.run(
+        f"ALTER TABLE {tree.name} ATTACH PARTITION {tree.name}_x FOR VALUES FROM (60) TO (70);"
+        f"INSERT INTO {tree.name} VALUES (62, 'after')"
+    )
+    tree.world.server.wait(lambda: bool(client.sync() or client.restarts), 20, "the end of the shape")
+    tree.check(client)
+
+
+def test_restarts(world: World) -> None:
+    """Shapes go on after a kill; one whose partition went meanwhile ends, one with a new partition does not."""
+    stays, shrinks = Tree(world), Tree(world)
+    first, second = stays.follow(), shrinks.follow()
+    stays.run(f"CREATE TABLE {stays.name}_4 PARTITION OF {stays.name} FOR VALUES FROM (40) TO (50)")
+    shrinks.run(f"CREATE TABLE {shrinks.name}_4 PARTITION OF {shrinks.name} FOR VALUES FROM (40) TO (50)")
+    for tree, client in ((stays, first), (shrinks, second)):
+        tree.run(f"INSERT INTO {tree.name} VALUES (42, 'new')")
+        tree.check(client)
+    world.server.kill()
+    stays.run(
+        f"CREATE TABLE {stays.name}_5 PARTITION OF {stays.name} FOR VALUES FROM (50) TO (60);"
+        f"INSERT INTO {stays.name} VALUES (55, 'while away')"
+    )
+    shrinks.run(f"DROP TABLE {shrinks.name}_4")
+    world.server.start()
+    stays.check(first)
+    assert first.restarts == 0
+    world.server.wait(lambda: bool(second.sync() or second.restarts), 20, "the end of the shape")
+    shrinks.check(second)
