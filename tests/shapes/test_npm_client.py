@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.shapes.server import ShapesServer
-from tests.support.nodejs import node_project
+from tests.shapes.server import ShapesServer, one_version
+from tests.support.nodejs import environment, node_project
 from tests.support.postgres import Database
 
 pytestmark = [pytest.mark.pg, pytest.mark.node]
@@ -148,3 +148,96 @@ def test_errors_reach_the_client(database: Database, server: ShapesServer) -> No
         assert "does not exist" in client.errors[0]
     finally:
         client.close()
+
+
+SUBSETS = """
+import { ShapeStream } from '@electric-sql/client'
+import { createInterface } from 'node:readline'
+const [url, method] = process.argv.slice(2)
+const say = (message) => console.log(JSON.stringify(message, (_, v) => (typeof v === 'bigint' ? String(v) : v)))
+const stream = new ShapeStream({
+  url, log: 'changes_only', offset: 'now', subsetMethod: method,
+  params: { table: 'notes', where: 'owner = $1', params: ['me'], columns: ['id', 'text', 'day'], replica: 'full' },
+  onError: (error) => { say({ error: String(error) }); return {} },
+})
+stream.subscribe((messages) => {
+  for (const { key, value, old_value, headers } of messages) say({ key, value, old: old_value, headers })
+})
+say({ started: true })
+const asked = async (name, params) => {
+  try {
+    const { metadata, data } = await stream.requestSnapshot(params)
+    say({ name, ids: data.map((row) => row.value.id), texts: data.map((row) => row.value.text), metadata })
+  } catch (error) {
+    say({ name, refused: error.json ?? String(error) })
+  }
+}
+await asked('first', { where: 'day > $1', params: { 1: '2' }, orderBy: 'id DESC', limit: 2 })
+await asked('second', { where: 'day > $1', params: { 1: '2' }, orderBy: 'id DESC', limit: 2, offset: 2 })
+await asked('all', { orderBy: 'id' })
+await asked('wrong', { where: 'nope = 1' })
+say({ ready: true })
+"""
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@one_version
+def test_subsets_and_changes_in_node(database: Database, server: ShapesServer, method: str) -> None:
+    """A stream of changes only, filled by `requestSnapshot`: filters, parameters, pages, errors; then live changes."""
+    database.execute(
+        "CREATE TABLE notes (id int PRIMARY KEY, owner text, text text, day int);"
+        "INSERT INTO notes SELECT g, (ARRAY['me','you'])[1 + g % 2], 'note ' || g, g FROM generate_series(1, 12) g"
+    )
+    process = subprocess.Popen(
+        ["node", "--input-type=module", "-", server.shape_url, method],
+        cwd=node_project(),
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    told: list[dict[str, Any]] = []
+
+    def wait(condition: Callable[[dict[str, Any]], bool], what: str) -> dict[str, Any]:
+        deadline = time.monotonic() + 40
+        while not (found := [message for message in list(told) if condition(message)]):
+            assert time.monotonic() < deadline, f"not within 40 s: {what}; {told[-6:]}"
+            time.sleep(0.02)
+        return found[0]
+
+    assert process.stdin is not None
+    process.stdin.write(SUBSETS)
+    process.stdin.close()
+
+    def follow() -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("{"):
+                told.append(json.loads(line))
+
+    threading.Thread(target=follow, daemon=True).start()
+    try:
+        wait(lambda m: "ready" in m, "the end of the script")
+        answers = {message["name"]: message for message in told if "name" in message}
+        assert answers["first"]["ids"] == [12, 10]
+        assert answers["second"]["ids"] == [8, 6]
+        assert answers["all"]["ids"] == [2, 4, 6, 8, 10, 12]
+        assert "unknown reference nope" in json.dumps(answers["wrong"]["refused"])
+        database.execute(
+            "BEGIN; UPDATE notes SET text = 'mine' WHERE id = 8; UPDATE notes SET text = 'yours' WHERE id = 7;"
+            "UPDATE notes SET owner = 'you' WHERE id = 6; UPDATE notes SET owner = 'me' WHERE id = 5; COMMIT"
+        )
+        wait(lambda m: m.get("headers", {}).get("last"), "the transaction")
+        changes = [m for m in told if "txids" in m.get("headers", {})]
+        assert [(m["headers"]["operation"], m["key"].rpartition("/")[2]) for m in changes] == [
+            ("update", '"8"'),
+            ("delete", '"6"'),
+            ("insert", '"5"'),
+        ]
+        assert changes[0]["old"] == {"text": "note 8"}
+        assert changes[2]["value"] == {"id": 5, "text": "note 5", "day": 5}
+        assert [m for m in told if "error" in m] == []
+    finally:
+        process.kill()
+        process.wait(10)

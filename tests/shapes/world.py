@@ -65,7 +65,9 @@ class World:
 @contextmanager
 def running(postgres: Postgres, folder: Path, **environment: str) -> Iterator[World]:
     database = create_database(postgres)
-    server = ShapesServer(folder, database.url, **environment)
+    # Slots are the whole Postgres server's: a name of its own keeps this server out of the way of others.
+    stream = {"ELECTRIC_REPLICATION_STREAM_ID": f"world_{uuid.uuid4().hex[:8]}"}
+    server = ShapesServer(folder, database.url, **stream | environment)
     try:
         database.execute(TABLES)
         yield World(database, server.start())
