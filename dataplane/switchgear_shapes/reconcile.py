@@ -6,6 +6,7 @@ back, ends its shapes here: their logs would silently stop being true.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 from switchgear_shapes.catalog import Catalog
@@ -13,6 +14,7 @@ from switchgear_shapes.definition import Definition, streamed_columns
 from switchgear_shapes.errors import ShapeError
 from switchgear_shapes.log.shape import Shape
 from switchgear_shapes.log.store import Store
+from switchgear_shapes.partitions import Partitions
 from switchgear_shapes.postgres.pool import PoolTimeout
 from switchgear_shapes.postgres.session import ConnectionLost, PostgresError
 from switchgear_shapes.replication.publication import Publication
@@ -62,6 +64,24 @@ async def reconcile(store: Store, catalog: Catalog, publication: Publication, *,
 def roots_of(store: Store) -> set[int]:
     """The partitioned tables that have shapes."""
     return {shape.definition.oid for shape in store.by_id.values() if shape.definition.partitioned}
+
+
+def follow_partitions(partitions: Partitions, store: Store, publication: Publication) -> None:
+    """What becomes of a root's shapes, and of its new leaves, when its partitions are others than before."""
+    running: set[asyncio.Future[None]] = set()
+
+    def shapes_of(root: int) -> list[Shape]:
+        return [shape for shape in store.by_id.values() if shape.definition.oid == root]
+
+    def publish(root: int) -> None:
+        for shape in shapes_of(root)[:1]:
+            task = asyncio.ensure_future(repair(publication, shape.definition))
+            running.add(task)
+            task.add_done_callback(running.discard)
+
+    partitions.restore(roots_of(store))
+    partitions.on_broken = lambda root, reason: _drop(store, shapes_of(root), reason)
+    partitions.on_grown = publish
 
 
 async def repair(publication: Publication, definition: Definition) -> None:

@@ -30,7 +30,7 @@ from switchgear_shapes.partitions import Partitions
 from switchgear_shapes.postgres.pool import Pool, PoolTimeout
 from switchgear_shapes.postgres.session import ConnectionLost, PostgresError, Session
 from switchgear_shapes.reading import Reader
-from switchgear_shapes.reconcile import PublicationGone, reconcile, repair, roots_of
+from switchgear_shapes.reconcile import PublicationGone, follow_partitions, reconcile, roots_of
 from switchgear_shapes.replication import conversation
 from switchgear_shapes.replication.client import Replication
 from switchgear_shapes.replication.conversation import Names, Started
@@ -41,7 +41,6 @@ from switchgear_shapes.shape_api import Answer, ShapeApi, not_found
 from switchgear_shapes.standby import Standby
 from switchgear_shapes.subset_query import Subsets
 from switchgear_shapes.upstream import Upstream
-from switchgear_shapes.where.evaluate import predicate
 from switchgear_wire import Limits, Request, Response, Server, serve
 
 log = logging.getLogger("switchgear.shapes")
@@ -69,7 +68,6 @@ class Service:
         self._snapshots = Pool(settings.pooled_database, max(1, settings.db_pool_size - admin_size))
         self._publication = Publication(settings.publication_name, self._admin, manual=settings.manual_table_publishing)
         self._ingest: Ingest | None = None
-        self._publishing: asyncio.Future[None] | None = None
         self._stop = asyncio.Event()
         self.live = Live()
         self.catalog = Catalog(self._admin)
@@ -283,11 +281,13 @@ class Service:
                     raise
                 await asyncio.sleep(0.2)
         settings = self.settings
-        router: Router[Shape] = Router(lambda expression, positions, where: predicate(expression, positions))
+        router: Router[Shape] = Router()
         self._ingest = Ingest(store, router, settings.storage_dir)
         self._ingest.on_relation = lambda relation: self.catalog.forget(relation.schema, relation.name)
         self._reader = Reader(store, self._cache, self._cursor)
-        self._partitions = self._watch_partitions(store, router)
+        self._partitions = Partitions(self._admin, settings.storage_dir)
+        self._partitions.on_tree = router.set_leaves
+        follow_partitions(self._partitions, store, self._publication)
         self._ingest.is_settled = self._partitions.settled
         self.creator = Creator(
             store,
@@ -305,26 +305,6 @@ class Service:
         self._metrics.watch_store(store, self.creator)
         self._metrics.watch_routing(store, router)
         self.store = store
-
-    def _watch_partitions(self, store: Store, router: Router[Shape]) -> Partitions:
-        partitions = Partitions(self._admin, self.settings.storage_dir)
-        partitions.restore(roots_of(store))
-        partitions.on_tree = router.set_leaves
-
-        def shapes_of(root: int) -> list[Shape]:
-            return [shape for shape in store.by_id.values() if shape.definition.oid == root]
-
-        def end(root: int, reason: str) -> None:
-            for shape in shapes_of(root):
-                store.drop(shape, reason)
-
-        def publish(root: int) -> None:
-            for shape in shapes_of(root)[:1]:
-                self._publishing = asyncio.ensure_future(repair(self._publication, shape.definition))
-
-        partitions.on_broken = end
-        partitions.on_grown = publish
-        return partitions
 
     def _cursor(self, previous: int) -> int:
         return next_cursor(previous, time.time(), self.settings.long_poll_timeout)
