@@ -114,6 +114,8 @@ class Ingest:
         self.routed = 0
         self.last_commit_time = 0
         self.on_durable: Callable[[], None] = lambda: None
+        self.on_received: Callable[[int], None] = lambda commit_time: None
+        """Told when the last transaction of each batch was committed, in Postgres' microseconds."""
         self.on_relation: Callable[[RelationMessage], None] = lambda relation: None
         self.is_settled: Callable[[int], bool] = lambda commit_lsn: True
         """Whether nothing about partitions can be new in a transaction that committed there."""
@@ -192,6 +194,8 @@ class Ingest:
         if self._batch_end is None:
             return
         commit_lsn, end_lsn = self._batch_end
+        if commit_lsn:
+            self.on_received(self.last_commit_time)
         entries, self._entries = self._entries, []
         self._batch_bytes = 0
         self._batch_end = None

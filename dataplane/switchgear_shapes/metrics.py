@@ -19,6 +19,7 @@ from switchgear_shapes.subset_query import Subsets
 from switchgear_wire import Response, Server
 from switchgear_wire.metrics import Registry
 
+PG_EPOCH_SECONDS = 946_684_800
 _TEXT = b"content-type: text/plain; version=0.0.4; charset=utf-8\r\ncache-control: no-store\r\n"
 
 
@@ -40,11 +41,20 @@ class Metrics:
             "Bytes of WAL not acknowledged yet",
         )
 
+        self._receive_lag = self.registry.histogram(
+            "electric_postgres_replication_transaction_received_receive_lag",
+            "Milliseconds from a commit to here, of each batch's last transaction",
+            MILLISECONDS,
+        )
         self._snapshots = self.registry.histogram(
             "electric_shape_snapshot_create_snapshot_task_stop_duration",
             "Milliseconds to create a shape's snapshot",
             MILLISECONDS,
         )
+
+    def received(self, commit_time: int) -> None:
+        """A transaction that was committed then (Postgres' microseconds) is about to be stored."""
+        self._receive_lag.observe(max(0.0, (time.time() - PG_EPOCH_SECONDS) * 1000 - commit_time / 1000))
 
     def snapshot_made(self, seconds: float) -> None:
         self._snapshots.observe(seconds * 1000)

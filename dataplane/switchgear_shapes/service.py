@@ -288,6 +288,7 @@ class Service:
         self._partitions = Partitions(self._admin, settings.storage_dir)
         self._partitions.on_tree = router.set_leaves
         follow_partitions(self._partitions, store, self._publication)
+        self._ingest.on_received = self._metrics.received
         self._ingest.is_settled = self._partitions.settled
         self.creator = Creator(
             store,

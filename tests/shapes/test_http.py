@@ -181,6 +181,11 @@ def test_metrics(world: World) -> None:
     world.get(offset="0_inf", handle=handle, live="true")
     after = [value(name) for name in (good, bad, live, "electric_plug_serve_shape_duration_count")]
     assert [now - then for now, then in zip(after, before, strict=True)] == [1, 1, 1, 2]
+    client = Client(world.server, table=world.table("id int PRIMARY KEY"))
+    client.sync()
+    world.database.execute(f"INSERT INTO {client.params['table']} VALUES (1)")
+    world.server.wait(lambda: bool(client.sync() or client.rows), 20, "the row")
+    assert world.server.metric("electric_postgres_replication_transaction_received_receive_lag_count") >= 1
     text = world.server.http.get(f"{world.server.url}/metrics").text
     for line in (
         'electric_plug_serve_shape_duration_bucket{le="0.25"}',
@@ -190,6 +195,7 @@ def test_metrics(world: World) -> None:
         "electric_shape_snapshot_create_snapshot_task_stop_duration_count",
         "electric_shapes_total_shapes_count",
         "electric_shapes_active_shapes_count 0",
+        'electric_postgres_replication_transaction_received_receive_lag_bucket{le="5"}',
     ):
         assert line in text, line
 
