@@ -7,7 +7,7 @@ history, it is written anew.
     entry: length u32 (of what follows it), CRC u32 (of what follows it), kind u8, then
       PUT:    generation u64, deadline u64 (Unix ms, 0: none), key length u16, run count u32, key, runs, meta (JSON)
       REMOVE: key
-      COMMIT: JSON {wal, generation, packs: [[id, size, live bytes]...], streams}
+      COMMIT: JSON {wal, generation, usage, packs: [[id, size, live bytes]...]}
 """
 
 from __future__ import annotations
@@ -81,6 +81,7 @@ class Loaded:
     wal: int = 0
     generation: int = 1
     streams: dict[bytes, Stream | bytes] = field(default_factory=dict)
+    usage: list[Any] | None = None
     packs: dict[int, tuple[int, int]] = field(default_factory=dict)
     damaged: list[int] = field(default_factory=list)
     """File offsets of entries that are damaged although a complete group follows them."""
@@ -141,6 +142,7 @@ def _apply(loaded: Loaded, staged: list[tuple[int, bytes]], commit: dict[str, An
             streams.pop(body, None)
     loaded.wal = commit["wal"]
     loaded.generation = commit["generation"]
+    loaded.usage = commit.get("usage")
     loaded.packs = {pack: (size, live) for pack, size, live in commit["packs"]}
 
 

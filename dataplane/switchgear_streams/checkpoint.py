@@ -167,6 +167,7 @@ class Checkpointer:
         pack = packs.next_id
         packs.next_id += 1
         job = Job(boundary, pack, store.next_generation, [], list(removed), packs.sizes())
+        job.usage = store.usage.dump()
         job.victims = [pack for pack in victims if pack in packs.known]
         for stream in dirty:
             stream.dirty = False

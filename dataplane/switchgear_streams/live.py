@@ -79,6 +79,10 @@ class Hub:
             self.lives.pop(live.stream, None)
             live.stream.live = None
 
+    def busy(self, most: int | None) -> bool:
+        """Are there as many live reads as there may be?"""
+        return most is not None and self.long_polls + self.subscribers >= most
+
     def buffered(self) -> int:
         """Bytes that wait for SSE subscribers' sockets."""
         return sum(one.writer.buffered for live in self.lives.values() for one in (*live.tailing, *live.catching))

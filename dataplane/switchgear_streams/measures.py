@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from switchgear_streams.checkpoint import Checkpointer
 from switchgear_streams.live import Hub
 from switchgear_streams.recovery import Report
 from switchgear_streams.store import Store
 from switchgear_streams.subscriptions.engine import Engine
 from switchgear_streams.trimming import Trimmer
+from switchgear_streams.usage import Usage
 from switchgear_streams.yjs.compactor import Compactor
 from switchgear_wire.metrics import Counter, Registry
 
@@ -43,6 +46,19 @@ def watch(registry: Registry, store: Store, checkpointer: Checkpointer, hub: Hub
     gauge("streams_sse_buffered_bytes", "Bytes that wait for SSE subscribers' sockets.", hub.buffered)
     gauge("streams_damaged_streams", "Streams quarantined at this start.", lambda: store.damaged)
     gauge("streams_torn_bytes", "Bytes cut from the log's end at this start.", lambda: report.torn_bytes)
+
+
+def watch_usage(registry: Registry, usage: Usage, clock: Callable[[], int]) -> None:
+    """The sums behind a bill. `/usage` shows the same, once durable."""
+    gauge = registry.gauge
+    gauge("streams_usage_write_units_total", "Appends, each 10 KB of one counted.", lambda: usage.units)
+    gauge("streams_usage_written_bytes_total", "Stored bytes of all appends.", lambda: usage.bytes)
+    gauge("streams_usage_retained_bytes", "Bytes that streams keep.", lambda: usage.held)
+    gauge(
+        "streams_usage_retained_byte_seconds_total",
+        "Bytes kept, over time.",
+        lambda: usage.byte_milliseconds(clock()) // 1000,
+    )
 
 
 def watch_retention(registry: Registry, trimmer: Trimmer) -> None:

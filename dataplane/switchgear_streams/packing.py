@@ -12,6 +12,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from switchgear_streams import catalog, segments
 from switchgear_streams.disk import Disk
@@ -74,6 +75,8 @@ class Job:
     removed: list[bytes]
     packs: dict[int, tuple[int, int]]
     """Size and living bytes of the packs, as of the boundary: what is dropped later is replayed at the next start."""
+    usage: list[Any] = field(default_factory=list)
+    """As of the boundary."""
     victims: list[int] = field(default_factory=list)
     """Packs that are being emptied."""
     held: list[int] = field(default_factory=list)
@@ -184,6 +187,7 @@ class Packer:
         commit = {
             "wal": job.boundary,
             "generation": job.generation,
+            "usage": job.usage,
             "packs": [[pack, size, alive] for pack, (size, alive) in live.items()],
         }
         if job.rewrite is None:

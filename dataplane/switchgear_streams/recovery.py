@@ -80,6 +80,10 @@ def load_catalog(disk: Disk, store: Store, report: Report) -> tuple[catalog.Writ
         disk.truncate(fd, loaded.end)
         store.streams = loaded.streams
         store.next_generation = loaded.generation
+        if loaded.usage is not None:
+            store.usage.restore(loaded.usage)
+        else:
+            store.count_held()
         store.packs.known = {pack: Pack(size, live) for pack, (size, live) in loaded.packs.items()}
         for older in indexes:
             if older < index:

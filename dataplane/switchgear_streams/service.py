@@ -20,6 +20,7 @@ from switchgear_streams import answers, live, measures, reads, recovery, segment
 from switchgear_streams import request as commands
 from switchgear_streams.checkpoint import Checkpointer
 from switchgear_streams.disk import Disk
+from switchgear_streams.limits import Rate
 from switchgear_streams.rules.retention import Retention
 from switchgear_streams.settings import Settings
 from switchgear_streams.store import Store
@@ -85,6 +86,9 @@ class Service:
         self._requests = measures.requests(self.metrics)
         self._posts = self._requests["POST"]
         self._unauthorized = self.metrics.counter("streams_unauthorized_total", "Requests without the right secret.")
+        rate = settings.max_append_rate
+        self._rate = None if rate is None else Rate(rate)
+        self._limited = self.metrics.counter("streams_limited_total", "Requests refused by a limit of the service.")
         self._expired = self.metrics.counter("streams_expired_total", "Streams removed because their time was over.")
         cacheable = b"private" if settings.secret is not None else b"public"
         self._cacheable = b"cache-control: %b, max-age=60, stale-while-revalidate=300\r\n" % cacheable
@@ -109,13 +113,14 @@ class Service:
         self._reader = reads.Reader(self.store)
         self.hub = live.Hub(self.store, self._reader, self.settings.long_poll_timeout, self._cacheable)
         self._trimmer = Trimmer(self.store, self._reader)
-        self._writes = Writes(self.store, self._reader, self.settings.max_streams)
+        self._writes = Writes(self.store, self._reader, self.settings.max_streams, self.settings.max_bytes)
         self._engine = Engine(
             self.store, self._reader, self._writes.append, self.settings.allow_loopback_webhooks, self._fixed_root_url()
         )
         self._subscriptions = Api(self._engine, self.settings.root_path, self._root_url)
         self._start_yjs()
         measures.watch(self.metrics, self.store, self.checkpointer, self.hub, report)
+        measures.watch_usage(self.metrics, self.store.usage, self._clock)
         measures.watch_retention(self.metrics, self._trimmer)
         measures.watch_subscriptions(self.metrics, self._engine)
         for line in report.damage:
@@ -275,12 +280,18 @@ class Service:
     def _wrong_method(self, allow: bytes) -> Response:
         return answers.problem(405, "METHOD_NOT_ALLOWED", "Use another method.", b"allow: %b\r\n" % allow)
 
+    def _refused(self, code: str, message: str) -> Response:
+        self._limited.value += 1
+        return answers.problem(429, code, message, b"retry-after: 1\r\n")
+
     # -- POST and PUT --
 
     def _post(self, request: Request) -> Answer:
         self._posts.value += 1
         if self._bearer is not None and not self._allowed(request) and not self._subscriptions.is_open(request):
             return self._unauthorised()
+        if self._rate is not None and not self._rate.take(time.monotonic()):
+            return self._refused("RATE_LIMITED", f"This service takes {self._rate.per_second} appends a second.")
         headers = request.headers
         name = request.path[self._prefix_length :]
         stream = None if b"%" in name else self.store.streams.get(name)
@@ -399,6 +410,8 @@ class Service:
         try:
             position = self._reader.position(stream, command.offset)
             self._reader.check(stream, position)
+            if command.live is not None and self.hub.busy(self.settings.max_live_reads):
+                return self._refused("TOO_MANY_LIVE_READS", "This service has as many live reads as it may have.")
             if command.live == "sse":
                 return self._sse(stream, position, command.cursor)
             if command.live == "long-poll":
@@ -471,9 +484,18 @@ class Service:
 
     # -- health --
 
-    def _system(self, request: Request) -> Response:
+    async def _usage(self) -> Response:
+        """What the service used, once it is durable: no crash can take back what this says."""
+        now = self._clock()
+        report = self.store.usage.report(now)
+        await self.wal.wait(self.wal.flush())
+        return Response(200, answers.BASE + _JSON, orjson.dumps(report))
+
+    def _system(self, request: Request) -> Answer:
         path = request.path
-        if path not in (b"/health", b"/ready", b"/live", b"/metrics"):
+        if path == b"/usage" and request.method in ("GET", "HEAD"):
+            return self._usage() if self._allowed(request) else self._unauthorised()
+        if path not in (b"/health", b"/ready", b"/live", b"/metrics", b"/usage"):
             return answers.problem(404, "NOT_FOUND", f"Streams are below {self.settings.root_path}/.")
         if request.method not in ("GET", "HEAD"):
             return self._wrong_method(b"GET, HEAD, OPTIONS")

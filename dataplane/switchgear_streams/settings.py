@@ -34,6 +34,11 @@ class Settings:
     allow_loopback_webhooks: bool = False
     retention_seconds: int | None = None
     retention_bytes: int | None = None
+    max_bytes: int | None = None
+    max_append_rate: int | None = None
+    max_live_reads: int | None = None
+    service: str | None = None
+    """Its name, where a process serves several."""
     public_root_url: str | None = None
     yjs_compaction_bytes: int = MIB
     max_document_bytes: int = 16 * MIB
@@ -89,6 +94,9 @@ def parser() -> argparse.ArgumentParser:
         help=f"largest request body (default {32 * MIB}, at most a quarter of a segment)",
     )
     add("--max-streams", help="most streams that this server holds (default 2000000)")
+    add("--max-bytes", help="most bytes that all streams together keep (default: no limit)")
+    add("--max-append-rate", help="most appends a second (default: no limit)")
+    add("--max-live-reads", help="most long-polls and SSE responses at once (default: no limit)")
     add("--retention-seconds", help="how long data is kept in streams that name no bound (default: for good)")
     add("--retention-bytes", help="how many bytes a stream that names no bound keeps of its newest (default: all)")
     add(
@@ -146,6 +154,9 @@ def load(argv: Sequence[str], environment: Mapping[str, str]) -> Settings:
         max_body_bytes=max_body,
         log_level=log_level.upper(),
         max_streams=whole("--max-streams", given.max_streams, 2_000_000, 1, 100_000_000),
+        max_bytes=whole("--max-bytes", given.max_bytes, 0, 1, MAX_BYTES) or None,
+        max_append_rate=whole("--max-append-rate", given.max_append_rate, 0, 1, 10_000_000) or None,
+        max_live_reads=whole("--max-live-reads", given.max_live_reads, 0, 1, 10_000_000) or None,
         retention_seconds=whole("--retention-seconds", given.retention_seconds, 0, 1, MAX_TTL) or None,
         retention_bytes=whole("--retention-bytes", given.retention_bytes, 0, 1, MAX_BYTES) or None,
         allow_loopback_webhooks=given.allow_loopback_webhooks,

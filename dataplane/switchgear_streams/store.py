@@ -23,6 +23,7 @@ from switchgear_streams.rules import retention
 from switchgear_streams.rules.retention import Retention
 from switchgear_streams.segments import Packs
 from switchgear_streams.stream import Stream, from_meta
+from switchgear_streams.usage import Usage
 from switchgear_streams.wal import Log, Room
 
 log = logging.getLogger("switchgear.streams.store")
@@ -73,6 +74,7 @@ class Store:
         """Set while a checkpoint waits for deletions under way: no new one may begin."""
         self.on_change: Callable[[Stream], None] | None = None
         """Told of every creation, deletion, and first append in a block, before it is durable (`stream.last_block`)."""
+        self.usage = Usage()
         self.damaged = 0
         self.appends = 0
         self.appended_bytes = 0
@@ -190,6 +192,7 @@ class Store:
         if stored:
             stream.take(stored)
             self.unsealed += len(stored)
+            self.usage.wrote(stream.key, len(stored), stream.created)
         stream.closed = close
         self._aged(stream, stream.created)
         self.mark(stream)
@@ -237,6 +240,7 @@ class Store:
             self.unsealed += len(stored) + 16
             self.appends += 1
             self.appended_bytes += len(stored)
+            self.usage.wrote(stream.key, len(stored), entry.time)
             if stream.retention is not None or self.bounded:
                 self._bounded_append(stream, entry.time)
         if extra is not None:
@@ -258,7 +262,9 @@ class Store:
 
     def trim(self, stream: Stream, first: int) -> None:
         """Let go of everything before `first`, once that is durable."""
-        entry = ChangeEntry(stream, records.TRIM, self.clock(), {"o": first}, b"")
+        time = self.clock()
+        entry = ChangeEntry(stream, records.TRIM, time, {"o": first}, b"")
+        self.usage.dropped(stream.key, max(0, first - max(stream.first, stream.trimming, stream.base)), time)
         entry.then(lambda: self._trimmed(stream, first))
         stream.trimming = first
         self.mark(stream)
@@ -284,15 +290,16 @@ class Store:
         stream.leaving = asyncio.get_running_loop().create_future()
         self.leaving += 1
         extra = {"soft": True} if stream.refs else {}
-        entry = ChangeEntry(stream, records.DELETE, self.clock(), extra, b"")
-        entry.then(lambda: self._left(stream, bool(extra)))
+        time = self.clock()
+        entry = ChangeEntry(stream, records.DELETE, time, extra, b"")
+        entry.then(lambda: self._left(stream, bool(extra), time))
         entry.then(done)
         self._submit(entry, stream, 64)
 
-    def _left(self, stream: Stream, soft: bool) -> None:
+    def _left(self, stream: Stream, soft: bool, time: int) -> None:
         leaving, stream.leaving = stream.leaving, None
         self.leaving -= 1
-        self.apply_deletion(stream, soft)
+        self.apply_deletion(stream, soft, time)
         if stream.live is not None:
             stream.live.deleted()
         if leaving is not None and not leaving.done():
@@ -340,14 +347,14 @@ class Store:
 
     # -- also used by recovery --
 
-    def apply_deletion(self, stream: Stream, soft: bool) -> None:
+    def apply_deletion(self, stream: Stream, soft: bool, time: int) -> None:
         """What a deletion record does, in log order."""
         if soft and stream.refs:
             stream.gone = True
             stream.producers = None
             self.mark(stream)
             return
-        self._remove(stream)
+        self._remove(stream, time)
 
     def apply_trim(self, stream: Stream, first: int) -> None:
         """What a trim record does. Files and memory follow with the next checkpoint, when it is no longer needed."""
@@ -358,7 +365,7 @@ class Store:
         stream.ages = [entry for entry in stream.ages if entry[1] > first]
         self.mark(stream)
 
-    def _remove(self, stream: Stream) -> None:
+    def _remove(self, stream: Stream, time: int) -> None:
         lost: Stream | None = stream
         while lost is not None:
             if self.streams.get(lost.key) is lost:
@@ -368,6 +375,7 @@ class Store:
                 self.unsealed += 256
             self.dirty.pop(lost, None)
             lost.dirty = False
+            self.usage.dropped(lost.key, lost.held, time)
             self.packs.drop(lost.runs)
             lost.runs = []
             lost.gone = True
@@ -395,10 +403,12 @@ class Store:
         if stream is None or stream.generation != record.generation:
             return None if record.kind != records.APPEND else "append to an unknown stream"
         if record.kind == records.DELETE:
-            self.apply_deletion(stream, bool(record.extra.get("soft")))
+            self.apply_deletion(stream, bool(record.extra.get("soft")), record.time)
             return None
         if record.kind == records.TRIM:
-            self.apply_trim(stream, record.extra["o"])
+            first = record.extra["o"]
+            self.usage.dropped(stream.key, max(0, first - max(stream.first, stream.base)), record.time)
+            self.apply_trim(stream, first)
             return None
         stream.touched = max(stream.touched, record.time)
         self.mark(stream)
@@ -417,7 +427,7 @@ class Store:
         stream.end = stream.visible = stream.tail_start = stream.base
         old = self.get(record.key)
         if old is not None:  # its deletion was in a part of the log that was lost
-            self._remove(old)
+            self._remove(old, record.time)
         self._insert(stream, record.payload, bool(record.extra.get("c")))
         self.next_generation = max(self.next_generation, stream.generation + 1)
         stream.visible, stream.visible_closed = stream.end, stream.closed
@@ -428,6 +438,7 @@ class Store:
             for length in record.lengths:
                 stream.end += length
                 stream.marks.append(stream.end)
+                self.usage.wrote(stream.key, length, record.time)
             self.unsealed += len(record.payload)
             if stream.retention is not None or self.bounded:
                 self._aged(stream, record.time)
@@ -435,6 +446,13 @@ class Store:
         if record.extra.get("c"):
             stream.closed = stream.visible_closed = True
         stream.visible = stream.end
+
+    def count_held(self) -> None:
+        """For a catalogue from before usage was counted: begin with what there is."""
+        now = self.clock()
+        for key, one in self.streams.items():
+            if key[:1] != b"\0":
+                self.usage.kept((one if isinstance(one, Stream) else catalog.unpack_body(one)).held, now)
 
     def damage(self, stream: Stream, start: int, end: int) -> None:
         """Positions [start, end) are lost: readers are told, writers refused, the rest stays readable."""
@@ -445,6 +463,7 @@ class Store:
             stream.damage = (stream.damage[0], max(end, stream.damage[1]))
         if end > stream.end:  # fill the hole, so that positions stay true; no reader gets these bytes
             stream.tail += bytes(end - stream.end)
+            self.usage.kept(end - stream.end, self.clock())
             stream.end = end
             stream.marks = array("Q", [*stream.marks, end])
         stream.visible = stream.end

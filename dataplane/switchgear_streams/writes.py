@@ -31,10 +31,11 @@ ROOM_WAIT = 10.0
 class Writes:
     """See the module."""
 
-    def __init__(self, store: Store, reader: Reader, max_streams: int) -> None:
+    def __init__(self, store: Store, reader: Reader, max_streams: int, max_bytes: int | None = None) -> None:
         self._store = store
         self._reader = reader
         self._max_streams = max_streams
+        self._max_bytes = (1 << 63) if max_bytes is None else max_bytes
 
     # -- POST --
 
@@ -74,6 +75,8 @@ class Writes:
             stored, count = messages.to_stored(body)
             if not count:
                 return answers.problem(400, "EMPTY_ARRAY", "Nothing to append: the array is empty.")
+        if stored and store.usage.held + len(stored) > self._max_bytes:
+            return self._no_space()
         size = len(stored) + len(key) + 8192
         if store.log.room(size) is not Room.OK:
             return self._when_room(size, lambda: self.append(key, command, body))
@@ -110,7 +113,9 @@ class Writes:
         ):
             return None
         stored = messages.to_stored(body)[0] if stream.json else body
-        if not stored or self._store.log.room(len(stored) + len(stream.key) + 8192) is not Room.OK:
+        if not stored or self._store.usage.held + len(stored) > self._max_bytes:
+            return None
+        if self._store.log.room(len(stored) + len(stream.key) + 8192) is not Room.OK:
             return None
         entry = self._store.append(stream, stored, close=False, extra=None)
         pending = Pending()
@@ -142,6 +147,8 @@ class Writes:
         stored = body
         if body and made.json:
             stored, _ = messages.to_stored(body)
+        if stored and store.usage.held + len(stored) > self._max_bytes:
+            return self._no_space()
         size = len(stored) + len(key) + len(made.meta()) + 8192
         if store.log.room(size) is not Room.OK:
             return self._when_room(size, lambda: self.create(key, command, body, location))
@@ -264,6 +271,13 @@ class Writes:
         future: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         store.delete(stream, lambda: _resolve(future, Response(204, answers.BASE)))
         return future
+
+    def _no_space(self) -> Response:
+        return answers.problem(
+            507,
+            "QUOTA_EXCEEDED",
+            f"This service keeps at most {self._max_bytes} bytes; delete streams, or set a retention.",
+        )
 
     # -- waiting --
 
