@@ -50,6 +50,7 @@ _SWEEP_PAUSE = 0.05
 _SPECIAL = frozenset(
     (b"stream-closed", b"stream-seq", b"producer-id", b"producer-epoch", b"producer-seq", b"transfer-encoding")
 )
+_RETRY = b"retry-after: 1\r\n"
 _TOUCH_EVERY = 10
 _TIDY_EVERY = 30
 _STALE_TICK = 30.0
@@ -280,9 +281,9 @@ class Service:
     def _wrong_method(self, allow: bytes) -> Response:
         return answers.problem(405, "METHOD_NOT_ALLOWED", "Use another method.", b"allow: %b\r\n" % allow)
 
-    def _refused(self, code: str, message: str) -> Response:
+    def _refused(self, answer: Response) -> Response:
         self._limited.value += 1
-        return answers.problem(429, code, message, b"retry-after: 1\r\n")
+        return answer
 
     # -- POST and PUT --
 
@@ -291,7 +292,10 @@ class Service:
         if self._bearer is not None and not self._allowed(request) and not self._subscriptions.is_open(request):
             return self._unauthorised()
         if self._rate is not None and not self._rate.take(time.monotonic()):
-            return self._refused("RATE_LIMITED", f"This service takes {self._rate.per_second} appends a second.")
+            most = self._rate.per_second
+            return self._refused(
+                answers.problem(429, "RATE_LIMITED", f"This service takes {most} appends a second.", _RETRY)
+            )
         headers = request.headers
         name = request.path[self._prefix_length :]
         stream = None if b"%" in name else self.store.streams.get(name)
@@ -411,7 +415,9 @@ class Service:
             position = self._reader.position(stream, command.offset)
             self._reader.check(stream, position)
             if command.live is not None and self.hub.busy(self.settings.max_live_reads):
-                return self._refused("TOO_MANY_LIVE_READS", "This service has as many live reads as it may have.")
+                return self._refused(
+                    answers.problem(429, "TOO_MANY_LIVE_READS", "As many live reads as this service may have.", _RETRY)
+                )
             if command.live == "sse":
                 return self._sse(stream, position, command.cursor)
             if command.live == "long-poll":
