@@ -7,6 +7,7 @@ import pytest
 from switchgear_shapes.relations import Collation, Column, Relation
 from switchgear_shapes.where.expression import from_json, to_json
 from switchgear_shapes.where.parse import WhereError, parse_where, tables_of
+from switchgear_shapes.where.subset import parse_order_by, parse_subset_where
 
 ENGLISH = Collation("default", "c", "en_US.UTF-8", "en_US.UTF-8", True, "UTF8")
 TURKISH = Collation("tr", "c", "tr_TR.UTF-8", "tr_TR.UTF-8", True, "UTF8")
@@ -197,3 +198,44 @@ def test_subqueries() -> None:
     assert len(same.subqueries) == 1
     nested = "id IN (SELECT uid FROM users WHERE uid NOT IN (SELECT id FROM s.t))"
     assert tables_of(nested) == {("public", "users"), ("s", "t")}
+
+
+def test_subset_conditions_are_postgres_own() -> None:
+    assert parse_subset_where("title > 'x' OR mood < 'ok'", ITEMS).sql == "\"mood\" < 'ok' OR \"title\" > 'x'::text"
+    assert parse_subset_where("turkish ILIKE $1", ITEMS, {1: "i%"}).sql == "\"turkish\" ILIKE 'i%'::text"
+    assert parse_subset_where("NOT title COLLATE \"C\" < 'x'", ITEMS).sql == '("title" COLLATE "C") >= \'x\'::text'
+    with pytest.raises(WhereError, match="Subqueries are not allowed in subsets"):
+        parse_subset_where("id IN (SELECT uid FROM users)", ITEMS)
+    with pytest.raises(WhereError, match="unknown reference title"):
+        parse_subset_where("title = 'x'", ITEMS, queryable=["id"])
+
+
+def test_order_by() -> None:
+    text = "id, items.title DESC NULLS LAST, public.items.big ASC NULLS FIRST, 1, 'x'"
+    assert parse_order_by(text, ITEMS) == '"id", "title" DESC NULLS LAST, "big" NULLS FIRST'
+    assert parse_order_by("1", ITEMS) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("lower(title)", "At location 0: FuncCall expressions are not allowed in ORDER BY clauses"),
+        ("id, -big", "At location 4: A_Expr expressions are not allowed in ORDER BY clauses"),
+        ("(SELECT 1)", "At location 0: SubLink expressions are not allowed in ORDER BY clauses"),
+        ("id::text", "At location 2: TypeCast expressions are not allowed in ORDER BY clauses"),
+        ('title COLLATE "C"', "At location 6: CollateClause expressions are not allowed in ORDER BY clauses"),
+        ("$1", "At location 0: ParamRef expressions are not allowed in ORDER BY clauses"),
+        ("id USING <", "USING is not allowed"),
+        ("nothing", "At location 0: unknown reference nothing"),
+        ("other.id", "At location 0: unknown reference other.id"),
+        ("*", "syntax error"),
+        ("id LIMIT 1", "malformed query ending with SQL clauses"),
+        ("id; DROP TABLE x", 'unescaped ";" causing statement split'),
+        ("id)", "syntax error"),
+    ],
+)
+def test_order_by_refused_with(text: str, expected: str) -> None:
+    with pytest.raises(WhereError) as caught:
+        parse_order_by(text, ITEMS)
+    assert expected in caught.value.message
+    assert caught.value.field == "order_by"

@@ -128,7 +128,7 @@ def cannot_fail(node: Expression) -> bool:
             return True
 
 
-def comparison(name: str, left: Expression, right: Expression) -> Expression:
+def comparison(name: str, left: Expression, right: Expression, rule: str = "") -> Expression:
     """`left name right` for arguments that the operator takes as they are."""
     if isinstance(left, Const) and not isinstance(right, Const):
         name, left, right = FLIPPED[name], right, left
@@ -140,7 +140,7 @@ def comparison(name: str, left: Expression, right: Expression) -> Expression:
         left, right = _with_constant(left, right)
         if left.type == t.BOOL and name == "=" and not isinstance(left, Column | Const):
             return left if right == TRUE else negation(left)
-    return Call(t.BOOL, name, (left, right))
+    return Call(t.BOOL, name, (left, right), rule)
 
 
 def _with_constant(left: Expression, right: Const) -> tuple[Expression, Const]:

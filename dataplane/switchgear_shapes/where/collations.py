@@ -15,6 +15,8 @@ from switchgear_shapes.relations import Collation
 ASCII = "ascii"
 SIMPLE = "simple"
 FULL = "full"
+DATABASE = "database"
+"""Whatever the column's collation says: for what only Postgres evaluates."""
 
 _BYTE_ORDER = re.compile(r"(C|POSIX|C\.UTF-?8|PG_UNICODE_FAST)", re.IGNORECASE)
 _ASCII_CTYPE = re.compile(r"(C|POSIX)", re.IGNORECASE)

@@ -14,11 +14,12 @@ from typing import Any
 from switchgear_shapes.identifiers import quote_relation
 from switchgear_shapes.relations import Relation
 from switchgear_shapes.where import types as t
+from switchgear_shapes.where.coercion import Term, column_type
 from switchgear_shapes.where.errors import WhereError, at
 from switchgear_shapes.where.expression import Column, InSubquery, Subquery, Type, Where
 from switchgear_shapes.where.grammar import Tree, names_of, node_of, parse_condition
 from switchgear_shapes.where.render import render
-from switchgear_shapes.where.resolve import Resolver, Term, column_type
+from switchgear_shapes.where.resolve import Resolver
 
 __all__ = ["WhereError", "parse_where", "tables_of"]
 

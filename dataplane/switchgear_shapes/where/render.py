@@ -104,8 +104,8 @@ def _is_operator(node: Call) -> bool:
 
 def _is_bytewise(node: Call) -> bool:
     """Whether the order or the case of text is to be that of bytes, whatever the column's collation."""
-    if node.rule == collations.ASCII:
-        return True
+    if node.rule in (collations.ASCII, collations.DATABASE):
+        return node.rule == collations.ASCII
     return node.name in _ORDERED and node.args[0].type.name in _TEXT and not node.args[0].type.array
 
 
