@@ -201,19 +201,19 @@ def test_subqueries() -> None:
 
 
 def test_subset_conditions_are_postgres_own() -> None:
-    assert parse_subset_where("title > 'x' OR mood < 'ok'", ITEMS).sql == "\"mood\" < 'ok' OR \"title\" > 'x'::text"
+    assert parse_subset_where("title > 'x' OR mood < 'ok'", ITEMS, {}).sql == "\"mood\" < 'ok' OR \"title\" > 'x'::text"
     assert parse_subset_where("turkish ILIKE $1", ITEMS, {1: "i%"}).sql == "\"turkish\" ILIKE 'i%'::text"
-    assert parse_subset_where("NOT title COLLATE \"C\" < 'x'", ITEMS).sql == '("title" COLLATE "C") >= \'x\'::text'
+    assert parse_subset_where("NOT title COLLATE \"C\" < 'x'", ITEMS, {}).sql == '("title" COLLATE "C") >= \'x\'::text'
     with pytest.raises(WhereError, match="Subqueries are not allowed in subsets"):
-        parse_subset_where("id IN (SELECT uid FROM users)", ITEMS)
+        parse_subset_where("id IN (SELECT uid FROM users)", ITEMS, {})
     with pytest.raises(WhereError, match="unknown reference title"):
-        parse_subset_where("title = 'x'", ITEMS, queryable=["id"])
+        parse_subset_where("title = 'x'", ITEMS, {}, queryable=["id"])
 
 
 def test_order_by() -> None:
-    text = "id, items.title DESC NULLS LAST, public.items.big ASC NULLS FIRST, 1, 'x'"
-    assert parse_order_by(text, ITEMS) == '"id", "title" DESC NULLS LAST, "big" NULLS FIRST'
-    assert parse_order_by("1", ITEMS) == ""
+    text = "id, title DESC NULLS LAST, big ASC NULLS FIRST, 1, 'x'"
+    assert parse_order_by(text, ITEMS) == '"id", "title" DESC NULLS LAST, "big" ASC NULLS FIRST'
+    assert parse_order_by("1", ITEMS) is None
 
 
 @pytest.mark.parametrize(
@@ -225,9 +225,8 @@ def test_order_by() -> None:
         ("id::text", "At location 2: TypeCast expressions are not allowed in ORDER BY clauses"),
         ('title COLLATE "C"', "At location 6: CollateClause expressions are not allowed in ORDER BY clauses"),
         ("$1", "At location 0: ParamRef expressions are not allowed in ORDER BY clauses"),
-        ("id USING <", "USING is not allowed"),
+        ("id USING <", "ORDER BY can only have ASC, DESC and NULLS FIRST or LAST"),
         ("nothing", "At location 0: unknown reference nothing"),
-        ("other.id", "At location 0: unknown reference other.id"),
         ("*", "syntax error"),
         ("id LIMIT 1", "malformed query ending with SQL clauses"),
         ("id; DROP TABLE x", 'unescaped ";" causing statement split'),

@@ -1,19 +1,11 @@
-<<<<<<< HEAD
 """The filter and the order of a subset snapshot: the same grammar as where clauses, asked only of Postgres. Pure.
 
 Invariants: what is returned is rendered from a checked tree, never the client's text; only the given columns can be
 named; an order has nothing but columns.
-=======
-"""What a subset request adds to its shape: a condition and an order, checked and rendered again from their trees. Pure.
-
-Nothing of a request's text reaches Postgres as it was written. Only Postgres evaluates these, so that its own
-collations and the order of enums may be used; the fields of errors are `where` and `order_by`.
->>>>>>> 12cac21 (Subset conditions and orders: checked and rendered from their trees; typing split from resolving)
 """
 
 from __future__ import annotations
 
-<<<<<<< HEAD
 import dataclasses
 from collections.abc import Iterable, Mapping
 
@@ -21,34 +13,21 @@ from switchgear_shapes.identifiers import quote
 from switchgear_shapes.relations import Relation
 from switchgear_shapes.where.errors import WhereError, at
 from switchgear_shapes.where.expression import And, Call, Column, Const, Expression, InList, IsNull, Not, Or, Where
-=======
-from collections.abc import Collection, Mapping
-
-from switchgear_shapes.identifiers import quote
-from switchgear_shapes.relations import Relation
-from switchgear_shapes.where.errors import WhereError
-from switchgear_shapes.where.expression import Where
->>>>>>> 12cac21 (Subset conditions and orders: checked and rendered from their trees; typing split from resolving)
 from switchgear_shapes.where.grammar import ORDER_OFFSET, Tree, names_of, node_of, parse_condition, parse_order
 from switchgear_shapes.where.render import render
 from switchgear_shapes.where.resolve import Resolver
 
-<<<<<<< HEAD
 _TOTAL = frozenset({"=", "<", "<=", ">", ">=", "IS DISTINCT FROM"})
 _DIRECTIONS = {"SORTBY_DEFAULT": "", "SORTBY_ASC": " ASC", "SORTBY_DESC": " DESC"}
-=======
-_DIRECTIONS = {"SORTBY_DEFAULT": "", "SORTBY_ASC": "", "SORTBY_DESC": " DESC"}
->>>>>>> 12cac21 (Subset conditions and orders: checked and rendered from their trees; typing split from resolving)
 _NULLS = {"SORTBY_NULLS_DEFAULT": "", "SORTBY_NULLS_FIRST": " NULLS FIRST", "SORTBY_NULLS_LAST": " NULLS LAST"}
 
 
 def parse_subset_where(
-<<<<<<< HEAD
     text: str, relation: Relation, params: Mapping[int, str], queryable: Iterable[str] | None = None
 ) -> Where:
     """The checked filter; without `queryable` any column may be used. Raises WhereError."""
     tree = parse_condition(text)
-    resolver = Resolver(_visible(relation, queryable), params, {}, stored_generated=True)
+    resolver = Resolver(_visible(relation, queryable), params, {}, by_database=True)
     expression = resolver.clause(tree)
     return Where(expression, render(expression), frozenset(resolver.columns))
 
@@ -99,45 +78,3 @@ def _item(sort: Tree, names: set[str]) -> str | None:
 
 def _refused(location: int, message: str) -> WhereError:
     return WhereError(at(location, message).message, "order_by")
-=======
-    text: str,
-    relation: Relation,
-    params: Mapping[int, str] | None = None,
-    queryable: Collection[str] | None = None,
-) -> Where:
-    """The condition, for its `sql` only: it may be nothing that our evaluator knows. Raises WhereError.
-
-    `queryable`: the columns that may be used; None for all.
-    """
-    allowed = None if queryable is None else frozenset(queryable)
-    resolver = Resolver(relation, params or {}, {}, queryable=allowed, by_database=True)
-    expression = resolver.clause(parse_condition(text))
-    return Where(expression, render(expression), frozenset(resolver.columns))
-
-
-def parse_order_by(text: str, relation: Relation, queryable: Collection[str] | None = None) -> str:
-    """The list for ORDER BY, or an empty text: constants are allowed and order nothing. Raises WhereError."""
-    known = {column.name for column in relation.columns}
-    allowed = known if queryable is None else known & set(queryable)
-    keys = [_key(node, relation, allowed) for node in parse_order(text)]
-    return ", ".join(key for key in keys if key)
-
-
-def _key(sort: Tree, relation: Relation, allowed: set[str]) -> str:
-    kind, node = node_of(sort["node"])
-    location = max(node.get("location", ORDER_OFFSET) - ORDER_OFFSET, 0)
-    direction = _DIRECTIONS.get(sort.get("sortby_dir", "SORTBY_DEFAULT"))
-    nulls = _NULLS.get(sort.get("sortby_nulls", "SORTBY_NULLS_DEFAULT"))
-    if direction is None or nulls is None:
-        raise WhereError(f"At location {location}: USING is not allowed in ORDER BY clauses", "order_by")
-    if kind == "A_Const":
-        return ""
-    if kind != "ColumnRef":
-        raise WhereError(f"At location {location}: {kind} expressions are not allowed in ORDER BY clauses", "order_by")
-    names = names_of(node.get("fields", []))
-    if names[:-1] in ([relation.name], [relation.schema, relation.name]):
-        names = names[-1:]
-    if len(names) != 1 or names[0] not in allowed:
-        raise WhereError(f"At location {location}: unknown reference {'.'.join(names)}", "order_by")
-    return quote(names[0]) + direction + nulls
->>>>>>> 12cac21 (Subset conditions and orders: checked and rendered from their trees; typing split from resolving)
