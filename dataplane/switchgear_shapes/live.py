@@ -57,6 +57,10 @@ class Live:
             if not waiting:
                 del self._waiters[waiter.shape.id]
 
+    def waited_for(self) -> set[int]:
+        """The ids of the shapes that somebody waits for."""
+        return set(self._waiters)
+
     def publish(self, shapes: Iterable[Shape]) -> None:
         for shape in shapes:
             waiting = self._waiters.get(shape.id)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import signal
 import time
 from collections.abc import Sequence
@@ -170,7 +171,11 @@ class Service:
             loop.add_signal_handler(number, self._stop.set)
         servers = await self._listen()
         self._metrics.watch_server(servers[0])
-        work = [asyncio.ensure_future(self._upstream.run()), asyncio.ensure_future(self._maintain())]
+        work = [
+            asyncio.ensure_future(self._upstream.run()),
+            asyncio.ensure_future(self._maintain()),
+            asyncio.ensure_future(self._compact()),
+        ]
         stopping = asyncio.ensure_future(self._stop.wait())
         try:
             await asyncio.wait([*work, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -375,6 +380,20 @@ class Service:
         limit = self.settings.max_shapes
         if limit is None or len(store.by_id) <= limit:
             return
-        by_use = sorted(store.by_id.values(), key=lambda shape: shape.last_read)
-        for shape in by_use[: len(by_use) - limit]:
+        waited_for = self.live.waited_for()
+        unused = (s for s in store.by_id.values() if s.snapshot.complete and s.id not in waited_for)
+        by_use = sorted(unused, key=lambda shape: shape.last_read)
+        for shape in by_use[: len(store.by_id) - limit]:
             store.drop(shape, "there are more shapes than ELECTRIC_MAX_SHAPES")
+
+    async def _compact(self) -> None:
+        """Shorten the logs of the shapes that were made for it, at moments that differ between instances."""
+        while True:
+            await asyncio.sleep(self.settings.compaction_period * random.uniform(0.5, 1.5))  # noqa: S311
+            store = self.store
+            if store is None:
+                continue
+            for shape in [shape for shape in store.by_id.values() if shape.definition.compaction]:
+                if store is self.store:
+                    with contextlib.suppress(OSError):  # a full disk; the store has said so
+                        await store.compact(shape)

@@ -130,6 +130,7 @@ class Settings:
     max_concurrent: tuple[int, int] = (300, 10_000)
     max_shapes: int | None = None
     replication_idle_timeout: float = 0.0
+    compaction_period: float = 600.0
     allow_shape_deletion: bool = False
     publication_refresh_period: float = 60.0
     schema_reconciler_period: float = 60.0
@@ -169,6 +170,7 @@ _VARIABLES: dict[str, tuple[str, _Parser]] = {
     "ELECTRIC_MAX_CONCURRENT_REQUESTS": ("max_concurrent", concurrency),
     "ELECTRIC_MAX_SHAPES": ("max_shapes", integer(1, 10**9)),
     "ELECTRIC_REPLICATION_IDLE_TIMEOUT": ("replication_idle_timeout", duration),
+    "SWITCHGEAR_COMPACTION_PERIOD": ("compaction_period", duration),
     "ELECTRIC_ENABLE_INTEGRATION_TESTING": ("allow_shape_deletion", boolean),
     "ELECTRIC_TWEAKS_PUBLICATION_REFRESH_PERIOD": ("publication_refresh_period", duration),
     "ELECTRIC_TWEAKS_SCHEMA_RECONCILER_PERIOD": ("schema_reconciler_period", duration),

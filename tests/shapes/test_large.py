@@ -86,16 +86,15 @@ def test_a_large_transaction_is_whole(
 
 @one_version
 @pytest.mark.long
+@pytest.mark.timeout(1200)
 def test_memory_is_bounded_in_a_huge_transaction(database: Database, make_server: Callable[..., ShapesServer]) -> None:
-    """Three million rows in one transaction, for 10 shapes: some gigabytes through a process of some hundred MB."""
-    rows = 3_000_000
+    """Two million rows in one transaction, for 5 shapes: 2 GB through a process that stays small."""
+    rows = 2_000_000
     database.execute(TABLE)
     server = make_server().start()
     handles = {}
-    for number in range(10):
-        params = {"replica": "full"} if number == 0 else {"columns": "id,v", "queryable_columns": "id,v"}
-        if number:
-            params = {"where": f"id > {number}"} | params
+    kinds: list[dict[str, str]] = [{"replica": "full"}, {}, {"columns": "id"}, {"columns": "id,v"}]
+    for params in [*kinds, {"columns": "id,v", "replica": "full"}]:
         response = server.get(table="items", offset="-1", **params)
         assert response.status_code == 200, response.text
         handles[response.headers["electric-handle"]] = params
@@ -116,7 +115,7 @@ def test_memory_is_bounded_in_a_huge_transaction(database: Database, make_server
         assert time.monotonic() - started < 900, server.log()[-2000:]
         time.sleep(0.5)
     writer.join(60)
-    print(json.dumps({"rows": rows, "shapes": 10, "seconds": time.monotonic() - started, "peak_mb": peak / 1e6}))
+    print(json.dumps({"rows": rows, "shapes": 5, "seconds": time.monotonic() - started, "peak_mb": peak / 1e6}))
     assert peak < 400_000_000
     assert server.log().count("replication is running") == 1
     handle, params = next(iter(handles.items()))

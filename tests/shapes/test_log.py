@@ -18,6 +18,7 @@ from switchgear_shapes.errors import CorruptStorage, FatalError
 from switchgear_shapes.log import frames, registry, store, wal
 from switchgear_shapes.log.files import FileCache
 from switchgear_shapes.log.frames import Batch, Entry
+from switchgear_shapes.log.registry import Registry
 from switchgear_shapes.log.shape import Shape
 from switchgear_shapes.log.shape_log import ShapeLog
 from switchgear_shapes.log.store import StorageLocked, Store
@@ -151,7 +152,7 @@ def crash(opened: Store) -> None:
     os.close(opened._lock_fd)
 
 
-def content(opened: Store, shape: Shape) -> bytes:
+def content(opened: Registry, shape: Shape) -> bytes:
     return shape.log.slice(0, shape.log.visible, opened.files).read()
 
 

@@ -15,6 +15,7 @@ import orjson
 
 from switchgear_shapes.errors import CorruptStorage
 from switchgear_shapes.log import checkpoint, frames
+from switchgear_shapes.log.compaction import Compacted
 from switchgear_shapes.log.files import FileCache
 from switchgear_shapes.log.frames import Batch
 from switchgear_shapes.log.shape import Shape
@@ -86,6 +87,12 @@ class Registry:
             for shape in list(self.by_id.values()):
                 self._forget(shape)
             self.commit_lsn = 0
+        elif kind == frames.COMPACTED:
+            data = orjson.loads(body)
+            shape = self.by_id.get(data["id"])
+            if shape is not None:
+                chunk_ends = [(position, tx, op) for position, tx, op in data["chunks"]]
+                self._replace_log(shape, data["generation"], Compacted(data["cut"], data["length"], chunk_ends))
         else:
             raise CorruptStorage(f"unknown record kind {kind}")
 
@@ -139,6 +146,19 @@ class Registry:
         self.files.forget(shape.snapshot.path)
         self.files.forget(shape.log.path)
         self._unlink(shape.snapshot.path, shape.log.path)
+
+    def _replace_log(self, shape: Shape, generation: int, compacted: Compacted) -> None:
+        """The shape goes on in its compacted file. Raises OSError."""
+        before, old = shape.log.tail_bytes, shape.log.path
+        path = shape.log_path(generation)
+        shape.log.replace(path, compacted.cut, compacted.length, compacted.chunk_ends, self.files)
+        shape.generation = generation
+        known = self._tails.pop(shape.id, None) is not None
+        self._tail_bytes += shape.log.tail_bytes - (before if known else 0)
+        if shape.log.tail_bytes:
+            self._tails[shape.id] = shape
+        self.files.forget(old)
+        self._unlink(old)
 
     def _apply(self, batch: Batch) -> dict[int, Shape]:
         """The shapes that show more than before."""

@@ -39,19 +39,36 @@ class SnapshotFilter:
 class Shape:
     """One shape. `alive` turns False for good when it is dropped."""
 
-    __slots__ = ("alive", "created", "definition", "filter", "handle", "id", "last_read", "log", "snapshot")
+    __slots__ = (
+        "_base",
+        "alive",
+        "created",
+        "definition",
+        "filter",
+        "generation",
+        "handle",
+        "id",
+        "last_read",
+        "log",
+        "snapshot",
+    )
 
     def __init__(self, number: int, handle: str, definition: Definition, directory: Path, threshold: int) -> None:
         self.id = number
         self.handle = handle
         self.definition = definition
-        base = f"{directory}/{number % 256:02x}/{number}"
-        self.log = ShapeLog(base + ".log", threshold)
-        self.snapshot = SnapshotFile(base + ".snapshot")
+        self._base = f"{directory}/{number % 256:02x}/{number}"
+        self.generation = 0
+        """How often the main log was compacted: each time into a new file."""
+        self.log = ShapeLog(self.log_path(0), threshold)
+        self.snapshot = SnapshotFile(self._base + ".snapshot")
         self.filter: SnapshotFilter | None = SnapshotFilter(None)
         """None once no transaction can be part of the snapshot any more."""
         self.alive = True
         self.last_read = 0.0
+
+    def log_path(self, generation: int) -> str:
+        return f"{self._base}.{generation}.log" if generation else f"{self._base}.log"
 
     def accepts(self, xid: int, commit_lsn: int) -> bool:
         """Whether the transaction is to be logged (or buffered). Closes the filter when it is no longer needed."""
@@ -73,6 +90,7 @@ class Shape:
             "complete": self.snapshot.complete,
             "snapshot": self.snapshot.chunk_ends if self.snapshot.complete else [],
             "mark": None if mark is None else mark.to_json(),
+            "generation": self.generation,
             "length": self.log.visible,
             "latest": list(self.log.latest) if self.log.visible else None,
             "chunks": self.log.chunk_ends,
@@ -82,6 +100,9 @@ class Shape:
     @classmethod
     def from_json(cls, data: dict[str, Any], directory: Path, threshold: int) -> Shape:
         shape = cls(data["id"], data["handle"], Definition.from_json(data["definition"]), directory, threshold)
+        if data.get("generation"):
+            shape.generation = data["generation"]
+            shape.log.path = shape.log_path(shape.generation)
         if data["complete"]:
             shape.restore_snapshot(data["snapshot"], data["mark"])
         if data["latest"] is not None:

@@ -138,6 +138,18 @@ class ShapeLog:
         self._tail = []
         return written
 
+    def replace(self, path: str, cut: int, length: int, chunk_ends: list[ChunkEnd], files: FileCache) -> None:
+        """Go on in another file, whose `length` bytes stand for those below `cut`. Raises OSError."""
+        shown = self.slice(cut, self.visible, files).read() if cut < self.visible else b""
+        hidden = self.slice(self.visible, self.end, files).read() if self.visible < self.end else b""
+        shift = length - cut
+        self._tail = [(*offset, data) for offset, data in ((self.latest, shown), (self.last, hidden)) if data]
+        self.path = path
+        self.flushed = length
+        self.visible += shift
+        self.end += shift
+        self.chunk_ends = [*chunk_ends, *((end + shift, tx, op) for end, tx, op in self.chunk_ends if end > cut)]
+
     def trim(self, size: int) -> int:
         """Forget what the file of `size` bytes, which another process fills, has already; the number of bytes."""
         before = self.flushed

@@ -22,6 +22,7 @@ import orjson
 from switchgear_shapes.definition import Definition
 from switchgear_shapes.errors import CorruptStorage, FatalError
 from switchgear_shapes.log import checkpoint, frames
+from switchgear_shapes.log.compaction import KEPT_CHUNKS, Compacted, compact
 from switchgear_shapes.log.files import write_at
 from switchgear_shapes.log.frames import Batch
 from switchgear_shapes.log.registry import FORMAT, Registry
@@ -50,6 +51,9 @@ class Store(Registry):
         self._checkpoint: asyncio.Task[None] | None = None
         self._checkpoint_due = 0.0
         self._files_full = False
+        self._compacting = False
+        self._compacted: dict[int, int] = {}
+        """How many chunks of a shape there is nothing to be had from, so far."""
         self._deleting: set[asyncio.Future[None]] = set()
         self._wal: Wal
 
@@ -215,6 +219,61 @@ class Store(Registry):
         self._wal.append(frames.progress_record(0), lambda: None if done.done() else done.set_result(None))
         await done
 
+    async def compact(self, shape: Shape) -> bool:
+        """Merge the old updates of a shape's log; whether that was worth it. Raises OSError (a full disk)."""
+        if self._compacting or self._staged or self.full or not shape.alive:
+            return False
+        if len(shape.log.chunk_ends) - KEPT_CHUNKS <= self._compacted.get(shape.id, 0):
+            return False
+        self._compacting = True  # a checkpoint in between would mix the old file with the new one
+        path = shape.log_path(shape.generation + 1)
+        try:
+            while self._checkpoint is not None:
+                await asyncio.wait([self._checkpoint])
+            self._flush(shape)
+            log_ = shape.log
+            cut = min(log_.flushed, log_.visible)
+            chunk_ends = [end for end in log_.chunk_ends if end[0] <= cut]
+            if len(chunk_ends) <= KEPT_CHUNKS:
+                return False
+            made = await self._loop.run_in_executor(None, compact, log_.path, path, chunk_ends, cut)
+            if made is None or not shape.alive:
+                self._unlink(path)
+                if made is None:
+                    self._compacted[shape.id] = len(chunk_ends) - KEPT_CHUNKS
+                return False
+            await self._log_compacted(shape, made)
+            self._compacted[shape.id] = len(made.chunk_ends) - KEPT_CHUNKS
+            log.info("log of shape %s compacted: %d bytes became %d", shape.handle, cut, made.length)
+            return True
+        except OSError as error:
+            self._unlink(path)
+            if not is_full(error):
+                self._die(error)
+            raise
+        finally:
+            self._compacting = False
+
+    async def _log_compacted(self, shape: Shape, made: Compacted) -> None:
+        generation = shape.generation + 1
+        done: asyncio.Future[None] = self._loop.create_future()
+
+        def durable() -> None:
+            if shape.alive:
+                self._replace_log(shape, generation, made)
+            if not done.done():
+                done.set_result(None)
+
+        body = {
+            "id": shape.id,
+            "generation": generation,
+            "cut": made.cut,
+            "length": made.length,
+            "chunks": made.chunk_ends,
+        }
+        self._wal.append(frames.json_record(frames.COMPACTED, body), durable)
+        await done
+
     @property
     def pending_bytes(self) -> int:
         """Bytes on their way into the write-ahead log: above a bound, the replication stream is paused."""
@@ -300,7 +359,7 @@ class Store(Registry):
 
     def begin_checkpoint(self) -> None:
         """Bring everything that is durable in the write-ahead log into the files, so that its segments can go."""
-        if self._checkpoint is None and not self._staged:
+        if self._checkpoint is None and not self._staged and not self._compacting:
             self._checkpoint = asyncio.ensure_future(self._make_checkpoint())
 
     async def _make_checkpoint(self) -> None:
@@ -360,11 +419,12 @@ class Store(Registry):
 
     def _remove_orphans(self) -> None:
         """Files of shapes that are no more (a crash came between their record and the deletion)."""
-        known = set(self.by_id)
+        known = {path for shape in self.by_id.values() for path in (shape.log.path, shape.snapshot.path)}
 
         def remove() -> None:
             for path in self._files():
-                if path.stem.isdigit() and int(path.stem) not in known and int(path.stem) < first_new:
+                number = path.name.partition(".")[0]
+                if number.isdigit() and int(number) < first_new and str(path) not in known:
                     path.unlink(missing_ok=True)
 
         first_new = self._next_id
