@@ -84,6 +84,10 @@ VALUES: dict[str, list[str]] = {
         "00:00:00.000001",
     ],
     "mood": ["sad", "ok", "happy"],
+    "int4[]": ["{}", "{1}", "{1,2,3}", "{1,NULL}", "{NULL}", "{{1,2},{3,4}}", "[0:1]={1,2}", "{5,5,-1}"],
+    "text[]": ["{}", "{a}", "{a,b}", "{NULL,a}", '{"NULL","",  "a b"}', '{"q\\"x","b\\\\",äÖ}', "{{a},{b}}"],
+    "numeric[]": ["{}", "{1.0}", "{1,2.50}", "{NaN,NULL}"],
+    "mood[]": ["{}", "{sad}", "{ok,happy}", "{NULL}"],
 }
 COLUMN_TYPES = {"bpchar": "char(4)", "varchar": "varchar(40)"}
 ROWS = 48
@@ -105,7 +109,7 @@ class Table:
         kinds = list(VALUES)
         connection.execute("CREATE TYPE mood AS ENUM ('sad', 'ok', 'happy')")
         columns = [
-            f'"{kind}{n}" {COLUMN_TYPES.get(kind, kind)} {options if _is_text(kind) else ""}'
+            f'"{column_name(kind)}{n}" {COLUMN_TYPES.get(kind, kind)} {options if _is_text(kind) else ""}'
             for kind in kinds
             for n in (1, 2)
         ]
@@ -134,6 +138,10 @@ class Table:
     def ours(self, where: Where) -> str:
         test = predicate(where.expression, self.positions)
         return "".join({True: "t", False: "f", None: "n"}[test(list(row))] for row in self.rows)
+
+
+def column_name(kind: str) -> str:
+    return kind.replace("[]", "s")
 
 
 def _is_text(kind: str) -> bool:
@@ -190,7 +198,8 @@ def agrees(ours: str, theirs: str) -> bool:
 # -- expressions --
 
 COMPARISONS = ["=", "<>", "<", "<=", ">", ">="]
-KINDS = [kind for kind in VALUES if kind != "mood"]
+KINDS = [kind for kind in VALUES if kind != "mood" and not kind.endswith("]")]
+ARRAYS = [kind for kind in VALUES if kind.endswith("]")]
 _BYTEWISE = ("text", "varchar")
 
 
@@ -216,7 +225,7 @@ def literals(kind: str) -> SearchStrategy[str]:
 
 
 def columns(kind: str) -> SearchStrategy[str]:
-    return st.sampled_from([f"{kind}1", f"{kind}2"])
+    return st.sampled_from([f"{column_name(kind)}1", f"{column_name(kind)}2"])
 
 
 def operands(kind: str) -> SearchStrategy[str]:
@@ -253,7 +262,7 @@ def comparisons(draw: st.DrawFn) -> str:
 
 @st.composite
 def tests(draw: st.DrawFn) -> str:
-    kind = draw(st.sampled_from([*KINDS, "mood"]))
+    kind = draw(st.sampled_from([*KINDS, "mood", *ARRAYS]))
     match draw(st.integers(0, 2)):
         case 0:
             return f"{draw(columns(kind))} IS {draw(st.sampled_from(['', 'NOT ']))}NULL"
@@ -274,8 +283,33 @@ def likes(draw: st.DrawFn) -> str:
     return f"{left} {word} {quoted(draw(_PATTERNS))}"
 
 
+@st.composite
+def array_tests(draw: st.DrawFn) -> str:
+    kind = draw(st.sampled_from(ARRAYS))
+    item = kind.removesuffix("[]")
+    column = draw(columns(kind))
+    whole = columns(kind) | st.sampled_from(VALUES[kind]).map(quoted)
+    built = st.lists(operands(item), min_size=1, max_size=3).map(lambda items: f"ARRAY[{', '.join(items)}]::{kind}")
+    match draw(st.integers(0, 5)):
+        case 0:
+            word = draw(st.sampled_from(["= ANY", "<> ALL", "<> ANY", "= ALL"]))
+            return f"{draw(operands(item))} {word} ({column})"
+        case 1:
+            word = draw(st.sampled_from(["= ANY", "<> ALL", "<> ANY", "= ALL"]))
+            return f"{draw(columns(item))} {word} ({draw(st.sampled_from(VALUES[kind]).map(quoted))}::{kind})"
+        case 2 if item == "int4":
+            return f"{column}[{draw(st.integers(-1, 3) | columns('int4'))}] {draw(st.sampled_from(COMPARISONS))} 1"
+        case 3 if kind != "mood[]":
+            joined = draw(st.sampled_from([f"{column} || {column}", f"{column} || {item}1", f"{item}1 || {column}"]))
+            return f"({joined}) = {draw(whole)}"
+        case 4:
+            return f"{column} {draw(st.sampled_from(['@>', '<@', '&&']))} {draw(built)}"
+        case _:
+            return f"{column} {draw(st.sampled_from(['=', '<>', '@>', '<@', '&&']))} {draw(whole)}"
+
+
 def conditions(leaves: SearchStrategy[str] | None = None) -> SearchStrategy[str]:
-    leaf = leaves if leaves is not None else comparisons() | tests() | likes()
+    leaf = leaves if leaves is not None else comparisons() | tests() | likes() | array_tests()
     return st.recursive(
         leaf,
         lambda inner: st.one_of(

@@ -222,6 +222,8 @@ def _call(node: Call) -> Condition:
             return _contained(node, array, const)
         case Call(_, "&&", (Column() as array, Const() as const) | (Const() as const, Column() as array)):
             return _overlaps(node, array, const)
+        case Call(_, "= ANY", (Const() as const, Column() as array)):
+            return _element_of(node, array, const)
     return Condition(node, None)
 
 
@@ -339,6 +341,16 @@ def _contains(node: Expression, array: Column, const: Const) -> Condition:
     first, *others = parts
     rest = tuple(Condition(_has(array, path), (path,)) for path in others)
     return Condition(node, (Path(first.atom, rest),))
+
+
+def _element_of(node: Expression, array: Column, const: Const) -> Condition:
+    """const = ANY (array)."""
+    if const.text is None:
+        return Condition(node, ())
+    function = keys.element_equality(array.type)
+    if function is None or const.type.name != array.type.name:
+        return Condition(node, None)
+    return Condition(node, (_path(ELEMENT, array.name, function, function(const.text.encode()), 2),))
 
 
 def _has(array: Column, path: Path) -> Expression:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
-from switchgear_shapes.where import moments
+from switchgear_shapes.where import arrays, moments
 from switchgear_shapes.where.expression import Type
 from switchgear_shapes.where.types import FLOATS
 from switchgear_shapes.where.values import decoder
@@ -88,6 +88,11 @@ def comparable(kind: Type, other: Type) -> Callable[[Any], Any] | None:
 
 def comparison(name: str, left: Type, right: Type) -> Compare:
     """`left name right`."""
+    if left.array:
+        equal = comparison("=", Type(left.name, enum=left.enum), Type(right.name, enum=right.enum))
+        if name == "<>":
+            return lambda a, b: not arrays.equal_arrays(equal, a, b)
+        return lambda a, b: arrays.equal_arrays(equal, a, b)
     plain = _PLAIN[name]
     if left.name in FLOATS or left.name == "numeric":
         return _NUMBERS[name]

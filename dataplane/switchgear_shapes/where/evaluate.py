@@ -160,7 +160,7 @@ class _Compiler:
 
     def _call(self, node: Call) -> Evaluate:
         name, args = node.name, node.args
-        if name in COMPARISONS and not args[0].type.array:
+        if name in COMPARISONS:
             return self._comparison(name, *args)
         compiled = [self.compile(arg) for arg in args]
         fixed = functions.fixed(node)

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 from switchgear_shapes.replication.pgoutput import Values
-from switchgear_shapes.where import casts, collations, like
+from switchgear_shapes.where import arrays, casts, collations, like
 from switchgear_shapes.where.comparing import comparison
-from switchgear_shapes.where.expression import Call, Const
+from switchgear_shapes.where.expression import Call, Const, Type
 
 Evaluate = Callable[[Values], Any]
 
@@ -57,6 +57,18 @@ def _matching(match: like.Matcher, rule: str | None) -> Callable[[Evaluate], Eva
 def lazy(node: Call) -> Callable[[list[Evaluate]], Evaluate] | None:
     """For what is not strict."""
     match node.name:
+        case "ARRAY":
+            return lambda args: lambda row: arrays.one_dimensional(tuple(arg(row) for arg in args))
+        case "array_cat":
+            return lambda args: lambda row: arrays.concatenated(args[0](row), args[1](row))
+        case "array_append":
+            return lambda args: lambda row: arrays.appended(args[0](row), args[1](row))
+        case "array_prepend":
+            return lambda args: lambda row: arrays.prepended(args[0](row), args[1](row))
+        case name if name.endswith((" ANY", " ALL")):
+            over = arrays.any_of if name.endswith("ANY") else arrays.all_of
+            compare = comparison(name[:-4], node.args[0].type, _element(node.args[1].type))
+            return lambda args: lambda row: over(compare, args[0](row), args[1](row))
         case "IS TRUE":
             return lambda args: lambda row: args[0](row) is True
         case "IS FALSE":
@@ -78,6 +90,10 @@ def _distinct(equal: Callable[[Any, Any], bool], left: Evaluate, right: Evaluate
     return distinct
 
 
+def _element(kind: Type) -> Type:
+    return Type(kind.name, enum=kind.enum)
+
+
 def strict(node: Call) -> Callable[..., Any]:
     """For all others. Raises ValueError if there is none: the parser makes no such node."""
     rule = node.rule
@@ -90,6 +106,12 @@ def strict(node: Call) -> Callable[..., Any]:
             return lambda text, pattern: like.matcher(pattern)(text)
         case "~~*":
             return lambda text, pattern: like.matcher(collations.lower(pattern, rule))(collations.lower(text, rule))
+        case "@>" | "&&":
+            equal = comparison("=", _element(node.args[0].type), _element(node.args[1].type))
+            meets = arrays.contains if node.name == "@>" else arrays.overlaps
+            return lambda a, b: meets(equal, a, b)
+        case "[]":
+            return arrays.element
         case "lower":
             return lambda text: collations.lower(text, rule)
         case "upper":

@@ -24,7 +24,7 @@ from switchgear_shapes.where.expression import (
 )
 from switchgear_shapes.where.types import shown
 
-_INFIX = frozenset({"=", "<", "<=", ">", ">=", "IS DISTINCT FROM"})
+_INFIX = frozenset({"=", "<", "<=", ">", ">=", "IS DISTINCT FROM", "@>", "&&"})
 _ORDERED = frozenset({"<", "<=", ">", ">="})
 _TEXT = frozenset({"text", "varchar", "bpchar"})
 _LIKE = {"~~": "LIKE", "~~*": "ILIKE"}
@@ -85,7 +85,15 @@ class _Renderer:
             return f'({self.operand(args[0])} COLLATE "C")'
         if name in ("IS TRUE", "IS FALSE"):
             return f"{self.operand(args[0])} {name}"
+        if name == "ARRAY":
+            kind = f"::{_type(node.type)}" if node.type.enum is None else ""
+            return f"(ARRAY[{', '.join(self.condition(arg) for arg in args)}]{kind})"
         operands = [self.operand(arg) for arg in args]
+        if name == "[]":
+            return f"({operands[0]})" + "".join(f"[{operand}]" for operand in operands[1:])
+        if name.endswith((" ANY", " ALL")):
+            left = f'({operands[0]} COLLATE "C")' if _is_bytewise(node) else operands[0]
+            return f"{left} {name} ({operands[1]})"
         if _is_bytewise(node):
             operands[0] = f'({operands[0]} COLLATE "C")'
         if name in _INFIX or name in _LIKE:
@@ -99,14 +107,16 @@ class _Renderer:
 
 
 def _is_operator(node: Call) -> bool:
-    return node.name in _INFIX or node.name in _LIKE or node.name in ("IS TRUE", "IS FALSE")
+    if node.name in _INFIX or node.name in _LIKE or node.name in ("IS TRUE", "IS FALSE"):
+        return True
+    return node.name.endswith((" ANY", " ALL"))
 
 
 def _is_bytewise(node: Call) -> bool:
     """Whether the order or the case of text is to be that of bytes, whatever the column's collation."""
     if node.rule in (collations.ASCII, collations.DATABASE):
         return node.rule == collations.ASCII
-    return node.name in _ORDERED and node.args[0].type.name in _TEXT and not node.args[0].type.array
+    return node.name.split(" ")[0] in _ORDERED and node.args[0].type.name in _TEXT and not node.args[0].type.array
 
 
 def _type(kind: Type) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from switchgear_shapes.relations import Relation
-from switchgear_shapes.where import canonical, collations, like, operators
+from switchgear_shapes.where import canonical, collations, like, operators, resolve_arrays
 from switchgear_shapes.where import types as t
 from switchgear_shapes.where.coercion import Coercion, Parameter, Term, column_type
 from switchgear_shapes.where.errors import WhereError, at
@@ -109,6 +109,15 @@ class Resolver(Coercion):
 
     def _cast(self, node: Tree, location: int) -> Term:
         target = self.type_named(node["typeName"])
+        kind, array = node_of(node["arg"])
+        if (
+            kind == "A_ArrayExpr"
+            and target.array
+            and all(node_of(e)[0] != "A_ArrayExpr" for e in array.get("elements", []))
+        ):
+            item = resolve_arrays.element_type(target)
+            items = [self.explicit_cast(self.resolve(e), item, location) for e in array.get("elements", [])]
+            return resolve_arrays.of_type(self, items, target, location)
         term = self.resolve(node["arg"])
         return self.explicit_cast(term, target, location)
 
@@ -189,9 +198,11 @@ class Resolver(Coercion):
         return names[-1]
 
     def binary(self, name: str, left: Term, right: Term, location: int) -> Term:
+        self._check_usable(left, right)
+        if left.type.array or right.type.array:
+            return dataclasses.replace(left, expression=resolve_arrays.operation(self, name, left, right, location))
         if not operators.known(name):
             raise at(location, f"unknown binary operator {name}")
-        self._check_usable(left, right)
         if left.type.enum is not None or right.type.enum is not None:
             return Term(self._enum_comparison(name, left, right, location), location)
         chosen = operators.choose(name, (left.type, right.type))
@@ -308,6 +319,19 @@ class Resolver(Coercion):
                 sides = (self.coerce(left, t.BOOL).expression, self.coerce(right, t.BOOL).expression)
                 return Call(t.BOOL, "IS DISTINCT FROM", sides)
 
+    # -- arrays --
+
+    def _any_or_all(self, node: Tree, location: int) -> Term:
+        name = self._operator(node, location)
+        sides = (self.resolve(node["lexpr"]), self.resolve(node["rexpr"]))
+        return resolve_arrays.any_or_all(self, self, name, node["kind"].endswith("ALL"), sides, location)
+
+    def _array(self, node: Tree, location: int) -> Term:
+        return resolve_arrays.constructor(self, [self.resolve(item) for item in node.get("elements", [])], location)
+
+    def _indirection(self, node: Tree, location: int) -> Term:
+        return resolve_arrays.subscript(self, self, node, location)
+
     # -- subqueries --
 
     def _sublink(self, node: Tree, location: int) -> Term:
@@ -343,11 +367,15 @@ _HANDLERS: dict[str, Callable[[Resolver, Any, int], Term]] = {
     "A_Expr": Resolver._a_expr,
     "CollateClause": Resolver._collate,
     "SubLink": Resolver._sublink,
+    "A_ArrayExpr": Resolver._array,
+    "A_Indirection": Resolver._indirection,
 }
 _EXPRESSIONS: dict[str, Callable[[Resolver, Any, int], Term]] = {
     "OP": Resolver._operation,
     "LIKE": Resolver._operation,
     "ILIKE": Resolver._operation,
+    "OP_ANY": Resolver._any_or_all,
+    "OP_ALL": Resolver._any_or_all,
     "DISTINCT": Resolver._distinct,
     "NOT_DISTINCT": Resolver._distinct,
     "IN": Resolver._in,

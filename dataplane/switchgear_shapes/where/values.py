@@ -18,7 +18,7 @@ from collections.abc import Callable
 from decimal import Context, Decimal
 from typing import Any
 
-from switchgear_shapes.where import moments
+from switchgear_shapes.where import arrays, moments
 from switchgear_shapes.where.expression import Type
 from switchgear_shapes.where.types import INTEGERS, STRINGS
 
@@ -261,7 +261,8 @@ AS_BYTES = STRINGS | {"uuid"}
 def read(kind: Type, text: str) -> Any:
     """A literal's text by the type's input function. Raises ValueError, ArithmeticError."""
     if kind.array:
-        raise ValueError("arrays")
+        item = Type(kind.name, enum=kind.enum)
+        return arrays.read_array(text, lambda element: read(item, element))
     if kind.enum is not None:
         if text not in kind.enum:
             raise ValueError("no such label")
@@ -271,6 +272,9 @@ def read(kind: Type, text: str) -> Any:
 
 def to_text(kind: Type, value: Any) -> str:
     """What the type's output function prints."""
+    if kind.array:
+        item = Type(kind.name, enum=kind.enum)
+        return arrays.print_array(value, lambda element: to_text(item, element))
     if kind.enum is not None:
         return bytes.decode(value)
     return PRINT[kind.name](value)
@@ -278,4 +282,7 @@ def to_text(kind: Type, value: Any) -> str:
 
 def decoder(kind: Type) -> Callable[[bytes], Any] | None:
     """From the stream's bytes to a value; None when the bytes are the value."""
+    if kind.array:
+        decode = decoder(Type(kind.name, enum=kind.enum)) or bytes
+        return lambda data: arrays.read_array(data.decode(), lambda element: decode(element.encode()))
     return None if kind.enum is not None else DECODE.get(kind.name)
