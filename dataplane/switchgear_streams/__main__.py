@@ -12,6 +12,7 @@ import sys
 
 from switchgear_model import logs
 from switchgear_streams.errors import StartError
+from switchgear_streams.house import House
 from switchgear_streams.service import Service
 from switchgear_streams.settings import Settings, SettingsError, load
 from switchgear_wire.listener import Server, serve
@@ -55,7 +56,7 @@ def raise_file_limit() -> None:
 
 async def run(settings: Settings) -> None:
     """Serve until a signal comes."""
-    service = Service(settings)
+    service = Service(settings) if settings.services is None else House(settings)
     service.start()
     gc.freeze()
     server: Server = await serve(service.handle, settings.host, settings.port, error_headers=service.error_headers)

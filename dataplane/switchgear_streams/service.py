@@ -63,6 +63,15 @@ def wall_clock() -> int:
     return time.time_ns() // 1_000_000
 
 
+def unauthorised() -> Response:
+    return answers.problem(
+        401,
+        "UNAUTHORIZED",
+        "Send the service's secret as Authorization: Bearer <secret>.",
+        b"www-authenticate: Bearer\r\n",
+    )
+
+
 class Service:
     """One streams server over one data directory."""
 
@@ -83,7 +92,7 @@ class Service:
         self._bodies = 0
         self._ticker: asyncio.Task[None] | None = None
         self._ticked = time.monotonic()
-        self.metrics = Registry()
+        self.metrics = Registry(**({} if settings.service is None else {"service": settings.service}))
         self._requests = measures.requests(self.metrics)
         self._posts = self._requests["POST"]
         self._unauthorized = self.metrics.counter("streams_unauthorized_total", "Requests without the right secret.")
@@ -263,12 +272,7 @@ class Service:
 
     def _unauthorised(self) -> Response:
         self._unauthorized.value += 1
-        return answers.problem(
-            401,
-            "UNAUTHORIZED",
-            "Send the service's secret as Authorization: Bearer <secret>.",
-            b"www-authenticate: Bearer\r\n",
-        )
+        return unauthorised()
 
     def _key(self, request: Request) -> bytes:
         key = commands.stream_key(request.path, self._prefix)
@@ -490,6 +494,12 @@ class Service:
 
     # -- health --
 
+    def usage(self, request: Request) -> Answer:
+        """GET /usage, which needs the secret."""
+        if request.method not in ("GET", "HEAD"):
+            return self._wrong_method(b"GET, HEAD, OPTIONS")
+        return self._usage() if self._allowed(request) else self._unauthorised()
+
     async def _usage(self) -> Response:
         """What the service used, once it is durable: no crash can take back what this says."""
         now = self._clock()
@@ -499,9 +509,9 @@ class Service:
 
     def _system(self, request: Request) -> Answer:
         path = request.path
-        if path == b"/usage" and request.method in ("GET", "HEAD"):
-            return self._usage() if self._allowed(request) else self._unauthorised()
-        if path not in (b"/health", b"/ready", b"/live", b"/metrics", b"/usage"):
+        if path == b"/usage":
+            return self.usage(request)
+        if path not in (b"/health", b"/ready", b"/live", b"/metrics"):
             return answers.problem(404, "NOT_FOUND", f"Streams are below {self.settings.root_path}/.")
         if request.method not in ("GET", "HEAD"):
             return self._wrong_method(b"GET, HEAD, OPTIONS")
@@ -509,9 +519,13 @@ class Service:
             headers = answers.BASE + b"content-type: text/plain; version=0.0.4; charset=utf-8\r\n" + answers.NO_STORE
             return Response(200, headers, self.metrics.render())
         if path == b"/live":
-            well = time.monotonic() - self._ticked < _STALE_TICK
-            return self._health(well, "alive" if well else "stuck")
+            return self._health(self.well, "alive" if self.well else "stuck")
         return self._health(self._ready, "ok" if self._ready else "stopping")
+
+    @property
+    def well(self) -> bool:
+        """Does its periodic work go on?"""
+        return time.monotonic() - self._ticked < _STALE_TICK
 
     @staticmethod
     def _health(well: bool, word: str) -> Response:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from switchgear_streams import tenants
 from switchgear_streams.rules.lifetime import MAX_TTL
 from switchgear_streams.rules.retention import MAX_BYTES
 
@@ -39,6 +40,10 @@ class Settings:
     max_live_reads: int | None = None
     service: str | None = None
     """Its name, where a process serves several."""
+    host_name: bytes | None = None
+    """The Host under which it is found, where it is not by its name in the path."""
+    services: tuple[Settings, ...] | None = None
+    """All of them, where a process serves several."""
     public_root_url: str | None = None
     yjs_compaction_bytes: int = MIB
     max_document_bytes: int = 16 * MIB
@@ -86,6 +91,7 @@ def parser() -> argparse.ArgumentParser:
         help=f"largest Yjs document, snapshot and updates since: at most a quarter of a segment (default {16 * MIB})",
     )
     add("--secret-file", help="file with the secret that clients send as Bearer token")
+    add("--services", help="JSON file with several services to serve, each with its secret and limits")
     add("--insecure", action="store_true", help="serve everybody without a secret")
     add("--wal-segment-bytes", help=f"size of a log segment (default {64 * MIB})")
     add("--checkpoint-bytes", help=f"amount of new data after which it is moved into packs (default {32 * MIB})")
@@ -136,8 +142,11 @@ def load(argv: Sequence[str], environment: Mapping[str, str]) -> Settings:
     log_level = environment.get("SWITCHGEAR_LOG_LEVEL") or "info"
     if log_level.lower() not in LOG_LEVELS:
         problems.append(f"SWITCHGEAR_LOG_LEVEL must be one of {', '.join(LOG_LEVELS)}, not {log_level!r}")
-    secret = _secret(given.secret_file, given.insecure, environment, problems)
-    segment = whole("--wal-segment-bytes", given.wal_segment_bytes, 64 * MIB, 256 * 1024, 4096 * MIB)
+    several = given.services is not None
+    secret = _secret(given.secret_file, given.insecure, environment, problems, several)
+    segment = whole(
+        "--wal-segment-bytes", given.wal_segment_bytes, (16 if several else 64) * MIB, 256 * 1024, 4096 * MIB
+    )
     max_body = whole("--max-body-bytes", given.max_body_bytes, min(32 * MIB, segment // 4), 1, 1024 * MIB)
     if max_body > segment // 2:
         problems.append("--max-body-bytes must be at most half of --wal-segment-bytes")
@@ -166,14 +175,39 @@ def load(argv: Sequence[str], environment: Mapping[str, str]) -> Settings:
             "--max-document-bytes", given.max_document_bytes, min(16 * MIB, segment // 4), 1024, segment // 4
         ),
     )
+    if several:
+        found = tenants.read(Path(given.services), problems)
+        settings = replace(settings, services=tuple(_service(settings, one) for one in found))
     if problems:
         raise SettingsError(problems)
     return settings
 
 
-def _secret(file: str | None, insecure: bool, environment: Mapping[str, str], problems: list[str]) -> bytes | None:
+def _service(common: Settings, one: tenants.Tenant) -> Settings:
+    """The settings of one of several services: its own, and for the rest those of the process."""
+    return replace(
+        common,
+        service=one.id,
+        host_name=one.host,
+        data_dir=common.data_dir / one.id,
+        root_path=common.root_path if one.host is not None else f"{common.root_path}/{one.id}",
+        public_root_url=None,
+        secret=one.secret,
+        **{name: value for name, value in one.limits.items() if value is not None},  # type: ignore[arg-type]
+    )
+
+
+def _secret(
+    file: str | None, insecure: bool, environment: Mapping[str, str], problems: list[str], several: bool
+) -> bytes | None:
     variable = environment.get("STREAMS_SECRET")
     ways = sum((file is not None, variable is not None, insecure))
+    if several:
+        if ways:
+            problems.append(
+                "with --services each service has its own secret: no --secret-file, STREAMS_SECRET, --insecure"
+            )
+        return None
     if ways != 1:
         problems.append("give exactly one of --secret-file, STREAMS_SECRET and --insecure")
         return None
@@ -187,8 +221,7 @@ def _secret(file: str | None, insecure: bool, environment: Mapping[str, str], pr
             return None
     else:
         secret = (variable or "").strip().encode()
-    if not secret:
-        problems.append("the secret is empty")
-    elif any(byte <= 0x20 or byte >= 0x7F for byte in secret):
-        problems.append("the secret must consist of visible ASCII characters")
+    problem = tenants.secret_problem(secret)
+    if problem is not None:
+        problems.append(problem)
     return secret

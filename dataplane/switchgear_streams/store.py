@@ -33,7 +33,7 @@ MAX_IDLE_HYDRATED = 20_000
 
 
 # A changed stream counts like this many bytes towards the next checkpoint: to freeze many at once would stop the loop.
-_DIRTY_WEIGHT = 4096
+_DIRTY_WEIGHT = 12_288
 _TOUCHES_AT_ONCE = 2000
 _UNBOUNDED = Retention()
 MAX_TIME = 1 << 63
@@ -451,8 +451,7 @@ class Store:
         """For a catalogue from before usage was counted: begin with what there is."""
         now = self.clock()
         for key, one in self.streams.items():
-            if key[:1] != b"\0":
-                self.usage.kept((one if isinstance(one, Stream) else catalog.unpack_body(one)).held, now)
+            self.usage.kept(key, (one if isinstance(one, Stream) else catalog.unpack_body(one)).held, now)
 
     def damage(self, stream: Stream, start: int, end: int) -> None:
         """Positions [start, end) are lost: readers are told, writers refused, the rest stays readable."""
@@ -463,7 +462,7 @@ class Store:
             stream.damage = (stream.damage[0], max(end, stream.damage[1]))
         if end > stream.end:  # fill the hole, so that positions stay true; no reader gets these bytes
             stream.tail += bytes(end - stream.end)
-            self.usage.kept(end - stream.end, self.clock())
+            self.usage.kept(stream.key, end - stream.end, self.clock())
             stream.end = end
             stream.marks = array("Q", [*stream.marks, end])
         stream.visible = stream.end

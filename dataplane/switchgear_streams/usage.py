@@ -13,8 +13,15 @@ UNIT = 10_000
 """Bytes of an append that count as one write."""
 
 
+_OURS = (b"\0subscription/", b"\0keys/")
+
+
+def _counts(key: bytes) -> bool:
+    return key[:1] != b"\0" or not key.startswith(_OURS)
+
+
 class Usage:
-    """The sums of one data directory. Hidden streams (keys that begin with NUL) are not anybody's usage."""
+    """The sums of one data directory. Streams in which the server keeps subscriptions and keys are not counted."""
 
     __slots__ = ("_moment", "bytes", "held", "units")
 
@@ -28,7 +35,7 @@ class Usage:
 
     def wrote(self, key: bytes, size: int, time: int) -> None:
         """One append of `size` stored bytes at `time` (Unix ms)."""
-        if key[:1] != b"\0":
+        if _counts(key):
             self.units += -(-size // UNIT) or 1
             self.bytes += size
             self.held += size
@@ -36,14 +43,15 @@ class Usage:
 
     def dropped(self, key: bytes, size: int, time: int) -> None:
         """`size` bytes went at `time`."""
-        if key[:1] != b"\0":
+        if _counts(key):
             self.held -= size
             self._moment -= size * time
 
-    def kept(self, size: int, time: int) -> None:
+    def kept(self, key: bytes, size: int, time: int) -> None:
         """`size` bytes are there that were never counted as written."""
-        self.held += size
-        self._moment += size * time
+        if _counts(key):
+            self.held += size
+            self._moment += size * time
 
     def byte_milliseconds(self, now: int) -> int:
         return self.held * now - self._moment

@@ -59,7 +59,9 @@ _Series = TypeVar("_Series", Counter, Gauge, Histogram)
 class Registry:
     """All series of one process. The same name and labels give the same series."""
 
-    def __init__(self) -> None:
+    def __init__(self, **labels: str) -> None:
+        self._labels = labels
+        """Every series has them."""
         self._families: dict[str, tuple[str, str]] = {}
         self._series: dict[tuple[str, str], Counter | Histogram] = {}
 
@@ -81,7 +83,7 @@ class Registry:
         self, name: str, kind: str, help_text: str, labels: dict[str, str], make: Callable[[], _Series]
     ) -> _Series:
         self._families.setdefault(name, (kind, help_text))
-        key = (name, ",".join(f'{k}="{_escape(v)}"' for k, v in sorted(labels.items())))
+        key = (name, ",".join(f'{k}="{_escape(v)}"' for k, v in sorted((self._labels | labels).items())))
         found = self._series.get(key)
         if found is None:
             found = self._series[key] = make()
@@ -89,15 +91,29 @@ class Registry:
 
     def render(self) -> bytes:
         """The exposition text, families in the order in which they were first named."""
-        by_family: dict[str, list[tuple[str, Counter | Histogram]]] = {name: [] for name in self._families}
-        for (name, labels), series in self._series.items():
-            by_family[name].append((labels, series))
-        lines: list[str] = []
-        for name, (kind, help_text) in self._families.items():
-            lines += [f"# HELP {name} {help_text}", f"# TYPE {name} {kind}"]
-            for labels, series in by_family[name]:
-                lines += _render(name, labels, series)
-        return ("\n".join(lines) + "\n").encode()
+        return render_all([self])
+
+    def families(self) -> dict[str, tuple[str, str]]:
+        return self._families
+
+    def series(self) -> list[tuple[str, str, Counter | Histogram]]:
+        """(name, labels, series)."""
+        return [(name, labels, series) for (name, labels), series in self._series.items()]
+
+
+def render_all(registries: Sequence[Registry]) -> bytes:
+    """The exposition text of several registries whose labels differ."""
+    families: dict[str, tuple[str, str]] = {}
+    for registry in registries:
+        families.update(registry.families())
+    by_family: dict[str, list[str]] = {name: [] for name in families}
+    for registry in registries:
+        for name, labels, series in registry.series():
+            by_family[name] += _render(name, labels, series)
+    lines: list[str] = []
+    for name, (kind, help_text) in families.items():
+        lines += [f"# HELP {name} {help_text}", f"# TYPE {name} {kind}", *by_family[name]]
+    return ("\n".join(lines) + "\n").encode()
 
 
 def _render(name: str, labels: str, series: Counter | Histogram) -> list[str]:

@@ -33,11 +33,14 @@ class StreamsServer:
         module: str = "switchgear_streams",
         environment: dict[str, str] | None = None,
         long_poll_ms: int = 500,
+        flags_only: bool = False,
     ) -> None:
         self.folder = folder
         self.data = folder / "data"
         self._flags = flags
         self._secret = secret
+        self._flags_only = flags_only
+        """Neither a secret nor --insecure."""
         self._module = module
         self._environment = environment or {}
         self._long_poll_ms = long_poll_ms
@@ -51,7 +54,9 @@ class StreamsServer:
         command += ["--long-poll-timeout-ms", str(self._long_poll_ms), *self._flags]
         environment = {**os.environ, **self._environment}
         environment.pop("STREAMS_SECRET", None)
-        if self._secret is None:
+        if self._flags_only:
+            pass
+        elif self._secret is None:
             command.append("--insecure")
         else:
             environment["STREAMS_SECRET"] = self._secret
@@ -110,7 +115,7 @@ class StreamsServer:
 
     def metric(self, name: str) -> float:
         text = httpx.get(f"{self.url}/metrics", trust_env=False).text
-        found = re.search(rf"^{name} (\S+)$", text, re.M)
+        found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.M)
         assert found, f"no metric {name} in {text}"
         return float(found[1])
 

@@ -1,0 +1,1 @@
+"""Figures of the streams server beside its peers: `python -m bench.streams`."""
