@@ -74,8 +74,8 @@ def test_services_are_apart(house: StreamsServer, client: httpx.Client) -> None:
         for _ in range(2):
             house.kill()
             house.start()
-            assert client.get(one, headers=a).content == b"of a"
-            assert client.get(other, headers=b).content == b"of b"
+            assert client.get(house.stream("svc-a/s"), headers=a).content == b"of a"
+            assert client.get(house.stream("svc-b/s"), headers=b).content == b"of b"
             assert client.get(house.stream("s"), headers=c).content == b"of c"
             assert client.get(house.stream("svc-open/s")).content == b"of all"
             assert client.get(house.stream("svc-a/__ds/subscriptions/x"), headers=a).status_code == 200
