@@ -17,6 +17,7 @@ from bench.sync.latency import items
 from bench.sync.report import Figure
 from bench.sync.world import LOAD_CORE, SERVER_CORE, Server, World, expect, wal_position
 from switchgear_shapes.definition import define
+from switchgear_shapes.parameters import Query
 from switchgear_shapes.relations import from_rows, query_by_name
 from switchgear_shapes.request import parse
 from switchgear_shapes.snapshot import copy_statement
@@ -89,7 +90,8 @@ def creation(world: World, count: int = 450) -> list[Figure]:
         database.execute("CREATE INDEX ON grouped (g)")
         database.execute("VACUUM ANALYZE grouped")
     means = []
-    with world.server(url) as server:
+    allowed = '{"initial":1000,"existing":10000}'  # by default, no more than 300 wait for shapes that are being made
+    with world.server(url, ELECTRIC_MAX_CONCURRENT_REQUESTS=allowed) as server:
         server.create([{"table": "grouped", "where": f"g = {4000 + i}"} for i in range(20)])
         for turn in range(3):
             connections = [Connection(server.port) for _ in range(count)]
@@ -122,7 +124,7 @@ def initial_sync(world: World, rows: int = 1_000_000) -> list[Figure]:
         database.execute("VACUUM ANALYZE big")
         found = database.execute(query_by_name("public", "big").encode()).fetchall()
     relation = from_rows([tuple(None if v is None else _text(v) for v in row) for row in found])[0]
-    definition = define(parse({"table": "big", "offset": "-1"}).params, relation, stored_generated=False)
+    definition = define(parse(Query([("table", "big"), ("offset", "-1")])).params, relation, stored_generated=False)
     copy = copy_statement(definition, relation)
     times, ours, peak, idle, size = [], [], 0.0, 0.0, 0
     for _ in range(3):

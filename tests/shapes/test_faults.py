@@ -144,6 +144,69 @@ def test_a_database_without_free_connections(items: Database, make_server: Calla
     items.execute(f"DROP ROLE {role}")
 
 
+@one_version
+def test_a_slot_that_somebody_else_reads(items: Database, make_server: Callable[..., ShapesServer]) -> None:
+    """Another walsender has the slot: the server waits for it, says so, and goes on."""
+    server = make_server().start()
+    client = synced(server)
+    assert server.stop() == 0
+    binaries = items.postgres.server.binaries
+    options = ["-o", "proto_version=1", "-o", f"publication_names={PUBLICATION}"]
+    other = subprocess.Popen(
+        [
+            str(binaries.path("pg_recvlogical")),
+            *("-d", items.url, "--slot", "electric_slot_default", "--start", "-f", "/dev/null", *options),
+        ],
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        with items.connect() as connection:
+            active = "SELECT bool_or(active) FROM pg_replication_slots WHERE database = current_database()"
+            server.wait(lambda: connection.execute(active).fetchone() == (True,), 30, "the other reader")
+        server.start(active=False)
+        server.wait(lambda: "is active for PID" in server.log(), 30, "the conflict to be named")
+        assert server.health() == (202, "starting")
+        assert "is active for PID" in server.http.get(server.url + "/ready").json()["waiting_for"]
+    finally:
+        other.terminate()
+        other.wait(20)
+    server.wait_active()
+    items.execute("INSERT INTO items VALUES (2, 'b')")
+    follow(client, 2)
+
+
+@one_version
+def test_a_publication_of_somebody_else(items: Database, make_server: Callable[..., ShapesServer]) -> None:
+    """The role owns the table, but not the publication."""
+    role = f"plain_{items.name}"
+    items.execute(f"CREATE PUBLICATION {PUBLICATION}")
+    items.execute(f"CREATE ROLE {role} LOGIN REPLICATION PASSWORD 'pw'; ALTER TABLE items OWNER TO {role}")
+    server = make_server()
+    port = items.url.rsplit(":", 1)[1].split("/")[0]
+    server.database_url = f"postgresql://{role}:pw@127.0.0.1:{port}/{items.name}"
+    server.start()
+    refused = server.get(table="items", offset="-1")
+    assert refused.status_code == 503
+    assert refused.json()["message"] == (
+        f'Database table "public.items" is missing from the publication "{PUBLICATION}" and Electric lacks'
+        " privileges to add it"
+    )
+    items.execute(f"ALTER PUBLICATION {PUBLICATION} ADD TABLE items; ALTER TABLE items REPLICA IDENTITY FULL")
+    follow(synced(server), 1)
+    assert server.stop() == 0
+    items.execute(f"SELECT pg_drop_replication_slot('electric_slot_default'); DROP OWNED BY {role} CASCADE")
+    items.execute(f"DROP ROLE {role}")
+
+
+@one_version
+def test_the_other_kind_of_address(items: Database, make_server: Callable[..., ShapesServer]) -> None:
+    """The database listens on IPv4 only, and IPv6 is to be tried first."""
+    server = make_server(ELECTRIC_DATABASE_USE_IPV6="true")
+    server.database_url = items.url.replace("127.0.0.1", "localhost")
+    server.start()
+    synced(server)
+
+
 # -- with a database server of their own --
 
 

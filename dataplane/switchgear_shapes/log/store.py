@@ -312,6 +312,10 @@ class Store(Registry):
         if self._wal.segment_bytes > CHECKPOINT_BYTES:
             self.begin_checkpoint()
 
+    def _forget(self, shape: Shape) -> None:
+        super()._forget(shape)
+        self._compacted.pop(shape.id, None)
+
     def _write_rows(self, shape: Shape, rows: bytes) -> None:
         write_at(shape.snapshot.path, [rows], 0)
 
