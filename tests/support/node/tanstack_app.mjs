@@ -20,7 +20,7 @@ function write(operation, row) {
 const persist = (operation) => async ({ transaction }) => {
   const { original, modified } = transaction.mutations[0];
   const { txid } = await write(operation, operation === "delete" ? original : modified);
-  return { txid };
+  return { txid, timeout: 60_000 };
 };
 
 const todos = createCollection(
