@@ -5,8 +5,10 @@ What is cached of a table may be old: a request that is wrong by it is looked at
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 
 from switchgear_shapes import errors
 from switchgear_shapes.definition import Definition, define, no_such_table
@@ -25,8 +27,10 @@ READY_SECONDS = 5.0
 """How long a request waits for this instance to become able to make shapes."""
 NOT_YET = "are not supported by this server yet; leave the parameter out."
 REMEMBERED = 100_000
-REMEMBERED_WEIGHT = 512
-"""Parameters with more text than this are resolved anew each time, so that what is remembered stays small."""
+REMEMBERED_CHARACTERS = 32_000_000
+"""How many parameters, and how much text of theirs, are remembered; the least recently used ones go first."""
+LONG_CHARACTERS = 1000
+"""Clauses from this length on are parsed in a thread: the longest ones take half a second."""
 
 
 class Resolver:
@@ -35,6 +39,7 @@ class Resolver:
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
         self._resolved: OrderedDict[ShapeParams, Shape] = OrderedDict()
+        self._characters = 0
 
     def known(self, params: ShapeParams) -> Shape | None:
         """The living shape of parameters that were resolved before."""
@@ -43,29 +48,36 @@ class Resolver:
 
     async def definition(self, params: ShapeParams) -> tuple[Definition, Relation]:
         """What the parameters mean, and the table. Raises ShapeError."""
+        catalog = self._stack.catalog
+        relation = await catalog.get(params.schema, params.table)
+        if relation is None:
+            raise no_such_table(params)
         try:
-            return await self._definition(params)
+            return await self._define(params, relation), relation
         except ShapeError as error:  # perhaps not wrong, but newer than what is cached
             if error.status != 400:
                 raise
-        self._stack.catalog.forget(params.schema, params.table)
-        return await self._definition(params)
+            catalog.forget(params.schema, params.table)
+            now = await catalog.get(params.schema, params.table)
+            if now is None:
+                raise no_such_table(params) from None
+            if now == relation and not _reads_others(params):
+                raise
+        return await self._define(params, now), now
 
-    async def _definition(self, params: ShapeParams) -> tuple[Definition, Relation]:
-        relation = await self._stack.catalog.get(params.schema, params.table)
-        if relation is None:
-            raise no_such_table(params)
+    async def _define(self, params: ShapeParams, relation: Relation) -> Definition:
         where = await self._where(params, relation)
-        return define(params, relation, where, stored_generated=self._stack.stored_generated), relation
+        return define(params, relation, where, stored_generated=self._stack.stored_generated)
 
     async def _where(self, params: ShapeParams, relation: Relation) -> Where | None:
         text = params.where
         if text is None:
             return None
         try:
-            relations = await self._relations(text) if "select" in text.lower() else {}
+            relations = await self._relations(text) if _reads_others(params) else {}
             values = dict(enumerate(params.values, 1))
-            where = parse_where(text, relation, values, relations, stored_generated=self._stack.stored_generated)
+            stored = self._stack.stored_generated
+            where = await _aside(text, lambda: parse_where(text, relation, values, relations, stored_generated=stored))
         except WhereError as error:
             raise errors.invalid(error.field, error.message) from None
         if where.subqueries:
@@ -87,7 +99,9 @@ class Resolver:
         try:
             if subset.where is not None:
                 values = dict(enumerate(subset.params, 1))
-                condition = guarded(parse_subset_where(subset.where, relation, values, queryable), definition.where)
+                text = subset.where
+                parsed = await _aside(text, lambda: parse_subset_where(text, relation, values, queryable))
+                condition = guarded(parsed, definition.where)
             if subset.order_by is not None:
                 order_by = parse_order_by(subset.order_by, relation, queryable)
         except WhereError as error:
@@ -136,12 +150,12 @@ class Resolver:
         return None
 
     def _remember(self, params: ShapeParams, shape: Shape) -> None:
-        if params.weight > REMEMBERED_WEIGHT:
-            return
+        if params not in self._resolved:
+            self._characters += params.weight
         self._resolved[params] = shape
         self._resolved.move_to_end(params)
-        if len(self._resolved) > REMEMBERED:
-            self._resolved.popitem(last=False)
+        while len(self._resolved) > REMEMBERED or self._characters > REMEMBERED_CHARACTERS:
+            self._characters -= self._resolved.popitem(last=False)[0].weight
 
 
 def guarded(condition: Where, main: Where | None) -> str:
@@ -157,3 +171,15 @@ def _refused(error: WhereError) -> ShapeError:
     if enum >= 0 and error.field == "where":
         return subset_error(where=error.message[enum:])
     return subset_error(**{error.field: [error.message]})
+
+
+def _reads_others(params: ShapeParams) -> bool:
+    """Whether the clause may have subqueries."""
+    return params.where is not None and "select" in params.where.lower()
+
+
+async def _aside(text: str, parse: Callable[[], Where]) -> Where:
+    """Parse at once, or if the text is long without keeping others waiting."""
+    if len(text) < LONG_CHARACTERS:
+        return parse()
+    return await asyncio.get_running_loop().run_in_executor(None, parse)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.shapes.server import one_version
 from tests.shapes.world import World, errors_of, running
 from tests.support.postgres import Postgres
 
@@ -112,6 +113,7 @@ def test_refused(world: World, params: dict[str, str], field: str, fragment: str
     assert fragment in errors_of(world.post({"subset": {}}, **params))[field][0]
 
 
+@one_version
 def test_long_filters(world: World) -> None:
     """As long as the protocol allows, by GET and by POST; and what is longer is refused."""
     long = "id IN (" + ", ".join(map(str, range(1, 10_800))) + ")"
