@@ -1,0 +1,1 @@
+"""Regions as Pulumi components: what a stack of `infra/programs` is made of."""

@@ -1,0 +1,1 @@
+"""The components that programs are made of."""
