@@ -76,19 +76,21 @@ class Region(pulumi.ComponentResource):
         storage = self._settings.storage
         if not storage.provisioner:
             return ""
-        annotations = {"storageclass.kubernetes.io/is-default-class": "true"} if storage.default else {}
-        self._object(
-            {
-                "apiVersion": "storage.k8s.io/v1",
-                "kind": "StorageClass",
-                "metadata": {"name": storage.name, "annotations": annotations, "labels": _labels()},
-                "provisioner": storage.provisioner,
-                "parameters": dict(storage.parameters),
-                "reclaimPolicy": "Delete",  # deleting a service deletes its data; a backup is what outlives it
-                "volumeBindingMode": "WaitForFirstConsumer",
-                "allowVolumeExpansion": True,
-            }
-        )
+        metadata: dict[str, Any] = {"name": storage.name, "labels": _labels()}
+        if storage.default:
+            metadata["annotations"] = {"storageclass.kubernetes.io/is-default-class": "true"}
+        item: dict[str, Any] = {
+            "apiVersion": "storage.k8s.io/v1",
+            "kind": "StorageClass",
+            "metadata": metadata,
+            "provisioner": storage.provisioner,
+            "reclaimPolicy": "Delete",  # deleting a service deletes its data; a backup is what outlives it
+            "volumeBindingMode": "WaitForFirstConsumer",
+            "allowVolumeExpansion": True,
+        }
+        if storage.parameters:
+            item["parameters"] = dict(storage.parameters)
+        self._object(item)
         return storage.name
 
     def _certificate(self, namespace: pulumi.Resource) -> None:
