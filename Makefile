@@ -46,6 +46,7 @@ charts: setup
 # Needs uv (`pip install uv`): resolves again and writes the hashed lock.
 lock:
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml --extra local --extra infra --group dev --no-emit-package switchgear -o locks/dev.txt
+	printf '%s\n' pulumi-aws pulumi-eks pulumi-gcp pulumi-azure-native | uv pip compile -q --no-deps --universal --python-version 3.11 --generate-hashes --no-header - -o locks/clouds.txt
 
 bench: setup
 	$(BIN)/python -m bench

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Self
 
 import pulumi
@@ -20,7 +20,7 @@ class GlobalOutputs:
     tag: pulumi.Input[str]
 
     def export(self) -> None:
-        pulumi.export("global", asdict(self))
+        pulumi.export("global", {"domain": self.domain, "zone": self.zone, "registry": self.registry, "tag": self.tag})
 
     @classmethod
     def read(cls, stack: str) -> Self:

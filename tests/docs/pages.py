@@ -20,6 +20,7 @@ ROOMS = {
     "switchgear_api": ROOT / "api",
     "switchgear_cli": ROOT / "cli",
     "switchgear_local": ROOT / "local",
+    "switchgear_infra": ROOT / "infra",
 }
 _CELL_ENDS = re.compile(r"(?<!\\)\|")
 

@@ -28,6 +28,10 @@ def prepare(progress: Progress) -> None:
     from switchgear_local import binaries
 
     binaries.ensure(progress)
+    from tests.infra import clouds, engine
+
+    engine.programs(progress)
+    clouds.packages(progress)
 
 
 def postgres_15() -> Path | None:
