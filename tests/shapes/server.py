@@ -222,7 +222,7 @@ class Client:
         key, value, operation = message["key"], message["value"], headers["operation"]
         if operation == "insert":
             assert key not in self.rows, f"{key} inserted twice"
-            self.rows[key] = value
+            self.rows[key] = dict(value)
             return
         assert key in self.rows, f"{operation} of {key}, which is not there"
         known = self.rows[key]
