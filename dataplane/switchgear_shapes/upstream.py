@@ -187,6 +187,8 @@ class Upstream:
         finally:
             helper.cancel()
             await asyncio.wait([helper])
+            if not helper.cancelled() and helper.exception() is not None:
+                log.error("waiting for the lock went wrong", exc_info=helper.exception())
         try:
             replication = await self._shapes.begin(session, started)
         except BaseException:

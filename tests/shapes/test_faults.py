@@ -199,6 +199,34 @@ def test_a_publication_of_somebody_else(items: Database, make_server: Callable[.
 
 
 @one_version
+def test_a_temporary_slot_goes_with_the_server(items: Database, make_server: Callable[..., ShapesServer]) -> None:
+    """Nothing holds back WAL after the end, however it came; the next start makes everything anew."""
+    server = make_server(
+        CLEANUP_REPLICATION_SLOTS_ON_SHUTDOWN="true",
+        ELECTRIC_TEMPORARY_REPLICATION_SLOT_USE_RANDOM_NAME="true",
+        ELECTRIC_INSTANCE_ID="0b2d-77",
+    )
+    server.start()
+    client = synced(server)
+
+    def slots() -> list[tuple[str, bool]]:
+        with items.connect() as connection:
+            return connection.execute(
+                "SELECT slot_name, temporary FROM pg_replication_slots WHERE database = current_database()"
+            ).fetchall()
+
+    assert slots() == [("electric_slot_default_0b2d_77", True)]
+    server.kill()
+    server.wait(lambda: slots() == [], 20, "the slot to go")
+    items.execute("INSERT INTO items VALUES (2, 'between')")
+    server.start()
+    assert client.step().status_code == 409
+    follow(client, 2)
+    items.execute("INSERT INTO items VALUES (3, 'new')")
+    follow(client, 3)
+
+
+@one_version
 def test_the_other_kind_of_address(items: Database, make_server: Callable[..., ShapesServer]) -> None:
     """The database listens on IPv4 only, and IPv6 is to be tried first."""
     server = make_server(ELECTRIC_DATABASE_USE_IPV6="true")
