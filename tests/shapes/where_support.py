@@ -308,8 +308,48 @@ def array_tests(draw: st.DrawFn) -> str:
             return f"{column} {draw(st.sampled_from(['=', '<>', '@>', '<@', '&&']))} {draw(whole)}"
 
 
+_TIMES = ["date", "time", "timestamp", "timestamptz", "interval"]
+
+
+@st.composite
+def computations(draw: st.DrawFn) -> str:
+    """Arithmetic and functions, compared with something."""
+    numbers = st.sampled_from(["int2", "int4", "int8", "numeric", "float4", "float8"])
+    compare = draw(st.sampled_from(COMPARISONS))
+    match draw(st.integers(0, 8)):
+        case 0 | 1:
+            left, right = draw(numbers), draw(numbers)
+            name = draw(st.sampled_from(["+", "-", "*", "/", "%", "&", "|", "#"]))
+            return f"{draw(columns(left))} {name} {draw(operands(right))} {compare} {draw(operands(draw(numbers)))}"
+        case 2:
+            kind = draw(numbers)
+            sign = draw(st.sampled_from(["-", "+", "@", "~", "|/"]))
+            return f"{sign} {draw(columns(kind))} {compare} {draw(operands(kind))}"
+        case 3 | 4:
+            left, right, result = (draw(st.sampled_from([*_TIMES, "int4"])) for _ in range(3))
+            sign = draw(st.sampled_from("+-"))
+            return f"{draw(columns(left))} {sign} {draw(columns(right))} {compare} {draw(operands(result))}"
+        case 5:
+            kind = draw(st.sampled_from(["text", "varchar", "bpchar"]))
+            call = draw(
+                st.sampled_from(["lower({0})", "upper({0})", "{0} || {1}", "{0} || 'a'", "concat({0}, 'x', {2})"])
+            )
+            made = call.format(draw(columns(kind)), draw(columns("text")), draw(columns(draw(st.sampled_from(KINDS)))))
+            return f"({made}) {compare} {draw(operands('text'))}"
+        case 6:
+            kind = draw(st.sampled_from(KINDS))
+            name = draw(st.sampled_from(["coalesce", "greatest", "least"]))
+            return f"{name}({kind}1, {kind}2, {draw(literals(kind))}) {compare} {draw(operands(kind))}"
+        case 7:
+            kind, other = draw(st.sampled_from(KINDS)), draw(st.sampled_from(KINDS))
+            return f"{draw(columns(kind))}::{other} {compare} {draw(literals(other))}"
+        case _:
+            call = draw(st.sampled_from(["justify_days", "justify_hours", "-"]))
+            return f"{call}({draw(columns('interval'))}) {compare} {draw(operands('interval'))}"
+
+
 def conditions(leaves: SearchStrategy[str] | None = None) -> SearchStrategy[str]:
-    leaf = leaves if leaves is not None else comparisons() | tests() | likes() | array_tests()
+    leaf = leaves if leaves is not None else comparisons() | tests() | likes() | array_tests() | computations()
     return st.recursive(
         leaf,
         lambda inner: st.one_of(

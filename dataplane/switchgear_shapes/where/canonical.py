@@ -152,7 +152,8 @@ def _with_constant(left: Expression, right: Const) -> tuple[Expression, Const]:
     uncast = left.args[0] if isinstance(left, Call) and left.name == "cast" else None
     if right.type == t.NUMERIC:
         right = Const(t.NUMERIC, comparable_numeric(text))
-        if uncast is not None and uncast.type.name in t.INTEGERS and "." not in (right.text or "."):
+        whole = (right.text or "").lstrip("-")
+        if uncast is not None and uncast.type.name in t.INTEGERS and whole.isdigit() and len(whole) < 19:
             left, right = uncast, Const(t.INT8, right.text)
     if left.type.name in t.INTEGERS and right.type.name in t.INTEGERS and left.type != right.type:
         low, high = t.INTEGERS[left.type.name]

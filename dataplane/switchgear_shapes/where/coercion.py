@@ -92,6 +92,8 @@ class Coercion:
 
     def read(self, kind: Type, text: str, location: int) -> Const:
         """A literal of a type."""
+        if kind.name == "interval" and "inf" in text.lower():
+            raise at(location, f"invalid syntax for type {t.shown(kind)}: {text} (Postgres has it since 17 only)")
         try:
             return Const(kind, values.to_text(kind, values.read(kind, text)))
         except (ValueError, ArithmeticError):

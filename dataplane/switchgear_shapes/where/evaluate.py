@@ -26,6 +26,7 @@ from switchgear_shapes.where.expression import (
     Type,
 )
 from switchgear_shapes.where.operators import COMPARISONS
+from switchgear_shapes.where.types import INTEGERS
 from switchgear_shapes.where.values import decoder, read
 
 Evaluate: TypeAlias = Callable[[Values], Any]
@@ -59,8 +60,8 @@ def constant(expression: Expression) -> Any:
 def _never_fails(node: Expression) -> bool:
     """Whether the compiled form of a node works on bytes alone."""
     match node:
-        case Call(name=("=" | "<>"), args=(Column(type=kind), Const())):
-            return identified_by_text(kind)
+        case Call(name="=", args=(Column(type=kind), Const(type=other))):
+            return _equal_as_text(kind, other)
         case InList(arg=Column(type=kind)):
             return identified_by_text(kind)
         case IsNull(arg=Column()) | Const():
@@ -76,6 +77,13 @@ def _never_fails(node: Expression) -> bool:
 def identified_by_text(kind: Type) -> bool:
     """Whether two values of the type are equal exactly when the stream has the same bytes for them."""
     return not kind.array and (kind.enum is not None or kind.name in TEXT_IS_IDENTITY)
+
+
+def _equal_as_text(kind: Type, other: Type) -> bool:
+    """Whether values of two types are equal exactly when their texts are: those of a date and a timestamp are not."""
+    families = (INTEGERS, ("text", "varchar"))
+    alike = kind == other or any(kind.name in family and other.name in family for family in families)
+    return alike and identified_by_text(kind) and identified_by_text(other)
 
 
 class _Compiler:
@@ -173,7 +181,7 @@ class _Compiler:
 
     def _comparison(self, name: str, left: Expression, right: Expression) -> Evaluate:
         if isinstance(left, Column) and isinstance(right, Const) and right.text is not None:
-            if name == "=" and identified_by_text(left.type):
+            if name == "=" and _equal_as_text(left.type, right.type):
                 return self._same_text(left, right.text.encode())
             if left.type == right.type and left.type.name in ("text", "varchar") and name not in ("=", "<>"):
                 return _compared_with(self._column(left.type, left.name), comparison(name, left.type, left.type), right)

@@ -6,13 +6,15 @@ for a constant second argument (patterns).
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
 from switchgear_shapes.replication.pgoutput import Values
-from switchgear_shapes.where import arrays, casts, collations, like
+from switchgear_shapes.where import arithmetic, arrays, casts, collations, like, moments
 from switchgear_shapes.where.comparing import comparison
 from switchgear_shapes.where.expression import Call, Const, Type
+from switchgear_shapes.where.values import to_text
 
 Evaluate = Callable[[Values], Any]
 
@@ -69,6 +71,15 @@ def lazy(node: Call) -> Callable[[list[Evaluate]], Evaluate] | None:
             over = arrays.any_of if name.endswith("ANY") else arrays.all_of
             compare = comparison(name[:-4], node.args[0].type, _element(node.args[1].type))
             return lambda args: lambda row: over(compare, args[0](row), args[1](row))
+        case "coalesce":
+            return _coalesce
+        case "greatest" | "least":
+            return lambda args: _extreme(
+                comparison(">" if node.name == "greatest" else "<", node.type, node.type), args
+            )
+        case "concat":
+            shows = [_shower(arg.type) for arg in node.args]
+            return lambda args: lambda row: _joined(shows, [arg(row) for arg in args])
         case "IS TRUE":
             return lambda args: lambda row: args[0](row) is True
         case "IS FALSE":
@@ -78,6 +89,30 @@ def lazy(node: Call) -> Callable[[list[Evaluate]], Evaluate] | None:
             return lambda args: _distinct(equal, args[0], args[1])
         case _:
             return None
+
+
+def _coalesce(args: list[Evaluate]) -> Evaluate:
+    return lambda row: next((value for value in (arg(row) for arg in args) if value is not None), None)
+
+
+def _extreme(better: Callable[[Any, Any], bool], args: list[Evaluate]) -> Evaluate:
+    def extreme(row: Values) -> Any:
+        best = None
+        for arg in args:
+            value = arg(row)
+            if value is not None and (best is None or better(value, best)):
+                best = value
+        return best
+
+    return extreme
+
+
+def _shower(kind: Type) -> Callable[[Any], bytes]:
+    return lambda value: to_text(kind, value).encode()
+
+
+def _joined(shows: list[Callable[[Any], bytes]], found: list[Any]) -> bytes:
+    return b"".join(show(value) for show, value in zip(shows, found, strict=True) if value is not None)
 
 
 def _distinct(equal: Callable[[Any, Any], bool], left: Evaluate, right: Evaluate) -> Evaluate:
@@ -110,6 +145,16 @@ def strict(node: Call) -> Callable[..., Any]:
             equal = comparison("=", _element(node.args[0].type), _element(node.args[1].type))
             meets = arrays.contains if node.name == "@>" else arrays.overlaps
             return lambda a, b: meets(equal, a, b)
+        case "||":
+            return operator.add
+        case "timezone":
+            return lambda zone, moment: moment
+        case "array_ndims":
+            return lambda array: len(array.lengths) or None
+        case "justify_days" | "justify_hours":
+            return getattr(moments, node.name)  # type: ignore[no-any-return]
+        case name if name in arithmetic.NAMES:
+            return arithmetic.function(name, tuple(arg.type for arg in node.args), node.type)
         case "[]":
             return arrays.element
         case "lower":

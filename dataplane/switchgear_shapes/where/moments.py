@@ -34,6 +34,11 @@ class Interval(NamedTuple):
         return (self.months * 30 + self.days) * DAY + self.micros
 
 
+INFINITE_INTERVAL = Interval((1 << 31) - 1, (1 << 31) - 1, (1 << 63) - 1)
+MINUS_INFINITE_INTERVAL = Interval(-(1 << 31), -(1 << 31), -(1 << 63))
+"""Since Postgres 17."""
+
+
 def days_from_civil(year: int, month: int, day: int) -> int:
     """Days since 2000-01-01 in the proleptic Gregorian calendar; year 0 is 1 BC."""
     year -= month <= 2
@@ -227,6 +232,9 @@ _UNITS = {
 def read_interval(text: str) -> Interval:
     """ISO 8601 with whole numbers (seconds may have a fraction), or `1 year 2 mons -3 days 04:05:06.7`."""
     stripped = text.strip(" \t\n\r\f\v")
+    infinite = _infinite(stripped)
+    if infinite is not None:
+        return INFINITE_INTERVAL if infinite > 0 else MINUS_INFINITE_INTERVAL
     iso = _ISO.fullmatch(stripped)
     if iso is not None and len(stripped) > 1 and not stripped.endswith("T"):
         y, mo, w, d, h, mi, sign, s, fraction = iso.groups()
@@ -278,6 +286,8 @@ def check_interval(value: Interval) -> Interval:
 
 def print_interval(value: Interval) -> str:
     """As with IntervalStyle iso_8601."""
+    if value in (INFINITE_INTERVAL, MINUS_INFINITE_INTERVAL):
+        return "infinity" if value.months > 0 else "-infinity"
     if value == (0, 0, 0):
         return "PT0S"
     years, months = divmod(abs(value.months), 12)
@@ -298,3 +308,28 @@ def print_interval(value: Interval) -> str:
     if second or fraction:
         text += f"{sign}{second}" + (f".{fraction:06}".rstrip("0") if fraction else "") + "S"
     return text
+
+
+def _justified(low: int, high: int, unit: int) -> tuple[int, int]:
+    """Whole units of `low` carried over to `high`, and both with one sign if one carry does it."""
+    carried = abs(low) // unit * (1 if low >= 0 else -1)
+    low, high = low - carried * unit, high + carried
+    if high > 0 and low < 0:
+        return low + unit, high - 1
+    if high < 0 and low > 0:
+        return low - unit, high + 1
+    return low, high
+
+
+def justify_hours(value: Interval) -> Interval:
+    if value in (INFINITE_INTERVAL, MINUS_INFINITE_INTERVAL):
+        return value
+    micros, days = _justified(value.micros, value.days, DAY)
+    return check_interval(Interval(value.months, days, micros))
+
+
+def justify_days(value: Interval) -> Interval:
+    if value in (INFINITE_INTERVAL, MINUS_INFINITE_INTERVAL):
+        return value
+    days, months = _justified(value.days, value.months, 30)
+    return check_interval(Interval(months, days, value.micros))

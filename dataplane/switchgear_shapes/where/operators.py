@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from switchgear_shapes.where import arithmetic
 from switchgear_shapes.where import types as t
 from switchgear_shapes.where.expression import Type
 
@@ -48,6 +49,9 @@ def _comparisons() -> None:
 
 
 _comparisons()
+_add("||", t.TEXT, t.TEXT, t.TEXT)
+for _name, _args, _result in arithmetic.SIGNATURES:
+    _add(_name, _result, *_args)
 
 
 def known(name: str) -> bool:

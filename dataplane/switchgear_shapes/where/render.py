@@ -7,7 +7,7 @@ the names of the database. The text is safe within parentheses; equal expression
 from __future__ import annotations
 
 from switchgear_shapes.identifiers import literal, quote, quote_relation
-from switchgear_shapes.where import collations
+from switchgear_shapes.where import arithmetic, collations
 from switchgear_shapes.where.expression import (
     And,
     Call,
@@ -24,7 +24,7 @@ from switchgear_shapes.where.expression import (
 )
 from switchgear_shapes.where.types import shown
 
-_INFIX = frozenset({"=", "<", "<=", ">", ">=", "IS DISTINCT FROM", "@>", "&&"})
+_INFIX = frozenset({"=", "<", "<=", ">", ">=", "IS DISTINCT FROM", "@>", "&&", "||"}) | arithmetic.NAMES
 _ORDERED = frozenset({"<", "<=", ">", ">="})
 _TEXT = frozenset({"text", "varchar", "bpchar"})
 _LIKE = {"~~": "LIKE", "~~*": "ILIKE"}
@@ -88,6 +88,8 @@ class _Renderer:
         if name == "ARRAY":
             kind = f"::{_type(node.type)}" if node.type.enum is None else ""
             return f"(ARRAY[{', '.join(self.condition(arg) for arg in args)}]{kind})"
+        if name.startswith("unary "):
+            return f"{name[6:]} ({self.condition(args[0])})"
         operands = [self.operand(arg) for arg in args]
         if name == "[]":
             return f"({operands[0]})" + "".join(f"[{operand}]" for operand in operands[1:])
@@ -109,7 +111,7 @@ class _Renderer:
 def _is_operator(node: Call) -> bool:
     if node.name in _INFIX or node.name in _LIKE or node.name in ("IS TRUE", "IS FALSE"):
         return True
-    return node.name.endswith((" ANY", " ALL"))
+    return node.name.endswith((" ANY", " ALL")) or node.name.startswith("unary ")
 
 
 def _is_bytewise(node: Call) -> bool:

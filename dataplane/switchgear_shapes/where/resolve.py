@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from switchgear_shapes.relations import Relation
-from switchgear_shapes.where import canonical, collations, like, operators, resolve_arrays
+from switchgear_shapes.where import canonical, collations, like, operators, resolve_arrays, resolve_calls
 from switchgear_shapes.where import types as t
 from switchgear_shapes.where.coercion import Coercion, Parameter, Term, column_type
 from switchgear_shapes.where.errors import WhereError, at
@@ -188,8 +188,17 @@ class Resolver(Coercion):
         name = self._operator(node, location)
         right = self.resolve(node["rexpr"])
         if "lexpr" not in node:
-            raise at(location, f"unknown unary operator {name}")
+            return self._unary(f"unary {name}", right, location)
         return self.binary(name, self.resolve(node["lexpr"]), right, location)
+
+    def _unary(self, name: str, arg: Term, location: int) -> Term:
+        if not operators.known(name):
+            raise at(location, f"unknown {name.replace(' ', ' operator ')}")
+        chosen = operators.choose(name, (arg.type,))
+        if chosen is None:
+            raise at(location, "Could not select an operator overload")
+        call = Call(chosen.result, name, (self.coerce(arg, chosen.args[0]).expression,))
+        return Term(self.fold(call, location), location)
 
     def _operator(self, node: Tree, location: int) -> str:
         names = names_of(node["name"])
@@ -215,7 +224,10 @@ class Resolver(Coercion):
             return Term(self.fold(made, location), location)
         if name in _LIKE:
             return Term(self._like(name, first, second, location), location)
-        raise at(location, f"unknown binary operator {name}")
+        call = self.fold(Call(chosen.result, name, (first.expression, second.expression)), location)
+        if chosen.result == t.TEXT:
+            return dataclasses.replace(self.merged(first, second), expression=call, location=location)
+        return Term(call, location)
 
     def _check_usable(self, *terms: Term) -> None:
         for term in terms:
@@ -332,6 +344,18 @@ class Resolver(Coercion):
     def _indirection(self, node: Tree, location: int) -> Term:
         return resolve_arrays.subscript(self, self, node, location)
 
+    # -- functions --
+
+    def _function(self, node: Tree, location: int) -> Term:
+        return resolve_calls.function(self, self, node, location)
+
+    def _coalesce(self, node: Tree, location: int) -> Term:
+        return resolve_calls.coalesce(self, [self.resolve(arg) for arg in node["args"]], location)
+
+    def _extreme(self, node: Tree, location: int) -> Term:
+        name = "least" if node.get("op") == "IS_LEAST" else "greatest"
+        return resolve_calls.extreme(self, name, [self.resolve(arg) for arg in node["args"]], location)
+
     # -- subqueries --
 
     def _sublink(self, node: Tree, location: int) -> Term:
@@ -367,6 +391,9 @@ _HANDLERS: dict[str, Callable[[Resolver, Any, int], Term]] = {
     "A_Expr": Resolver._a_expr,
     "CollateClause": Resolver._collate,
     "SubLink": Resolver._sublink,
+    "FuncCall": Resolver._function,
+    "CoalesceExpr": Resolver._coalesce,
+    "MinMaxExpr": Resolver._extreme,
     "A_ArrayExpr": Resolver._array,
     "A_Indirection": Resolver._indirection,
 }
