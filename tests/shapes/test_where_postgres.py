@@ -71,3 +71,11 @@ FOUND = [
 
 def test_agrees_on_what_was_found(table: Table) -> None:
     assert check(table, FOUND) == len(FOUND)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@settings(BATCHES, max_examples=1500)
+@given(texts=st.lists(conditions(), min_size=20, max_size=40))
+def test_agrees_with_postgres_for_long(table: Table, texts: list[str]) -> None:
+    check(table, texts)

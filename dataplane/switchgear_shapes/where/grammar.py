@@ -22,6 +22,7 @@ from switchgear_shapes.where.errors import WhereError, at
 MAX_BYTES = 65_536
 MAX_OPERATORS = 10_000
 """A chain of so many needs about 1.3 MB of C stack; threads have 8."""
+REMEMBERED_LENGTH = 1000
 PREFIX = "SELECT 1 WHERE "
 _ORDER_PREFIX = "SELECT 1 ORDER BY "
 _OPERATORS = re.compile(r"[+\-*/%^<>=~!@#&|?`:]+")
@@ -105,12 +106,22 @@ def _select(sql: str) -> Tree:
 
 
 def parse_condition(text: str) -> Tree:
-    """The parse tree of the condition. Its locations count from the start of the wrapped text (see `PREFIX`)."""
+    """The parse tree of the condition, which is not to be changed: shapes that differ only in parameters share it.
+
+    Its locations count from the start of the wrapped text (see `PREFIX`).
+    """
+    return _parse_short(text) if len(text) <= REMEMBERED_LENGTH else _parse(text)
+
+
+def _parse(text: str) -> Tree:
     select = _select(PREFIX + text)
     if not select.keys() <= _PLAIN_SELECT or "whereClause" not in select or select["op"] != "SETOP_NONE":
         raise WhereError("malformed query ending with SQL clauses")
     tree: Tree = select["whereClause"]
     return tree
+
+
+_parse_short = functools.lru_cache(maxsize=256)(_parse)
 
 
 def parse_order(text: str) -> list[Tree]:
