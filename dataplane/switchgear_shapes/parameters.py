@@ -58,6 +58,8 @@ def numbered(given: Mapping[str, str]) -> tuple[str, ...]:
     for key, value in given.items():
         if not (key.isascii() and key.isdigit()) or len(key) > 9:
             raise ValueError("Parameters can only use numbers as keys")
+        if "\0" in value:
+            raise ValueError("Parameters cannot have NUL characters")
         by_number[int(key)] = value
     if len(by_number) != len(given) or any(number not in by_number for number in range(1, len(by_number) + 1)):
         raise ValueError("Parameters must be numbered sequentially, starting from 1")

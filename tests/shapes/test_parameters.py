@@ -55,6 +55,7 @@ def test_brackets_form_maps() -> None:
         ({"1": "x", "-1": "x"}, "Parameters can only use numbers as keys"),
         ({"1.0": "x"}, "Parameters can only use numbers as keys"),
         ({"²": "x"}, "Parameters can only use numbers as keys"),
+        ({"1": "x\0"}, "Parameters cannot have NUL characters"),
         ({"0": "x"}, "Parameters must be numbered sequentially, starting from 1"),
         ({"2": "x"}, "Parameters must be numbered sequentially, starting from 1"),
         ({"1": "x", "3": "y"}, "Parameters must be numbered sequentially, starting from 1"),
