@@ -47,7 +47,7 @@ def attempt(text: str) -> None:
             continue
 
 
-@settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=600, deadline=None, suppress_health_check=list(HealthCheck))
 @given(text=texts)
 def test_any_text(text: str) -> None:
     attempt(text)
