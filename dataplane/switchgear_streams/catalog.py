@@ -12,6 +12,7 @@ history, it is written anew.
 
 from __future__ import annotations
 
+import errno
 import struct
 import zlib
 from collections.abc import Iterable
@@ -162,7 +163,7 @@ class Writer:
         return cls(disk, index, disk.create(file_name(index)), 0)
 
     def append(self, entries: Iterable[bytes], commit: dict[str, Any]) -> None:
-        """Write one group and sync it. Raises OSError, with the file as it was before."""
+        """Write one group and sync it. Raises OSError: EIO if nothing is known of the file, else it is as before."""
         at = self.size
         try:
             buffered: list[bytes] = []
@@ -180,7 +181,10 @@ class Writer:
         except OSError:
             self._disk.truncate(self._fd, self.size)
             raise
-        self._disk.sync(self._fd)
+        try:
+            self._disk.sync(self._fd)
+        except OSError as error:  # the group may be there or not, whatever the reason: no checkpoint may follow it
+            raise OSError(errno.EIO, f"the catalogue could not be synced: {error.strerror}") from error
         self.size = at + len(last)
 
     def close(self) -> None:

@@ -12,7 +12,6 @@ of which most is dead are emptied by copying what is alive.
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import time
 from array import array
@@ -20,7 +19,7 @@ from collections.abc import Callable
 
 from switchgear_streams import catalog, compaction
 from switchgear_streams.disk import Disk
-from switchgear_streams.packing import Job, Packer, Part
+from switchgear_streams.packing import PASSING, Job, Packer, Part
 from switchgear_streams.segments import Pack
 from switchgear_streams.store import Store
 from switchgear_streams.stream import Run, Stream
@@ -32,8 +31,6 @@ _LARGE_RUN = 8 * 1_048_576
 # A run that lost so many bytes, and more than half, is written anew.
 _MIN_RECUT = 65_536
 _RETRY = 5.0
-# Errors that may go away, and after which the files are as they were.
-_PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 # The catalogue is written anew when it is this large and more than three times what is alive in it.
 _CATALOG_SLACK = 16 * 1_048_576
 
@@ -101,7 +98,7 @@ class Checkpointer:
                 self.failed = False
                 log.warning("checkpoints work again")
         except OSError as error:
-            if error.errno not in _PASSING:
+            if error.errno not in PASSING:
                 self._on_fatal(error)
                 return
             if not self.failed:

@@ -6,6 +6,7 @@ files, and on descriptors that the job holds.
 
 from __future__ import annotations
 
+import errno
 import logging
 import zlib
 from array import array
@@ -87,6 +88,10 @@ class Job:
     """For a new catalogue: everything that did not change, as bytes (streams in it are to be skipped)."""
 
 
+# Errors that may go away, and after which the files are as they were.
+PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
 class Packer:
     """Writes jobs, one at a time."""
 
@@ -110,8 +115,9 @@ class Packer:
                     self._disk.remove(segments.pack_name(job.pack))
                 self._disk.sync_names()
             self._write_catalog(job)
-        except OSError:
-            if made:
+        except OSError as error:
+            # After any other error the catalogue may name the pack, on this disk or at the next start.
+            if made and error.errno in PASSING:
                 self._disk.remove(segments.pack_name(job.pack))
             raise
 
