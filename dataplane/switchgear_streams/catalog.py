@@ -165,6 +165,7 @@ class Writer:
     def append(self, entries: Iterable[bytes], commit: dict[str, Any]) -> None:
         """Write one group and sync it. Raises OSError: EIO if nothing is known of the file, else it is as before."""
         at = self.size
+        last = encode(COMMIT, orjson.dumps(commit))
         try:
             buffered: list[bytes] = []
             weight = 0
@@ -175,17 +176,23 @@ class Writer:
                     self._disk.write(self._fd, [b"".join(buffered)], at)
                     at += weight
                     buffered, weight = [], 0
-            buffered.append(encode(COMMIT, orjson.dumps(commit)))
-            last = b"".join(buffered)
+            self._disk.write(self._fd, [b"".join(buffered)], at)
+            at += weight
+            # A disk may keep what was written last and lose what was written first: the commit waits for the rest.
+            self._sync()
             self._disk.write(self._fd, [last], at)
-        except OSError:
-            self._disk.truncate(self._fd, self.size)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                self._disk.truncate(self._fd, self.size)
             raise
+        self._sync()
+        self.size = at + len(last)
+
+    def _sync(self) -> None:
         try:
             self._disk.sync(self._fd)
-        except OSError as error:  # the group may be there or not, whatever the reason: no checkpoint may follow it
+        except OSError as error:  # what is there now is unknown, whatever the reason: no checkpoint may follow it
             raise OSError(errno.EIO, f"the catalogue could not be synced: {error.strerror}") from error
-        self.size = at + len(last)
 
     def close(self) -> None:
         self._disk.close(self._fd)

@@ -78,6 +78,9 @@ def load_catalog(disk: Disk, store: Store, report: Report) -> tuple[catalog.Writ
                 f"{catalog.file_name(index)}: damaged entry at byte {at}; one stream's settings are lost"
             )
         disk.truncate(fd, loaded.end)
+        # A killed process may have left it unsynced; from here on the log that it covers is given up.
+        disk.sync(fd)
+        disk.sync_names()
         store.streams = loaded.streams
         store.next_generation = loaded.generation
         if loaded.usage is not None:
