@@ -85,7 +85,7 @@ class Connection:
 def _dechunk(buffer: bytearray, start: int) -> tuple[bytes, int] | None:
     if not buffer.endswith(b"0\r\n\r\n"):
         return None
-    parts = []
+    parts: list[bytes] = []
     while True:
         line_end = buffer.find(b"\r\n", start)
         if line_end < 0:

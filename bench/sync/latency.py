@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 
-from bench.sync.http import Connection, answers
+from bench.sync.http import Answer, Connection, answers
 from bench.sync.replica import ReplicationClient
 from bench.sync.report import Figure, percentile
 from bench.sync.world import Server, World, position
@@ -41,14 +41,15 @@ def over_replication(server: Server, shape: dict[str, Any], update: bytes, round
             connection.ask(**shape, **now, live="true")
             time.sleep(0.02)
             database.execute(update)
-            plain_at = answer = None
+            plain_at: float | None = None
+            answer: Answer | None = None
             while plain_at is None or answer is None:
-                ready, _, _ = select.select([plain.fileno, connection.socket], [], [], 30)
+                ready, _, _ = select.select([plain.fileno, connection.socket.fileno()], [], [], 30)
                 if not ready:
                     raise TimeoutError("the change did not arrive")
                 if plain.fileno in ready and plain.commit_seen():
                     plain_at = time.perf_counter()
-                if connection.socket in ready:
+                if connection.socket.fileno() in ready:
                     connection.receive()
                     answer = connection.parsed()
             now = position(answer)
