@@ -20,7 +20,7 @@ from switchgear_shapes.log.frames import Batch, Entry
 from switchgear_shapes.log.shape import Buffered, Shape
 from switchgear_shapes.log.store import Store
 from switchgear_shapes.replication import pgoutput
-from switchgear_shapes.replication.pgoutput import MalformedMessage, RelationMessage, Values
+from switchgear_shapes.replication.pgoutput import RelationMessage, Values
 from switchgear_shapes.routing.encode import END, END_LAST, fill_unchanged, transaction_headers
 from switchgear_shapes.routing.index import Index
 from switchgear_shapes.routing.router import Group, Member, Router, Table
@@ -142,11 +142,8 @@ class Ingest:
 
     def message(self, data: bytes, start: int) -> None:
         """One pgoutput message. Raises MalformedMessage, ProtocolViolation."""
-        if len(data) <= start:
-            raise MalformedMessage("an empty message")
-        kind = data[start]
+        kind, oid = pgoutput.head(data, start)
         if kind in pgoutput.ROW_KINDS:
-            oid = pgoutput.row_oid(data, start)
             if oid != self._last_oid:
                 self._last_oid = oid
                 self._oids.add(oid)
@@ -448,8 +445,13 @@ class Ingest:
             self._parting = self._in_parts(self._spill, commit.end_lsn)
             self.advance()
             return
-        for shape, lines in self._pending.items():
-            self._entry(shape, lines.last_op, lines.finish())
+        for shape, lines in list(self._pending.items()):
+            if shape.filter is None and shape.alive:
+                data = lines.finish()
+                self._entries.append(Entry(shape.id, self._lsn, lines.last_op, data))
+                self._batch_bytes += len(data)
+            else:  # which may drop the shape, and so take it out of what is pending
+                self._entry(shape, lines.last_op, lines.finish())
         self._committed(commit.end_lsn)
 
     def _committed(self, end_lsn: int) -> None:

@@ -114,12 +114,13 @@ _IGNORED = frozenset(b"OYM")
 ROW_KINDS = frozenset((INSERT, UPDATE, DELETE))
 
 
-def row_oid(data: bytes, start: int = 0) -> int:
-    """The relation of an insert, update or delete message, without decoding the rest. Raises MalformedMessage."""
-    if len(data) < start + 5:
-        raise MalformedMessage("row message is too short")
-    oid: int = _I32(data, start + 1)[0]
-    return oid
+def head(data: bytes, start: int = 0) -> tuple[int, int]:
+    """(kind, relation) of a message, the latter only of an insert, update or delete. Raises MalformedMessage."""
+    try:
+        kind, oid = _VALUE(data, start)
+    except error:
+        raise MalformedMessage("message is too short") from None
+    return kind, oid
 
 
 def rows(data: bytes, start: int = 0) -> tuple[Values | None, Values | None, bool, bool]:
