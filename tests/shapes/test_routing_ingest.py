@@ -149,6 +149,19 @@ async def test_a_shape_that_does_not_outlive_the_table_ends_even_if_no_row_is_it
     assert not shape.alive
 
 
+async def test_a_shape_whose_snapshot_never_begins_ends_alone(path: Changes) -> None:
+    """What it would have to hold back is bounded; the transaction that is too much goes on for the others."""
+    path.store.on_drop = path.ingest.unregister
+    held = path.store.create(definition(None))
+    path.router.add(held)
+    others = [path.shape(equal(number)) for number in (1, 1)]
+    for number in range(10):
+        path.transaction(Insert(OID, row(number, 1, "x" * 7_000_000)))
+    assert not held.alive
+    for shape in others:
+        assert await path.lines(shape) == [("insert", str(number)) for number in range(10)]
+
+
 VALUES = st.one_of(st.none(), st.just(UNCHANGED), st.binary(max_size=6))
 ROWS = st.lists(VALUES, min_size=4, max_size=4)
 MESSAGES = st.one_of(
