@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.shapes.server import Client
+from tests.shapes.server import Client, ShapesServer
 from tests.shapes.world import World, running
-from tests.support.postgres import Postgres
+from tests.support.postgres import Postgres, create_database, drop_database
 
 pytestmark = [pytest.mark.pg]
 
@@ -199,3 +199,38 @@ def test_restarts(world: World) -> None:
     assert first.restarts == 0
     world.server.wait(lambda: bool(second.sync() or second.restarts), 20, "the end of the shape")
     shrinks.check(second)
+
+
+def test_manual_publishing(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Somebody else publishes the root, and gives the leaves their identity: the server says what is missing."""
+    database = create_database(postgres)
+    publication = "electric_publication_manual_parts"
+    server = ShapesServer(
+        tmp_path_factory.mktemp("manual"),
+        database.url,
+        ELECTRIC_MANUAL_TABLE_PUBLISHING="true",
+        ELECTRIC_REPLICATION_STREAM_ID="manual_parts",
+    )
+    try:
+        database.execute(f"CREATE PUBLICATION {publication}")
+        tree = Tree(World(database, server.start()))
+
+        def refusal() -> str:
+            response = server.get(table=tree.name, offset="-1")
+            assert response.status_code == 503, response.text
+            assert response.headers["electric-internal-known-error"] == "true"
+            return str(response.json()["message"])
+
+        assert "is missing from the publication" in refusal()
+        tree.run(f"ALTER PUBLICATION {publication} ADD TABLE {tree.name}")
+        for leaf in ("_0", "_1", "_2a"):
+            text = f'Database table "public.{tree.name}{leaf}" does not have its replica identity set to FULL'
+            assert refusal() == text
+            tree.run(f"ALTER TABLE {tree.name}{leaf} REPLICA IDENTITY FULL")
+        client = tree.follow()
+        tree.run(f"UPDATE {tree.name} SET v = 'x'")
+        tree.check(client)
+        assert client.restarts == 0
+    finally:
+        server.close()
+        drop_database(database)

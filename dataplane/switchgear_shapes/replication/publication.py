@@ -28,7 +28,7 @@ _UNDEFINED = frozenset({"42P01", "42704", "3F000"})
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """`partial`: schema and name of the tables (that one, and the leaves below it) without full replica identity."""
+    """`partial`: schema and name of the tables (that one, or the leaves of a root) without full replica identity."""
 
     published: bool
     partial: tuple[tuple[str, str], ...]
@@ -73,7 +73,7 @@ class Publication:
                 "SELECT p.puballtables, c.oid::int8 FROM pg_publication p"  # noqa: S608
                 " LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid"
                 " LEFT JOIN pg_class c ON (c.oid = r.prrelid OR p.puballtables AND c.relkind IN ('r', 'p'))"
-                f" AND c.relreplident = 'f' WHERE p.pubname = {literal(self._name)}"
+                f" AND (c.relreplident = 'f' OR c.relkind = 'p') WHERE p.pubname = {literal(self._name)}"
                 " AND p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate"
             )
         if not rows:
@@ -149,7 +149,7 @@ class Publication:
             f" WHERE p.pubname = {literal(self._name)} AND (p.puballtables OR r.oid IS NOT NULL)),"
             " (SELECT jsonb_agg(jsonb_build_array(n.nspname, l.relname) ORDER BY l.oid <> c.oid, n.nspname, l.relname)"
             " FROM pg_class l JOIN pg_namespace n ON n.oid = l.relnamespace"
-            " WHERE l.relreplident <> 'f' AND (l.oid = c.oid OR c.relkind = 'p' AND l.oid IN"
+            " WHERE l.relreplident <> 'f' AND (l.oid = c.oid AND c.relkind <> 'p' OR c.relkind = 'p' AND l.oid IN"
             " (SELECT relid FROM pg_partition_tree(c.oid) WHERE isleaf))), c.relkind = 'p'"
             f" FROM pg_class c WHERE c.oid = {oid}"
         )
