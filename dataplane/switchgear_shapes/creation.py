@@ -10,7 +10,8 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 import orjson
 
@@ -27,6 +28,10 @@ from switchgear_shapes.relations import Relation
 from switchgear_shapes.replication.conversation import parse_lsn
 from switchgear_shapes.replication.publication import Publication
 from switchgear_shapes.snapshot import SnapshotMark, begin_statements, copy_statement
+from switchgear_shapes.subqueries.follower import Broken
+from switchgear_shapes.subqueries.plan import plan
+from switchgear_shapes.subqueries.queries import header_fields
+from switchgear_shapes.subqueries.steps import Steps
 
 log = logging.getLogger("switchgear.shapes.creation")
 
@@ -64,6 +69,7 @@ class Creator:
         self,
         store: Store,
         ingest: Ingest,
+        steps: Steps,
         snapshots: Pool,
         publication: Publication,
         partitions: Partitions,
@@ -72,6 +78,7 @@ class Creator:
         self._store = store
         self._partitions = partitions
         self._ingest = ingest
+        self._steps = steps
         self._snapshots = snapshots
         self._publication = publication
         self._threshold = threshold
@@ -117,7 +124,7 @@ class Creator:
             return shape.snapshot.failure
         if isinstance(error, ShapeError):
             return error
-        if isinstance(error, SchemaChanged):
+        if isinstance(error, SchemaChanged | Broken):
             return must_refetch()
         if isinstance(error, PoolTimeout):
             return snapshot_failed("Timed out while waiting for a database connection to create the snapshot")
@@ -142,12 +149,18 @@ class Creator:
         if self._store.full:
             raise disk_full()
         await self._publication.ensure(definition.oid, definition.schema, definition.table)
+        made = plan(definition.where) if definition.where is not None and definition.where.subqueries else None
+        feeds = None if made is None else await self._steps.prepare(made)
         async with self._snapshots.session() as session:
             tree = await _tree(definition.oid, session) if definition.partitioned else {}
             if definition.partitioned:
                 self._partitions.add(definition.oid, tree)
-            registered = self._ingest.register(shape)
-            await self._stitch(shape, relation, session, registered)
+            if made is None or feeds is None:
+                registered = self._ingest.register(shape)
+                await self._stitch(shape, relation, session, partial(self._open, shape, registered))
+            else:
+                follower = self._steps.register(shape, made, feeds)
+                await self._stitch(shape, relation, session, partial(self._steps.open, follower))
             if tree.keys() != (await _tree(definition.oid, session) if definition.partitioned else {}).keys():
                 raise SchemaChanged
             fd = os.open(shape.snapshot.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -161,8 +174,17 @@ class Creator:
             finally:
                 os.close(fd)
 
-    async def _stitch(self, shape: Shape, relation: Relation, session: Session, registered: int) -> None:
-        """Open the snapshot's transaction, and tell the ingest what it sees. Raises SchemaChanged."""
+    async def _open(self, shape: Shape, registered: int, mark: SnapshotMark) -> bool:
+        return self._ingest.open(shape, mark, registered)
+
+    async def _stitch(
+        self,
+        shape: Shape,
+        relation: Relation,
+        session: Session,
+        placed: Callable[[SnapshotMark], Awaitable[bool]],
+    ) -> None:
+        """Open the snapshot's transaction, and tell what it sees. Raises SchemaChanged, Broken."""
         for _ in range(STITCH_ATTEMPTS):
             try:
                 rows = await session.query_limited(begin_statements(shape.definition, LOCK_SECONDS), MARK_SECONDS)
@@ -172,7 +194,7 @@ class Creator:
             if fingerprint is None or orjson.loads(fingerprint) != relation.fingerprint:
                 raise SchemaChanged
             mark = SnapshotMark.parse(seen or "", parse_lsn(lsn or ""))
-            if self._ingest.open(shape, mark, registered):
+            if await placed(mark):
                 return
             # A commit that the stream already had is not visible yet: it will be in a moment.
             await session.query("ROLLBACK")
@@ -190,7 +212,8 @@ class Creator:
         position = chunk_start = 0
         kept = b""
         try:
-            await session.start_copy(copy_statement(shape.definition, relation) + "; ROLLBACK")
+            fields = header_fields(shape.definition, shape.handle)
+            await session.start_copy(copy_statement(shape.definition, relation, fields) + "; ROLLBACK")
             async for rows in session.copy_blocks(BLOCK_BYTES):
                 watchdog.cancel()
                 if not shape.alive:

@@ -15,6 +15,7 @@ from typing import Any
 from switchgear_shapes.errors import ShapeError, invalid
 from switchgear_shapes.relations import Column, Relation
 from switchgear_shapes.request import ShapeParams
+from switchgear_shapes.subqueries.plan import SubqueryRefused, check_collations, plan
 from switchgear_shapes.where import expression
 from switchgear_shapes.where.expression import Where
 
@@ -229,5 +230,14 @@ def _check_where(params: ShapeParams, relation: Relation, where: Where | None, s
     if bad:
         text = f"The where clause reads generated columns, which are not replicated: {', '.join(bad)}"
         raise invalid("where", text)
-    if params.compaction and where.subqueries:
+    if not where.subqueries:
+        return
+    try:
+        for _, condition in plan(where).memberships:
+            check_collations(condition.columns, relation)
+    except SubqueryRefused as error:
+        raise invalid("where", str(error)) from None
+    if relation.kind == "p":
+        raise invalid("where", "Subqueries on a partitioned table are not supported; use a partition")
+    if params.compaction:
         raise invalid("experimental_compaction", "can't be enabled for shapes with subqueries")

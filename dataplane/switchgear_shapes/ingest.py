@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -25,6 +25,7 @@ from switchgear_shapes.routing.encode import END, END_LAST, fill_unchanged, tran
 from switchgear_shapes.routing.index import Index
 from switchgear_shapes.routing.router import Group, Member, Router, Table
 from switchgear_shapes.snapshot import SnapshotMark
+from switchgear_shapes.subqueries.hub import Hub
 
 log = logging.getLogger("switchgear.shapes.ingest")
 
@@ -89,9 +90,10 @@ class Spilled:
 class Ingest:
     """See the module. Everything runs on the event loop."""
 
-    def __init__(self, store: Store, router: Router[Shape], spill_directory: Path) -> None:
+    def __init__(self, store: Store, router: Router[Shape], hub: Hub, spill_directory: Path) -> None:
         self._store = store
         self._router = router
+        self._hub = hub
         self._spill_directory = spill_directory
         self._relations: dict[int, RelationMessage] = {}
         self._recent: dict[int, deque[tuple[int, int, int]]] = {}
@@ -103,6 +105,12 @@ class Ingest:
         self._quiet_lsn = 0
         self._submitted = store.commit_lsn
         self._in_transaction = False
+        self._later: list[Entry] = []
+        """Of shapes with subqueries: part of the final batch of the transaction that is being handed on."""
+        self.begun_lsn = 0
+        """Commit LSN of the last transaction whose changes have begun to pass."""
+        self.passed_lsn = 0
+        """The stream has passed all commits before this position."""
         self._spill: IO[bytes] | None = None
         self._spill_at = SPILL_BYTES
         self._parting: Iterator[None] | None = None
@@ -129,6 +137,7 @@ class Ingest:
         self._relations.clear()
         if self._parting is None:  # a large one that is whole here goes on by itself
             self._reset_transaction()
+        self._hub.abandon()
         self._in_transaction = False
         self.unsure = False
 
@@ -136,7 +145,9 @@ class Ingest:
         """The stream is another one, whose positions cannot be compared with what was seen before."""
         self._parting = None
         self._reset_transaction()
-        self._submitted = 0
+        self._hub.start_anew()
+        self._later = []
+        self._submitted = self.begun_lsn = self.passed_lsn = 0
         self._quiet_lsn = 0
         self._recent.clear()
 
@@ -153,6 +164,8 @@ class Ingest:
             table = self._router.tables.get(oid)
             if table is not None and not self._skip:
                 self._row(table, data, start, oid, op)
+            if self._hub_follows and oid in self._hub.tables:
+                self._hub_row(data, start, oid, op)
             return
         message = pgoutput.decode(data, start)
         if isinstance(message, pgoutput.Begin):
@@ -171,9 +184,13 @@ class Ingest:
                 if not self._skip:
                     for shape in self._router.targets_of(oid, self._accepts):
                         self._drops[shape] = "its table was truncated"
+                if self._hub_follows:
+                    self._hub.drop_table(oid, "its table, or one of a subquery, was truncated", self._lsn)
 
     def keepalive(self, wal_end: int) -> None:
         """Postgres has sent everything up to `wal_end`: it may be acknowledged if nothing is under way."""
+        if not self._in_transaction:
+            self.passed_lsn = max(self.passed_lsn, wal_end)
         if self.idle:
             self._quiet_lsn = max(self._quiet_lsn, wal_end)
 
@@ -222,6 +239,14 @@ class Ingest:
         return self._parting is None
 
     @property
+    def _so_far(self) -> tuple[int, int]:
+        """The end of a batch of lines that come after their transactions.
+
+        Once it is durable recovery must not take them for lines of transactions that are still to come.
+        """
+        return self._submitted, 0
+
+    @property
     def in_transaction(self) -> bool:
         return self._in_transaction
 
@@ -234,6 +259,7 @@ class Ingest:
 
     def unregister(self, shape: Shape) -> None:
         self._router.remove(shape)
+        self._hub.remove(shape)
         self._pending.pop(shape, None)
         self._drops.pop(shape, None)
 
@@ -259,10 +285,63 @@ class Ingest:
                 self._store.drop(shape, item.drop_reason)
                 return True
             self._entries.append(Entry(shape.id, item.tx, item.last_op, item.data))
-            self._batch_end = self._batch_end or (0, 0)
+            self._batch_end = self._batch_end or self._so_far
         if self._parting is None:
             self.flush()
         return True
+
+    # -- shapes with subqueries --
+
+    def all_seen(self, oids: Iterable[int], lsn: int, mark: SnapshotMark) -> bool:
+        """Whether the snapshot sees the tables' transactions up to `lsn`, as far as they have passed."""
+        return all(mark.sees(xid, at) for oid in oids for _, xid, at in self._recent.get(oid, ()) if at <= lsn)
+
+    def append(self, entries: list[Entry]) -> None:
+        """Log what became known only after its transaction had passed."""
+        if self._parting is not None:
+            self._later.extend(entries)
+        elif entries:
+            self._entries.extend(entries)
+            self._batch_end = self._batch_end or self._so_far
+            self.flush()
+
+    def add(self, shape: Shape, bodies: list[bytes], last_op: int) -> None:
+        """Lines of the open transaction."""
+        self.routed += 1
+        self._pending[shape] = Lines(self._pending.get(shape), bodies, last_op)
+        self._pending_bytes += sum(map(len, bodies))
+        if self._pending_bytes > self._spill_at:
+            self._spill_pending()
+
+    def take(self, shape: Shape) -> tuple[bytes, int] | None:
+        """Take the shape's lines of the open transaction back; None when they are too many for that."""
+        lines = self._pending.pop(shape, None)
+        if lines is None:
+            return b"", 0
+        earlier = _pieces(lines)
+        if sum(piece.length for piece in earlier) > BUFFER_LIMIT:
+            return None
+        parts = []
+        for piece in earlier:
+            assert self._spill is not None
+            self._spill.seek(piece.offset)
+            parts.append(self._spill.read(piece.length))
+        return b"".join([*parts, lines.finish()]), lines.last_op
+
+    def _hub_row(self, data: bytes, start: int, oid: int, op: int) -> None:
+        relation = self._relations.get(oid)
+        if relation is None:
+            raise ProtocolViolation(f"a row of relation {oid} came before its description")
+        old, new, old_is_key, lacking = pgoutput.rows(data, start)
+        whole = not old_is_key and not (old is None and data[start] == pgoutput.UPDATE)
+        width = len(relation.columns)
+        if whole and any(row is not None and len(row) != width for row in (old, new)):
+            raise ProtocolViolation(f"a row of relation {oid} does not fit its description")
+        if not whole or (lacking and (old is None or new is None or not fill_unchanged(old, new))):
+            name = f'"{relation.schema}"."{relation.name}"'
+            self._hub.drop_table(oid, f"the replica identity of {name} is not FULL", self._lsn)
+            return
+        self._hub.row(relation, old, new, op, self._lsn, self._headers, self)
 
     # -- within a transaction --
 
@@ -275,6 +354,8 @@ class Ingest:
         self._lsn = begin.final_lsn
         self.last_commit_time = begin.commit_time
         self._skip = begin.final_lsn <= self._submitted
+        self._hub_follows = begin.final_lsn > self._hub.position
+        self.begun_lsn = max(self.begun_lsn, begin.final_lsn)
         self._headers = transaction_headers(begin.xid, begin.final_lsn)
 
     def _reset_transaction(self) -> None:
@@ -282,6 +363,7 @@ class Ingest:
         self._lsn = 0
         self._op = 0
         self._skip = False
+        self._hub_follows = False
         self._headers = b""
         self._last_oid = -1
         self._oids: set[int] = set()
@@ -435,8 +517,11 @@ class Ingest:
             if recent is None:
                 recent = self._recent[oid] = deque(maxlen=RECENT_TRANSACTIONS)
             recent.append((self.transactions, self._xid, self._lsn))
+        self.passed_lsn = max(self.passed_lsn, commit.end_lsn)
+        if self._hub_follows:
+            self._later += self._hub.commit(self._xid, self._lsn, self._op, self)
         if self._skip:
-            self._reset_transaction()
+            self._commit_again()
             return
         for shape, reason in list(self._drops.items()):
             self._drop(shape, reason)
@@ -454,7 +539,25 @@ class Ingest:
                 self._entry(shape, lines.last_op, lines.finish())
         self._committed(commit.end_lsn)
 
+    def _commit_again(self) -> None:
+        """A transaction that is sent again for the sake of shapes that were held: only those take it."""
+        for shape in list(self._pending):
+            taken = self.take(shape)
+            if taken is None:
+                self._store.drop(shape, "a transaction that was sent again is too large")
+            else:
+                self._entries.append(Entry(shape.id, self._lsn, taken[1], taken[0]))
+        self._add_later()
+        if self._entries:
+            self._batch_end = self._batch_end or self._so_far
+        self._reset_transaction()
+
+    def _add_later(self) -> None:
+        self._entries += self._later
+        self._later = []
+
     def _committed(self, end_lsn: int) -> None:
+        self._add_later()
         self._submitted = self._lsn
         self._batch_end = (self._lsn, end_lsn)
         self._reset_transaction()
@@ -490,12 +593,7 @@ class Ingest:
         for shape, lines in list(self._pending.items()):
             if not shape.alive:
                 continue
-            earlier: list[Spilled] = []
-            piece = lines.unspilled()[1]
-            while piece is not None:
-                earlier.append(piece)
-                piece = piece.previous
-            for piece in reversed(earlier):
+            for piece in _pieces(lines):
                 spill.seek(piece.offset)
                 self._entry(shape, piece.last_op, spill.read(piece.length))
                 if self._batch_bytes > BATCH_BYTES:
@@ -518,6 +616,16 @@ class Ingest:
     def _durable(self) -> None:
         self._outstanding -= 1
         self.on_durable()
+
+
+def _pieces(lines: Lines) -> list[Spilled]:
+    """What is in the spill file of these lines, in order."""
+    found: list[Spilled] = []
+    piece = lines.unspilled()[1]
+    while piece is not None:
+        found.append(piece)
+        piece = piece.previous
+    return found[::-1]
 
 
 def _op_of(body: bytes) -> int:

@@ -15,6 +15,8 @@ from switchgear_shapes.measures import MILLISECONDS
 from switchgear_shapes.postgres.pool import Pool
 from switchgear_shapes.replication.client import Replication
 from switchgear_shapes.routing.router import Router
+from switchgear_shapes.subqueries.hub import Hub
+from switchgear_shapes.subqueries.steps import Steps
 from switchgear_shapes.subset_query import Subsets
 from switchgear_wire import Response, Server
 from switchgear_wire.metrics import Registry
@@ -66,6 +68,17 @@ class Metrics:
         gauge = self.registry.gauge
         gauge("switchgear_http_requests_total", "Requests on the main port", lambda: server.requests.value)
         gauge("switchgear_http_connections", "Open connections", lambda: server.connections)
+
+    def watch_subqueries(self, hub: Hub, steps: Steps) -> None:
+        gauge = self.registry.gauge
+        gauge("electric_subqueries_move_in_triggered_count", "Changes of a subquery that moved rows", lambda: hub.moved)
+        gauge("electric_subqueries_subset_result_count", "Queries for what moves", lambda: steps.queries)
+        gauge("electric_subqueries_subset_result_rows", "Rows that they returned", lambda: steps.rows)
+        gauge("electric_subqueries_subset_result_bytes", "Bytes that they returned", lambda: steps.bytes)
+        gauge("switchgear_subqueries_held", "Shapes that wait with transactions", lambda: hub.held)
+        gauge("switchgear_subqueries_kept", "Transactions that they wait with", lambda: hub.kept)
+        gauge("switchgear_subqueries_sources", "Results of subqueries in memory", lambda: len(hub.feeds))
+        gauge("switchgear_subqueries_source_rows", "Different rows in them", lambda: hub.source_rows)
 
     def watch_admission(self, admission: Admission) -> None:
         for kind in admission.limits:

@@ -133,7 +133,7 @@ class Reader:
             return not_modified
         control = b""
         if reaches_end:
-            control = answers.up_to_date(end_offset[0] if sr.live else max(self._store.commit_lsn, end_offset[0]))
+            control = answers.up_to_date(end_offset[0] if sr.live else max(self._store.seen_by(shape), end_offset[0]))
         headers = self.headers(request, base, sr, shape, end_offset, schema=schema, reaches_end=reaches_end)
         if end - position <= INLINE_BYTES:
             return Response(200, headers, self._small_body(shape, position, end, control))
@@ -148,7 +148,7 @@ class Reader:
         """No changes: a live request's time is over, or `offset=now`."""
         end = max(sr.offset or END_OF_SNAPSHOT, shape.log.latest)
         headers = self.headers(request, base, sr, shape, end, schema=schema, reaches_end=True, has_data=False)
-        lsn = max(self._store.commit_lsn, end[0])
+        lsn = max(self._store.seen_by(shape), end[0])
         return Response(200, headers, b"[" + answers.up_to_date(lsn) + b"]")
 
     def _empty(self, request: Request, base: bytes, sr: ShapeRequest, shape: Shape, schema: bytes | None) -> Response:
@@ -157,7 +157,7 @@ class Reader:
         if not_modified is not None:
             return not_modified
         headers = self.headers(request, base, sr, shape, end, schema=schema, reaches_end=True)
-        return Response(200, headers, b"[" + answers.up_to_date(max(self._store.commit_lsn, end[0])) + b"]")
+        return Response(200, headers, b"[" + answers.up_to_date(max(self._store.seen_by(shape), end[0])) + b"]")
 
     def _small_body(self, shape: Shape, start: int, end: int, control: bytes) -> bytes:
         """The body's bytes, kept for the next request at the same position: live clients come together."""

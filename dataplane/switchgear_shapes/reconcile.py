@@ -18,6 +18,7 @@ from switchgear_shapes.partitions import Partitions
 from switchgear_shapes.postgres.pool import PoolTimeout
 from switchgear_shapes.postgres.session import ConnectionLost, PostgresError
 from switchgear_shapes.replication.publication import Publication
+from switchgear_shapes.subqueries.hub import Hub
 
 log = logging.getLogger("switchgear.shapes.reconcile")
 
@@ -26,13 +27,16 @@ class PublicationGone(Exception):
     """The publication was dropped or leaves operations out: Postgres goes on without a word and without changes."""
 
 
-async def reconcile(store: Store, catalog: Catalog, publication: Publication, *, stored_generated: bool) -> None:
+async def reconcile(
+    store: Store, hub: Hub, catalog: Catalog, publication: Publication, *, stored_generated: bool
+) -> None:
     """One pass. Raises PublicationGone, ConnectionLost, PoolTimeout, PostgresError."""
     complete = [shape for shape in store.by_id.values() if shape.snapshot.complete]
     by_table: dict[int, list[Shape]] = {}
     for shape in complete:
         by_table.setdefault(shape.definition.oid, []).append(shape)
-    relations = await catalog.read(list(by_table))
+    asked = {feed.state.spec.oid for feed in hub.feeds}
+    relations = await catalog.read(list({*by_table, *asked}))
     published = await publication.published()
     if published is None:
         raise PublicationGone(
@@ -58,7 +62,12 @@ async def reconcile(store: Store, catalog: Catalog, publication: Publication, *,
         _drop(store, changed, "its table's definition changed")
         if relation.kind == "p":
             await repair(publication, shapes[0].definition)
-    await publication.remove_unused({shape.definition.oid for shape in store.by_id.values()})
+    for feed in hub.feeds:
+        relation = relations.get(feed.state.spec.oid)
+        if feed.ready.done() and (relation is None or relation.oid not in published or not feed.still_fits(relation)):
+            hub.end_users(feed, "the table of its subquery was dropped, altered or unpublished")
+    used = {shape.definition.oid for shape in store.by_id.values()}
+    await publication.remove_unused(used | {feed.state.spec.oid for feed in hub.feeds})
 
 
 def roots_of(store: Store) -> set[int]:

@@ -6,6 +6,7 @@ What is cached of a table may be old: a request that is wrong by it is looked at
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -25,7 +26,6 @@ from switchgear_shapes.where.subset import never_fails, parse_order_by, parse_su
 
 READY_SECONDS = 5.0
 """How long a request waits for this instance to become able to make shapes."""
-NOT_YET = "are not supported by this server yet; leave the parameter out."
 REMEMBERED = 100_000
 REMEMBERED_CHARACTERS = 32_000_000
 """How many parameters, and how much text of theirs, are remembered; the least recently used ones go first."""
@@ -63,6 +63,9 @@ class Resolver:
                 raise no_such_table(params) from None
             if now == relation and not _reads_others(params):
                 raise
+            with contextlib.suppress(WhereError):
+                for name in tables_of(params.where or "") if _reads_others(params) else ():
+                    catalog.forget(*name)
         return await self._define(params, now), now
 
     async def _define(self, params: ShapeParams, relation: Relation) -> Definition:
@@ -80,8 +83,6 @@ class Resolver:
             where = await _aside(text, lambda: parse_where(text, relation, values, relations, stored_generated=stored))
         except WhereError as error:
             raise errors.invalid(error.field, error.message) from None
-        if where.subqueries:
-            raise errors.invalid("where", f"Subqueries {NOT_YET}")
         return where
 
     async def _relations(self, text: str) -> dict[tuple[str, str], Relation]:

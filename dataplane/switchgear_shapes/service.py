@@ -40,6 +40,8 @@ from switchgear_shapes.routing.router import Router
 from switchgear_shapes.settings import Settings
 from switchgear_shapes.shape_api import Answer, ShapeApi, not_found
 from switchgear_shapes.standby import Standby
+from switchgear_shapes.subqueries.hub import Hub
+from switchgear_shapes.subqueries.steps import Steps
 from switchgear_shapes.subset_query import Subsets
 from switchgear_shapes.upstream import Upstream
 from switchgear_wire import Limits, Request, Response, Server, serve
@@ -69,6 +71,8 @@ class Service:
         self._snapshots = Pool(settings.pooled_database, max(1, settings.db_pool_size - admin_size))
         self._publication = Publication(settings.publication_name, self._admin, manual=settings.manual_table_publishing)
         self._ingest: Ingest | None = None
+        self._hub: Hub | None = None
+        self._steps: Steps | None = None
         self._stop = asyncio.Event()
         self.live = Live()
         self.catalog = Catalog(self._admin)
@@ -120,7 +124,9 @@ class Service:
 
     @property
     def needed(self) -> bool:
-        return self.live.count > 0 or (self.creator is not None and self.creator.running > 0)
+        if self.live.count > 0 or (self.creator is not None and self.creator.running > 0):
+            return True
+        return self._steps is not None and self._steps.running > 0
 
     # -- routes --
 
@@ -218,6 +224,8 @@ class Service:
         self._end_standby()
         if self.creator is not None:
             await self.creator.stop()
+        if self._steps is not None:
+            await self._steps.stop()
         await asyncio.gather(*(server.drain(DRAIN_SECONDS) for server in servers))
         if self.store is not None:
             await self.store.close()
@@ -265,8 +273,11 @@ class Service:
     async def _close_storage(self) -> None:
         if self.creator is not None:
             await self.creator.stop()
+        if self._steps is not None:
+            await self._steps.stop()
         self.live.interrupt()
         store, self.store, self._reader, self.creator, self._ingest = self.store, None, None, None, None
+        self._hub = self._steps = None
         if store is not None:
             for shape in store.by_id.values():
                 shape.alive = False
@@ -287,9 +298,14 @@ class Service:
                 await asyncio.sleep(0.2)
         settings = self.settings
         router: Router[Shape] = Router()
-        self._ingest = Ingest(store, router, settings.storage_dir)
+        hub = self._hub = Hub(store, settings.subquery_buffer_transactions)
+        self._ingest = Ingest(store, router, hub, settings.storage_dir)
         self._ingest.on_relation = lambda relation: self.catalog.forget(relation.schema, relation.name)
         self._reader = Reader(store, self._cache, self._cursor)
+        self._steps = Steps(hub, self._ingest, store, self._snapshots, self.catalog, self._publication)
+        self._steps.connected = lambda: self.active
+        self._steps.nudge = self._upstream.ask_position
+        self._metrics.watch_subqueries(hub, self._steps)
         self._partitions = Partitions(self._admin, settings.storage_dir)
         self._partitions.on_tree = router.set_leaves
         follow_partitions(self._partitions, store, self._publication)
@@ -298,6 +314,7 @@ class Service:
         self.creator = Creator(
             store,
             self._ingest,
+            self._steps,
             self._snapshots,
             self._publication,
             self._partitions,
@@ -307,7 +324,8 @@ class Service:
         store.on_publish = self.live.publish
         store.on_drop = self._on_drop
         for shape in store.by_id.values():
-            router.add(shape)
+            if shape.id not in hub.followers:
+                router.add(shape)
         self._metrics.watch_store(store, self.creator)
         self._metrics.watch_routing(store, router)
         self.store = store
@@ -364,13 +382,15 @@ class Service:
                 continue
             try:
                 await self._metrics.ask_slot(self._admin, self._names.slot)
-                if time.monotonic() >= due and self.store is not None:
+                if time.monotonic() >= due and self.store is not None and self._hub is not None:
                     due = time.monotonic() + min(
                         self.settings.publication_refresh_period, self.settings.schema_reconciler_period
                     )
                     self._partitions.keep(roots_of(self.store))
                     await self._partitions.look()
-                    await reconcile(self.store, self.catalog, self._publication, stored_generated=self.stored_generated)
+                    await reconcile(
+                        self.store, self._hub, self.catalog, self._publication, stored_generated=self.stored_generated
+                    )
             except PublicationGone as error:
                 self._upstream.abort(error)
             except (PostgresError, ConnectionLost, PoolTimeout) as error:

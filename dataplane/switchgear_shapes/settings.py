@@ -124,6 +124,7 @@ class Settings:
     chunk_bytes_threshold: int = 10_485_760
     cache_max_age: int = 60
     cache_stale_age: int = 300
+    subquery_buffer_transactions: int = 1000
     long_poll_timeout: float = 20.0
     sse_timeout: float = 60.0
     sse_keepalive: float = 21.0
@@ -164,6 +165,7 @@ _VARIABLES: dict[str, tuple[str, _Parser]] = {
     "ELECTRIC_SHAPE_CHUNK_BYTES_THRESHOLD": ("chunk_bytes_threshold", size),
     "ELECTRIC_CACHE_MAX_AGE": ("cache_max_age", integer(0, 10**9)),
     "ELECTRIC_CACHE_STALE_AGE": ("cache_stale_age", integer(0, 10**9)),
+    "ELECTRIC_SUBQUERY_BUFFER_MAX_TRANSACTIONS": ("subquery_buffer_transactions", integer(1, 10**9)),
     "ELECTRIC_LONG_POLL_TIMEOUT": ("long_poll_timeout", duration),
     "SWITCHGEAR_SSE_TIMEOUT": ("sse_timeout", duration),
     "SWITCHGEAR_SSE_KEEPALIVE": ("sse_keepalive", duration),
@@ -200,7 +202,7 @@ _SPECIAL = frozenset(
 # Known to Electric and without a meaning here: accepted, so that an existing deployment starts.
 _NAMES_WITHOUT_EFFECT = """
 SERVICE_NAME DATABASE_ID CONSUMER_PARTITIONS SHAPE_HIBERNATE_AFTER
-SHAPE_SUSPEND_CONSUMER SHAPE_SUSPEND_AFTER FLUSH_STALL_GRACE_PERIOD SUBQUERY_BUFFER_MAX_TRANSACTIONS
+SHAPE_SUSPEND_CONSUMER SHAPE_SUSPEND_AFTER FLUSH_STALL_GRACE_PERIOD
 FEATURE_FLAGS SHAPE_DB_EXCLUSIVE_MODE SHAPE_DB_STORAGE_DIR SHAPE_DB_SYNCHRONOUS SHAPE_DB_CACHE_SIZE
 SHAPE_DB_ENABLE_STATS SHAPE_DB_ENABLE_MEMORY_STATS CLEANUP_INTERVAL_MS PUBLICATION_ALTER_DEBOUNCE_TIME
 TWEAKS_CONN_MAX_REQUESTS TWEAKS_HTTP_API_NUM_ACCEPTORS TWEAKS_PROCESS_REGISTRY_PARTITIONS

@@ -28,6 +28,7 @@ from switchgear_shapes.relations import schema_header
 from switchgear_shapes.request import ShapeRequest, parse, parse_params, with_body
 from switchgear_shapes.resolving import READY_SECONDS, Resolver
 from switchgear_shapes.stack import Stack
+from switchgear_shapes.subqueries.queries import header_fields
 from switchgear_shapes.subset_query import TableChanged
 from switchgear_shapes.subset_request import from_body
 from switchgear_wire import AnyResponse, BodyTooLarge, ClientGone, Request, Response, StreamResponse
@@ -176,7 +177,8 @@ class ShapeApi:
         headers = call.base + answers.subset_headers(shape.handle, offset, schema)
         try:
             # By the shape's own definition: keys of tables without a primary key depend on its salt.
-            query = replace(query, definition=shape.definition)
+            fields = header_fields(shape.definition, shape.handle)
+            query = replace(query, definition=shape.definition, fields=fields)
             return await self._stack.subsets.answer(query, headers, call.request.on_close)
         except TableChanged:
             self._stack.catalog.forget(sr.params.schema, sr.params.table)

@@ -6,6 +6,7 @@ of the type's output function, the same that the replication stream carries, und
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,23 +70,33 @@ class SnapshotMark:
         return orjson.dumps({"headers": headers}) + b",\n"
 
 
+COPY_OPTIONS = "FORMAT csv, QUOTE E'\\x01', DELIMITER E'\\x02'"
+"""CSV with control characters as quote and delimiter: they cannot occur in JSON, so that nothing is ever quoted or
+escaped, and the bytes of the stream are the bytes of the file."""
+
+
 def begin_statements(definition: Definition, lock_seconds: int, statement_seconds: int = 0) -> str:
     """Open the transaction and hold the table's schema still before the snapshot is taken.
 
     `statement_seconds` bounds each statement that follows, the reader's pace included; 0 for no limit.
     """
+    return begin_text(definition.oid, table_sql(definition), lock_seconds, statement_seconds)
+
+
+def begin_text(oid: int, table: str, lock_seconds: int, statement_seconds: int = 0) -> str:
+    """`begin_statements` for any table; `table` as `table_sql` has it."""
     settings = "".join(f"SET LOCAL {name} = {literal(value)};" for name, value in DISPLAY_SETTINGS.items())
     return (
         "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"
         f"{settings}SET LOCAL lock_timeout = '{lock_seconds}s';SET LOCAL statement_timeout = '{statement_seconds}s';"
-        f"LOCK TABLE {_target(definition)} IN ACCESS SHARE MODE;"
-        f"SELECT pg_current_snapshot(), pg_current_wal_insert_lsn(), {fingerprint_expression(definition.oid)}"
+        f"LOCK TABLE {table} IN ACCESS SHARE MODE;"
+        f"SELECT pg_current_snapshot(), pg_current_wal_insert_lsn(), {fingerprint_expression(oid)}"
     )
 
 
-def copy_statement(definition: Definition, relation: Relation) -> str:
-    """COPY with one line of the log per row of the shape."""
-    return copy_query(definition, relation, {}, _conditions(definition))
+def copy_statement(definition: Definition, relation: Relation, fields: str | None = None) -> str:
+    """COPY with one line of the log per row of the shape. `fields`: see `copy_query`."""
+    return copy_query(definition, relation, {}, _conditions(definition), fields)
 
 
 def subset_statement(
@@ -96,6 +107,7 @@ def subset_statement(
     order_by: str | None,
     limit: int | None,
     offset: int | None,
+    fields: str | None = None,
 ) -> str:
     """COPY with one message per row of a subset; the texts are canonical SQL, never a client's own."""
     tail = _conditions(definition, condition)
@@ -105,35 +117,38 @@ def subset_statement(
         tail += f" LIMIT {limit:d}"
     if offset is not None:
         tail += f" OFFSET {offset:d}"
-    return copy_query(definition, relation, {"snapshot_mark": mark}, tail)
+    return copy_query(definition, relation, {"snapshot_mark": mark}, tail, fields)
 
 
-def copy_query(definition: Definition, relation: Relation, headers: dict[str, Any], tail: str) -> str:
+def copy_query(
+    definition: Definition, relation: Relation, headers: dict[str, Any], tail: str, fields: str | None = None
+) -> str:
     """COPY of the table's rows as messages with these additional headers; `tail` follows the table's name.
 
-    CSV with control characters as quote and delimiter: they cannot occur in JSON, so that nothing is ever quoted or
-    escaped, and the bytes of the stream are the bytes of the file.
+    `fields`: SQL for more of the headers, as JSON text, each with a comma behind it.
     """
     columns = {column.name: column for column in relation.columns}
-    value_parts = [
-        _concat(literal(orjson.dumps(name).decode() + ":"), _json_value(columns[name])) for name in definition.columns
-    ]
-    value = " || ',' || ".join(value_parts) if value_parts else "''"
     all_headers = {"operation": "insert", "relation": [definition.schema, definition.table]} | headers
-    line = " || ".join(
-        [
-            literal('{"key":'),
-            _key(definition, columns),
-            literal(',"value":{'),
-            value,
-            literal('},"headers":' + orjson.dumps(all_headers).decode() + "},"),
-        ]
+    opening = [literal('},"headers":{'), fields] if fields is not None else [literal('},"headers":{')]
+    line = _concat(
+        literal('{"key":'),
+        key_sql(definition, columns),
+        literal(',"value":{'),
+        values_sql(columns, definition.columns),
+        *opening,
+        literal(orjson.dumps(all_headers).decode()[1:] + "},"),
     )
-    query = f"SELECT {line} FROM {_target(definition)}{tail}"  # noqa: S608 - every name and value in it is quoted
-    return f"COPY ({query}) TO STDOUT WITH (FORMAT csv, QUOTE E'\\x01', DELIMITER E'\\x02')"
+    query = f"SELECT {line} FROM {table_sql(definition)}{tail}"  # noqa: S608 - every name and value in it is quoted
+    return f"COPY ({query}) TO STDOUT WITH ({COPY_OPTIONS})"
 
 
-def _target(definition: Definition) -> str:
+def values_sql(columns: dict[str, Column], names: Sequence[str]) -> str:
+    """The inside of a JSON object with these columns' values."""
+    parts = [_concat(literal(orjson.dumps(name).decode() + ":"), _json_value(columns[name])) for name in names]
+    return " || ',' || ".join(parts) if parts else "''"
+
+
+def table_sql(definition: Definition) -> str:
     """The table without those that inherit from it; a partitioned one has no rows of its own."""
     relation = quote_relation(definition.schema, definition.table)
     return relation if definition.partitioned else f"ONLY {relation}"
@@ -174,7 +189,7 @@ def _json_value(column: Column) -> str:
     return f"CASE WHEN num_nulls({name}) = 1 THEN 'null' ELSE {rendered} END"
 
 
-def _key(definition: Definition, columns: dict[str, Column]) -> str:
+def key_sql(definition: Definition, columns: dict[str, Column]) -> str:
     """The row's key as a JSON string."""
     prefix = literal(key_prefix(definition.schema, definition.table))
     parts = [prefix, *(_key_part(columns[name]) for name in definition.key_columns)]

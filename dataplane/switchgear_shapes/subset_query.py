@@ -61,6 +61,8 @@ class SubsetQuery:
     order_by: str | None
     limit: int | None
     offset: int | None
+    fields: str | None = None
+    """SQL for more header fields of each row."""
 
 
 class Subsets:
@@ -142,7 +144,14 @@ class _Run:
         number = random.randrange(_MARKS)  # noqa: S311 - tells snapshots of one client apart
         head = await self._begin(session, number)
         statement = subset_statement(
-            query.definition, query.relation, number, query.condition, query.order_by, query.limit, query.offset
+            query.definition,
+            query.relation,
+            number,
+            query.condition,
+            query.order_by,
+            query.limit,
+            query.offset,
+            query.fields,
         )
         await session.start_copy(statement + "; ROLLBACK")
         blocks = session.copy_blocks(BLOCK_BYTES)

@@ -145,6 +145,11 @@ class Upstream:
         if self.replication is not None:
             self.replication.abort(reason)
 
+    def ask_position(self) -> None:
+        """Have Postgres say how far the stream is."""
+        if self.replication is not None:
+            self.replication.ask_position()
+
     def tick(self) -> None:
         """Called now and then: go to sleep when nothing happened for long enough."""
         if self.asleep:  # a query may have been under way when the connections were closed

@@ -191,7 +191,7 @@ def test_subqueries() -> None:
     where = parse_where(text, ITEMS, {1: "x"}, TABLES)
     assert [query.table for query in where.subqueries] == ["users", "users"]
     assert where.columns == {"id", "title"}
-    assert '"id" IN (SELECT "uid" FROM "public"."users" WHERE "name" = \'x\'::text)' in where.sql
+    assert '"id" IN (SELECT "uid" FROM ONLY "public"."users" WHERE "name" = \'x\'::text)' in where.sql
     same = parse_where(
         "id IN (SELECT uid FROM users) OR small = 1 AND id IN (SELECT uid FROM users)", ITEMS, {}, TABLES
     )

@@ -25,6 +25,11 @@ _SEQUENCE = Struct("<Q")
 HEADER_BYTES = _HEADER.size
 
 CREATE, SNAPSHOT, DROP, BATCH, PROGRESS, SYSTEM, PURGE, ROWS, COMPACTED = range(1, 10)
+SOURCE = 16
+
+HELD, DELTA = (1 << 64) - 1, (1 << 64) - 2
+"""Entries with these instead of an op are no lines: a shape is held from transaction `tx` on (0: no more); a
+subquery's result changed by `data`."""
 
 
 class TornFrame(Exception):

@@ -43,6 +43,8 @@ class Registry:
         self.by_id: dict[int, Shape] = {}
         self.by_handle: dict[str, Shape] = {}
         self.by_identity: dict[tuple[Any, ...], Shape] = {}
+        self.held: dict[int, int] = {}
+        """Shapes that wait for a snapshot: shape → commit LSN of the first transaction that they do not show yet."""
         self.system: tuple[str, int] | None = None
         """(Postgres system identifier, timeline) that the shapes belong to."""
         self.commit_lsn = 0
@@ -59,7 +61,9 @@ class Registry:
     def replay(self, kind: int, body: bytes) -> None:
         """Apply one record. Raises CorruptStorage, OSError."""
         if kind == frames.BATCH:
-            self._apply(frames.read_batch(body))
+            batch = frames.read_batch(body)
+            self._replay_sources(batch)
+            self._apply(batch)
         elif kind == frames.CREATE:
             data = orjson.loads(body)
             self._add(Shape.from_json(data, self._shapes_directory, self._threshold))
@@ -73,9 +77,14 @@ class Registry:
             if shape is not None:
                 self._write_rows(shape, body[4:])
         elif kind == frames.DROP:
-            shape = self.by_id.get(int.from_bytes(body, "little"))
+            number = int.from_bytes(body, "little")
+            shape = self.by_id.get(number)
             if shape is not None:
                 self._forget(shape)
+            else:
+                self._forget_source(number)
+        elif kind == frames.SOURCE:
+            self._restore_source(orjson.loads(body))
         elif kind == frames.PROGRESS:
             lsn = int.from_bytes(body, "little")
             self.durable_lsn = max(self.durable_lsn, lsn)
@@ -86,6 +95,7 @@ class Registry:
         elif kind == frames.PURGE:
             for shape in list(self.by_id.values()):
                 self._forget(shape)
+            self._forget_source(None)
             self.commit_lsn = 0
         elif kind == frames.COMPACTED:
             data = orjson.loads(body)
@@ -106,7 +116,11 @@ class Registry:
             return None
         head, shapes = found
         for data in shapes:
-            self._add(Shape.from_json(data, self._shapes_directory, self._threshold))
+            if "source" in data:
+                self._restore_source(data)
+            else:
+                self._add(Shape.from_json(data, self._shapes_directory, self._threshold))
+        self.held = {number: lsn for number, lsn in head.get("held", []) if number in self.by_id}
         self._next_id = max(self._next_id, head["next_id"])
         self.system = None if head["system"] is None else (head["system"][0], head["system"][1])
         self.commit_lsn = head["commit_lsn"]
@@ -114,7 +128,21 @@ class Registry:
         segment: int = head["segment"]
         return segment
 
+    def seen_by(self, shape: Shape) -> int:
+        """The commit LSN up to which a shape's log is complete for readers."""
+        held = self.held.get(shape.id)
+        return self.commit_lsn if held is None else min(self.commit_lsn, held - 1)
+
     # -- what the owner of the files does otherwise --
+
+    def _replay_sources(self, batch: Batch) -> None:
+        """What subqueries return changed with the batch."""
+
+    def _restore_source(self, data: dict[str, Any]) -> None:
+        """What a subquery returns, to be followed from here on."""
+
+    def _forget_source(self, number: int | None) -> None:
+        """No shape asks a subquery any more; None for all of them."""
 
     def _write_rows(self, shape: Shape, rows: bytes) -> None:
         """A small snapshot's rows are durable in the log."""
@@ -141,6 +169,7 @@ class Registry:
         if self.by_identity.get(shape.definition.identity) is shape:
             del self.by_identity[shape.definition.identity]
         self._staged.pop(shape.id, None)
+        self.held.pop(shape.id, None)
         if self._tails.pop(shape.id, None) is not None:
             self._tail_bytes -= shape.log.tail_bytes
         self.files.forget(shape.snapshot.path)
@@ -167,6 +196,9 @@ class Registry:
             shape = self.by_id.get(entry.shape)
             if shape is None:
                 continue
+            if entry.last_op == frames.HELD:
+                self._hold(shape, entry.tx)
+                continue
             shape.log.append(entry.tx, entry.last_op, entry.data)
             touched[shape.id] = shape
             self._tails[shape.id] = shape
@@ -180,3 +212,9 @@ class Registry:
         if self._tail_bytes > TAIL_LIMIT:
             self._bound_tails(TAIL_LIMIT)
         return touched if batch.final else {}
+
+    def _hold(self, shape: Shape, lsn: int) -> None:
+        if lsn:
+            self.held[shape.id] = lsn
+        else:
+            self.held.pop(shape.id, None)

@@ -16,6 +16,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -27,6 +28,7 @@ from switchgear_shapes.log.files import write_at
 from switchgear_shapes.log.frames import Batch
 from switchgear_shapes.log.registry import FORMAT, Registry
 from switchgear_shapes.log.shape import Shape
+from switchgear_shapes.log.sources import SourceState, decode_deltas
 from switchgear_shapes.log.wal import ROOM_SECONDS, Replay, Wal, is_full, segment_numbers, segment_path
 
 log = logging.getLogger("switchgear.shapes.store")
@@ -56,6 +58,8 @@ class Store(Registry):
         """How many chunks of a shape there is nothing to be had from, so far."""
         self._deleting: set[asyncio.Future[None]] = set()
         self._wal: Wal
+        self.sources: dict[int, SourceState] = {}
+        """What the subqueries of shapes return; ids are unique among shapes and sources."""
 
     # -- opening and recovery --
 
@@ -120,6 +124,8 @@ class Store(Registry):
             self._next_id = int(time.time())
         for shape in [s for s in self.by_id.values() if not s.snapshot.complete]:
             self._forget(shape)
+        for source in self.sources.values():
+            source.roll_back(self.replay_from)
         self._wal = Wal(self._wal_directory, max(next_segment, 1), next_sequence or 1)
         if replayed is None or self._staged:
             # The old segments must not be read again: they are damaged, or end within a transaction.
@@ -180,10 +186,44 @@ class Store(Registry):
             log.warning("%d shapes dropped: %s", len(shapes), reason)
         for shape in shapes:
             self._forget(shape)
+        self.sources.clear()
         self._wal.append(frames.record(frames.PURGE, b""))
         self.commit_lsn = 0
         for shape in shapes:
             self.on_drop(shape)
+
+    def next_source_id(self) -> int:
+        self._next_id += 1
+        return self._next_id - 1
+
+    def add_source(self, source: SourceState) -> None:
+        """A subquery's result, as it is after all transactions that were submitted so far."""
+        self._add_source(source)
+        self._wal.append(frames.json_record(frames.SOURCE, source.to_json()))
+
+    def remove_source(self, number: int) -> None:
+        """No shape asks it any more."""
+        if self.sources.pop(number, None) is not None:
+            self._wal.append(frames.drop_record(number))
+
+    def _replay_sources(self, batch: Batch) -> None:
+        for entry in batch.entries:
+            source = self.sources.get(entry.shape)
+            if source is not None and entry.last_op == frames.DELTA:
+                source.apply(entry.tx, decode_deltas(entry.data))
+
+    def _restore_source(self, data: dict[str, Any]) -> None:
+        self._add_source(SourceState.from_json(data))
+
+    def _forget_source(self, number: int | None) -> None:
+        if number is None:
+            self.sources.clear()
+        else:
+            self.sources.pop(number, None)
+
+    def _add_source(self, source: SourceState) -> None:
+        self._next_id = max(self._next_id, source.id + 1)
+        self.sources[source.id] = source
 
     def set_system(self, identifier: str, timeline: int, lsn: int) -> None:
         """Remember whose changes the shapes hold; `lsn` is where the (new) slot begins."""
@@ -212,6 +252,16 @@ class Store(Registry):
             callback()
 
         self._wal.append(frames.progress_record(lsn), durable)
+
+    @property
+    def replay_from(self) -> int:
+        """The first transaction that some shape still needs."""
+        return min(self.held.values(), default=self.commit_lsn + 1)
+
+    @property
+    def acknowledgeable_lsn(self) -> int:
+        """What Postgres may forget: what is durable, but for the transactions that held shapes wait with."""
+        return min(self.durable_lsn, *self.held.values()) if self.held else self.durable_lsn
 
     async def settle(self) -> None:
         """Wait until everything so far is durable and visible."""
@@ -406,8 +456,10 @@ class Store(Registry):
             "commit_lsn": self.commit_lsn,
             "durable_lsn": self.durable_lsn,
             "shapes": len(self.by_id),
+            "held": list(self.held.items()),
         }
-        return [orjson.dumps(head), *(orjson.dumps(shape.to_json()) for shape in self.by_id.values())]
+        shapes = (orjson.dumps(shape.to_json()) for shape in self.by_id.values())
+        return [orjson.dumps(head), *shapes, *(orjson.dumps(source.to_json()) for source in self.sources.values())]
 
     def _write_checkpoint(self, lines: list[bytes]) -> None:
         checkpoint.write(self._directory / "checkpoint", lines)

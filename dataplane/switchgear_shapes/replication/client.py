@@ -26,6 +26,7 @@ SLICE_MESSAGES = 256
 STATUS_SECONDS = 1.0
 STATUS_DELAY = 0.1
 """How soon after something became durable it is acknowledged."""
+ASK_SECONDS = 0.002
 _XLOG = struct.Struct("!cQQq")
 _KEEPALIVE = struct.Struct("!cQqB")
 _STATUS = struct.Struct("!cQQQqB")
@@ -56,6 +57,7 @@ class Replication:
         self._transactions = ingest.transactions
         self.transaction_at = time.monotonic()
         """When it was last seen that a transaction had arrived."""
+        self._asked_at = 0.0
 
     @classmethod
     async def connect(cls, info: Conninfo, names: Names, on_phase: Callable[[str], None]) -> tuple[Session, Started]:
@@ -231,7 +233,7 @@ class Replication:
 
     def _on_durable(self) -> None:
         self._go_on()
-        if self._status_timer is None and self._store.durable_lsn > self._acknowledged:
+        if self._status_timer is None and self._store.acknowledgeable_lsn > self._acknowledged:
             self._status_timer = self._loop.call_later(STATUS_DELAY, self._send_status)
 
     def _go_on(self) -> None:
@@ -252,17 +254,24 @@ class Replication:
             self._go_on()
             self._send_status()
 
-    def _send_status(self) -> None:
+    def ask_position(self) -> None:
+        """Have Postgres say how far it has sent, if it was not asked just now."""
+        now = self._loop.time()
+        if now - self._asked_at >= ASK_SECONDS:
+            self._asked_at = now
+            self._send_status(reply=True)
+
+    def _send_status(self, *, reply: bool = False) -> None:
         if self._status_timer is not None:
             self._status_timer.cancel()
             self._status_timer = None
         if self._session.closed:
             return
-        flushed = self._store.durable_lsn
+        flushed = self._store.acknowledgeable_lsn
         self._received = max(self._received, flushed)
         now = int((time.time() - _PG_EPOCH_SECONDS) * 1_000_000)
         try:
-            self._session.send_copy(_STATUS.pack(b"r", self._received, flushed, flushed, now, 0))
+            self._session.send_copy(_STATUS.pack(b"r", self._received, flushed, flushed, now, reply))
         except ConnectionLost as error:
             self._end(error)
             return

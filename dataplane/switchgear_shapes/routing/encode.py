@@ -118,6 +118,12 @@ class Encoder:
                 to = b'"key_change_to":' + orjson.dumps(after) + b","
                 origin = b'"key_change_from":' + orjson.dumps(before) + b","
                 return [self._delete(old, tx, op, to), self._insert(new, tx, op + 1, origin)]
+        return self._changed(old, new, tx, op)
+
+    def _changed(
+        self, old: Values, new: Values, tx: bytes, op: int, extra: bytes = b"", *, always: bool = False
+    ) -> list[bytes]:
+        """An update that leaves the key as it is; `always`: also without a changed value."""
         keys = self._key_set
         full = self._full
         value: dict[str, str | None] = {}
@@ -129,12 +135,12 @@ class Encoder:
             elif not full and index not in keys:
                 continue
             value[name] = current.decode() if type(current) is bytes else None
-        if not previous:
+        if not previous and not always:
             return []
         message: dict[str, object] = {"key": self.key(new), "value": value}
         if full:
             message["old_value"] = previous
-        return [self._line(message, b"update", b"", tx, op)]
+        return [self._line(message, b"update", extra, tx, op)]
 
     def _line(self, message: dict[str, object], operation: bytes, extra: bytes, tx: bytes, op: int) -> bytes:
         if extra:

@@ -152,17 +152,13 @@ def to_json(where: Where) -> Any:
         _node(where.expression),
         where.sql,
         sorted(where.columns),
-        [
-            [
-                query.oid,
-                query.schema,
-                query.table,
-                [_node(column) for column in query.columns],
-                None if query.where is None else to_json(query.where),
-            ]
-            for query in where.subqueries
-        ],
+        [subquery_to_json(query) for query in where.subqueries],
     ]
+
+
+def subquery_to_json(query: Subquery) -> Any:
+    columns = [_node(column) for column in query.columns]
+    return [query.oid, query.schema, query.table, columns, None if query.where is None else to_json(query.where)]
 
 
 def from_json(data: Any) -> Where:
@@ -172,16 +168,19 @@ def from_json(data: Any) -> Where:
         expression=_from_node(expression),
         sql=sql,
         columns=_shared_names(tuple(columns)),
-        subqueries=tuple(
-            Subquery(
-                oid=oid,
-                schema=schema,
-                table=table,
-                columns=tuple(_column(node) for node in nodes),
-                where=None if where is None else from_json(where),
-            )
-            for oid, schema, table, nodes, where in subqueries
-        ),
+        subqueries=tuple(subquery_from_json(query) for query in subqueries),
+    )
+
+
+def subquery_from_json(data: Any) -> Subquery:
+    """The inverse of `subquery_to_json`; raises what `from_json` raises."""
+    oid, schema, table, columns, where = data
+    return Subquery(
+        oid=oid,
+        schema=schema,
+        table=table,
+        columns=tuple(_column(node) for node in columns),
+        where=None if where is None else from_json(where),
     )
 
 

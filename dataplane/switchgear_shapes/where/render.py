@@ -104,7 +104,7 @@ class _Renderer:
 
     def subquery(self, query: Subquery) -> str:
         names = ", ".join(quote(column.name) for column in query.columns)
-        text = f"SELECT {names} FROM {quote_relation(query.schema, query.table)}"  # noqa: S608 - names are quoted
+        text = f"SELECT {names} FROM ONLY {quote_relation(query.schema, query.table)}"  # noqa: S608 - names are quoted
         return text if query.where is None else f"{text} WHERE {query.where.sql}"
 
 

@@ -1,0 +1,1 @@
+"""Shapes whose filter asks what other tables hold: `x IN (SELECT …)`. See `moves` for how they stay exact."""

@@ -1,0 +1,340 @@
+"""All shapes with subqueries and the feeds that they share, between the replication stream and the store. No I/O.
+
+The ingest gives rows and commits; what comes back are lines for the open transaction and entries for the store.
+Invariants: feeds take a transaction in at its commit, before the shapes that ask them; everything of a transaction is
+in one batch of the store.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from switchgear_shapes.log import frames
+from switchgear_shapes.log.frames import Entry
+from switchgear_shapes.log.shape import Shape
+from switchgear_shapes.log.sources import SourceState, encode_deltas, identity
+from switchgear_shapes.log.store import Store
+from switchgear_shapes.replication.pgoutput import RelationMessage, Values
+from switchgear_shapes.subqueries.feed import Feed
+from switchgear_shapes.subqueries.follower import Broken, Follower
+from switchgear_shapes.subqueries.moves import Flips
+from switchgear_shapes.subqueries.plan import Membership, Plan, plan
+from switchgear_shapes.subqueries.values import Changes
+from switchgear_shapes.where.expression import Subquery
+
+log = logging.getLogger("switchgear.shapes.subqueries")
+
+BUFFER_BYTES = 64 * 1024 * 1024
+"""What one shape may keep in memory while it waits for its snapshot."""
+RECENT_KEPT = 256
+"""A feed with more changes than this in memory forgets those that nobody can ask for."""
+NULL_MOVED = "a NULL came into the subquery of a NOT IN, or left it"
+
+
+class Lines(Protocol):
+    """The ingest's open transaction."""
+
+    def add(self, shape: Shape, bodies: list[bytes], last_op: int) -> None: ...
+
+    def take(self, shape: Shape) -> tuple[bytes, int] | None:
+        """Take back the shape's lines, complete, and their last op; None when there are too many."""
+
+
+class Hub:
+    """See the module. `step_due` is called with a shape that has become held."""
+
+    def __init__(self, store: Store, buffer_transactions: int) -> None:
+        self._store = store
+        self._limit = buffer_transactions
+        self._feeds: dict[int, Feed] = {}
+        self._by_identity: dict[tuple[object, ...], Feed] = {}
+        self._feeds_of: dict[int, set[Feed]] = {}
+        self._followers_of: dict[int, set[Follower]] = {}
+        self.followers: dict[int, Follower] = {}
+        self.tables: set[int] = set()
+        """OIDs of all tables whose changes concern a shape with subqueries."""
+        self._touched_feeds: dict[int, Feed] = {}
+        self._touched: set[Follower] = set()
+        self.position = store.replay_from - 1
+        """Transactions up to here were taken in."""
+        self.step_due: Callable[[Follower], None] = lambda follower: None
+        self.moved = 0
+        self._restore()
+
+    # -- feeds and followers --
+
+    def _restore(self) -> None:
+        for number in sorted(self._store.sources):
+            state = self._store.sources[number]
+            where = state.spec.where
+            made = None if where is None else plan(where)
+            nested: dict[int, Feed] = {}
+            missing = False
+            for at, condition in made.memberships if made is not None else ():
+                feed = self._by_identity.get(identity(made.subqueries[condition.query]))  # type: ignore[union-attr]
+                missing = missing or feed is None
+                if feed is not None:
+                    nested[at] = feed
+            if not missing:
+                self._add_feed(Feed(state, made, nested, loading=False))
+        for shape in list(self._store.by_id.values()):
+            where = shape.definition.where
+            if where is None or not where.subqueries:
+                continue
+            self._restore_follower(shape, plan(where))
+        for feed in list(self._feeds.values()):
+            self._release(feed)
+
+    def _restore_follower(self, shape: Shape, made: Plan) -> None:
+        feeds: dict[int, Feed] = {}
+        for at, condition in made.memberships:
+            feed = self.feed_of(made.subqueries[condition.query])
+            if feed is None:
+                self._store.drop(shape, "what its subqueries returned was not stored")
+                return
+            feeds[at] = feed
+        held = self._store.held.get(shape.id, 0)
+        position = held - 1 if held else self._store.commit_lsn
+        follower = Follower(shape, made, feeds, position, opening=False)
+        follower.marked = held
+        self._add_follower(follower)
+
+    def feed_of(self, spec: Subquery) -> Feed | None:
+        return self._by_identity.get(identity(spec))
+
+    def new_feed(self, spec: Subquery, signature: tuple[tuple[str, int], ...], nested: dict[int, Feed]) -> Feed:
+        """A feed whose rows are about to be read. The feeds that it asks must be ready."""
+        made = None if spec.where is None else plan(spec.where)
+        state = SourceState(self._store.next_source_id(), spec, signature, {}, 0)
+        feed = Feed(state, made, nested, loading=True)
+        self._add_feed(feed)
+        return feed
+
+    def feed_loaded(self, feed: Feed, rows: dict, position: int) -> None:  # type: ignore[type-arg]
+        feed.loaded(rows, position)
+        self._store.add_source(feed.state)
+
+    def _add_feed(self, feed: Feed) -> None:
+        self._feeds[feed.id] = feed
+        self._by_identity[feed.state.identity] = feed
+        self._feeds_of.setdefault(feed.state.spec.oid, set()).add(feed)
+        self.tables.add(feed.state.spec.oid)
+
+    def release(self, feed: Feed) -> None:
+        """Forget a feed that nobody uses, and those that only it used."""
+        if self._feeds.get(feed.id) is feed:
+            self._release(feed)
+
+    def _release(self, feed: Feed) -> None:
+        if feed.used or feed.id not in self._feeds:
+            return
+        del self._feeds[feed.id]
+        if self._by_identity.get(feed.state.identity) is feed:
+            del self._by_identity[feed.state.identity]
+        self._touched_feeds.pop(feed.id, None)
+        self._discard(self._feeds_of, feed.state.spec.oid, feed)
+        self._store.remove_source(feed.id)
+        for nested in set(feed.nested.values()):
+            nested.feeds.discard(feed)
+            self._release(nested)
+
+    def follow(self, shape: Shape, made: Plan, feeds: dict[int, Feed], since: int) -> Follower:
+        """Begin to keep what concerns a shape whose snapshot is about to be taken."""
+        follower = Follower(shape, made, feeds, self.position, opening=True)
+        follower.since = since
+        self._add_follower(follower)
+        return follower
+
+    def _add_follower(self, follower: Follower) -> None:
+        self.followers[follower.shape.id] = follower
+        oid = follower.shape.definition.oid
+        self._followers_of.setdefault(oid, set()).add(follower)
+        self.tables.add(oid)
+        for feed in follower.feeds.values():
+            feed.followers.add(follower)
+
+    def remove(self, shape: Shape) -> None:
+        """The shape was dropped."""
+        follower = self.followers.pop(shape.id, None)
+        if follower is None:
+            return
+        self._touched.discard(follower)
+        self._discard(self._followers_of, shape.definition.oid, follower)
+        for feed in set(follower.feeds.values()):
+            feed.followers.discard(follower)
+            self._release(feed)
+
+    def _discard(self, index: dict[int, set], oid: int, item: object) -> None:  # type: ignore[type-arg]
+        items = index.get(oid)
+        if items is not None:
+            items.discard(item)
+            if not items:
+                del index[oid]
+        if oid not in self._feeds_of and oid not in self._followers_of:
+            self.tables.discard(oid)
+
+    @property
+    def held(self) -> int:
+        return sum(1 for follower in self.followers.values() if follower.kept)
+
+    @property
+    def kept(self) -> int:
+        return sum(len(follower.kept) for follower in self.followers.values())
+
+    @property
+    def source_rows(self) -> int:
+        return sum(len(feed.state.rows) for feed in self._feeds.values())
+
+    @property
+    def feeds(self) -> list[Feed]:
+        return list(self._feeds.values())
+
+    def end_users(self, feed: Feed, reason: str) -> None:
+        """The feed's table is no longer what it was: all shapes that depend on it end."""
+        for user in list(feed.feeds):
+            self.end_users(user, reason)
+        for follower in list(feed.followers):
+            self._store.drop(follower.shape, reason)
+
+    # -- the stream --
+
+    def row(
+        self,
+        relation: RelationMessage,
+        old: Values | None,
+        new: Values | None,
+        op: int,
+        lsn: int,
+        tx: bytes,
+        lines: Lines,
+    ) -> None:
+        """A change of a row of one of `tables`. `tx`: the headers of the transaction at `lsn`."""
+        oid = relation.oid
+        for feed in list(self._feeds_of.get(oid, ())):
+            if feed.row(relation, old, new):
+                self._touched_feeds[feed.id] = feed
+            else:
+                self.end_users(feed, "the definition of its subquery's table changed")
+        for follower in list(self._followers_of.get(oid, ())):
+            if lsn <= follower.position:
+                continue
+            try:
+                bodies = follower.row(relation, old, new, op, tx)
+            except Broken as error:
+                self._store.drop(follower.shape, str(error))
+                continue
+            self._touched.add(follower)
+            if bodies:
+                lines.add(follower.shape, bodies, op + len(bodies) - 1)
+
+    def drop_table(self, oid: int, reason: str, lsn: int) -> None:
+        """The table was truncated or altered by the transaction at `lsn`: its shapes end."""
+        for follower in list(self.followers.values()):
+            if lsn > follower.position and oid in follower.tables:
+                self._store.drop(follower.shape, reason)
+
+    def abandon(self) -> None:
+        """The open transaction will be sent again."""
+        for feed in self._touched_feeds.values():
+            feed.pending = {}
+        for follower in self._touched:
+            follower.current = []
+        self._touched_feeds = {}
+        self._touched = set()
+
+    def start_anew(self) -> None:
+        """Positions of the stream so far mean nothing any more."""
+        self.position = 0
+
+    def commit(self, xid: int, lsn: int, next_op: int, lines: Lines) -> list[Entry]:
+        """The open transaction is over: entries for the store."""
+        self.position = max(self.position, lsn)
+        if not self._touched and not self._touched_feeds:
+            return []
+        entries: list[Entry] = []
+        changes = self._commit_feeds(xid, lsn, entries)
+        touched, self._touched = self._touched, set()
+        for feed in changes:
+            touched |= feed.followers
+        for follower in sorted(touched, key=lambda f: f.shape.id):
+            self._commit_follower(follower, xid, lsn, next_op, changes, lines, entries)
+        return entries
+
+    def _commit_feeds(self, xid: int, lsn: int, entries: list[Entry]) -> dict[Feed, Changes]:
+        waiting, self._touched_feeds = self._touched_feeds, {}
+        heap = list(waiting)
+        heapq.heapify(heap)
+        changes: dict[Feed, Changes] = {}
+        while heap:
+            feed = waiting[heapq.heappop(heap)]
+            deltas = feed.take_pending()
+            if feed.buffer is not None:
+                if deltas:
+                    feed.buffer.append((xid, lsn, deltas))
+                continue
+            if lsn <= feed.state.position:
+                continue
+            for at, nested in feed.nested.items():
+                if nested in changes:
+                    feed.source.follow(at, changes[nested])
+            feed.source.apply(deltas)
+            feed.state.record(lsn, deltas)
+            if deltas:
+                entries.append(Entry(feed.id, lsn, frames.DELTA, encode_deltas(deltas)))
+                if len(feed.state.recent) > RECENT_KEPT:
+                    feed.state.forget_before(min(self._store.replay_from, self._store.commit_lsn + 1))
+            found = feed.source.take_changes()
+            if found:
+                changes[feed] = found
+                for user in feed.feeds:
+                    if user.id not in waiting:
+                        waiting[user.id] = user
+                        heapq.heappush(heap, user.id)
+        return changes
+
+    def _commit_follower(
+        self,
+        follower: Follower,
+        xid: int,
+        lsn: int,
+        next_op: int,
+        changes: dict[Feed, Changes],
+        lines: Lines,
+        entries: list[Entry],
+    ) -> None:
+        shape = follower.shape
+        if not shape.alive:
+            return
+        flips: Flips = {}
+        if lsn > follower.position:
+            for at, feed in follower.feeds.items():
+                found = changes.get(feed)
+                condition = follower.plan.conditions[at]
+                if found is None or not isinstance(condition, Membership):
+                    continue
+                if condition.negated and found.uncertain:
+                    self._store.drop(shape, NULL_MOVED)
+                    return
+                changed = found.of(condition.negated)
+                if changed:
+                    flips[at] = changed
+        taken = lines.take(shape) if flips and not follower.held else (b"", 0)
+        if taken is None:
+            self._store.drop(shape, "a transaction that changes its subqueries is too large")
+            return
+        due = follower.commit(xid, lsn, next_op, flips, taken)
+        if follower.size > BUFFER_BYTES or len(follower.kept) > self._limit:
+            self._store.drop(
+                shape,
+                f"more than {self._limit} transactions (or too large ones) arrived while its subqueries changed;"
+                " see ELECTRIC_SUBQUERY_BUFFER_MAX_TRANSACTIONS",
+            )
+            return
+        if not follower.opening:
+            entries += follower.mark()
+        if due:
+            self.moved += 1
+            self.step_due(follower)
