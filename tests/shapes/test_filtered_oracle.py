@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import psycopg
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
@@ -114,12 +115,14 @@ def subscribe(server: ShapesServer, candidates: list[str]) -> dict[str, Client]:
         client = Client(
             server, table="items", where=condition, replica=("full" if len(clients) % 5 == 0 else "default")
         )
-        response = client.step()
+        try:
+            response = client.step()
+        except httpx.RemoteProtocolError:
+            continue  # a row raises an error after others have been sent
         if response.status_code == 200:
             clients[condition] = client
         else:
-            # 400: refused; 5xx: a row of the snapshot raises an error.
-            assert response.status_code in (400, 503), (condition, response.text)
+            assert response.status_code == 400, (condition, response.text)
         if len(clients) == SHAPES:
             break
     return clients
