@@ -239,7 +239,7 @@ def test_a_creation_is_whole_or_absent(tmp_path: Path, client: httpx.Client) -> 
             assert head.status_code == 200 or name not in made
             if head.status_code == 200:
                 assert head.headers["stream-closed"] == "true"
-        for name in random.Random(1).sample(made, 30):
+        for name in random.Random(1).sample(made, min(30, len(made))):
             assert len(read_messages(client, server.stream(name))) == 200
         print(f"4 rounds, {len(made)} of {len(tried)} creations acknowledged")
     finally:
