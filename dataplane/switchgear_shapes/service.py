@@ -20,11 +20,12 @@ import orjson
 from switchgear_shapes import answers
 from switchgear_shapes.catalog import Catalog
 from switchgear_shapes.creation import Creator
+from switchgear_shapes.errors import database_unreachable
 from switchgear_shapes.ingest import Ingest
 from switchgear_shapes.live import Live, next_cursor
 from switchgear_shapes.log.registry import Registry
 from switchgear_shapes.log.shape import Shape
-from switchgear_shapes.log.store import StorageLocked, Store
+from switchgear_shapes.log.store import StorageLocked, Store, lasting
 from switchgear_shapes.measures import RequestMeasures
 from switchgear_shapes.metrics import Metrics
 from switchgear_shapes.partitions import Partitions
@@ -281,6 +282,8 @@ class Service:
         if store is not None:
             for shape in store.by_id.values():
                 shape.alive = False
+                if not shape.snapshot.complete:  # its creation was abandoned; somebody may wait for it
+                    shape.snapshot.fail(database_unreachable())
             await store.close()
 
     async def _open_storage(self) -> None:
@@ -323,9 +326,10 @@ class Service:
         self.creator.on_created = self._metrics.snapshot_made
         store.on_publish = self.live.publish
         store.on_drop = self._on_drop
-        for shape in store.by_id.values():
-            if shape.id not in hub.followers:
-                router.add(shape)
+        with lasting():
+            for shape in store.by_id.values():
+                if shape.id not in hub.followers:
+                    router.add(shape)
         self._metrics.watch_store(store, self.creator)
         self._metrics.watch_routing(store, router)
         self.store = store

@@ -8,6 +8,7 @@ Everything here runs on the event loop's thread; only syncing and deleting files
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import fcntl
 import gc
@@ -41,6 +42,17 @@ SHAPE_TAIL_LIMIT = 1024 * 1024
 
 class StorageLocked(Exception):
     """Another process writes this storage directory."""
+
+
+@contextlib.contextmanager
+def lasting() -> Iterator[None]:
+    """What is made within stays for long: the garbage collector is not to walk it, now or later."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 class Store(Registry):
@@ -80,17 +92,14 @@ class Store(Registry):
             os.close(lock_fd)
             raise StorageLocked(f"another process uses {directory}") from None
         store = cls(directory, threshold, lock_fd)
-        gc.disable()  # everything that recovery makes stays: nothing to be looked for
         try:
-            store._check_format()
-            store._recover()
+            with lasting():
+                store._check_format()
+                store._recover()
         except BaseException:
             store._tails.clear()  # nothing is to be written without the lock
             os.close(lock_fd)
             raise
-        finally:
-            gc.enable()
-            gc.freeze()
         return store
 
     def _check_format(self) -> None:
