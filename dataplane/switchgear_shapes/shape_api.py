@@ -37,6 +37,7 @@ from switchgear_wire.query import parse_query
 log = logging.getLogger("switchgear.shapes.api")
 
 BODY_LIMIT = 8_000_000
+DELETE_SECONDS = 30.0
 SNAPSHOT_START_SECONDS = 60.0
 CACHED_QUERY_BYTES = 2048
 
@@ -351,7 +352,9 @@ class ShapeApi:
             raise ShapeError(404, {"message": "No existing shape found"})
         durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         store.drop(shape, "it was deleted by a request", lambda: None if durable.done() else durable.set_result(None))
-        await durable
+        done, _ = await asyncio.wait([durable], timeout=DELETE_SECONDS)
+        if not done:
+            raise errors.not_ready("the disk of the sync server")
         return Response(202, call.base + answers.NO_CACHE)
 
     # -- running coroutines --

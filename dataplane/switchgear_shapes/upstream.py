@@ -169,6 +169,7 @@ class Upstream:
         log.info("nothing happened for %g s: closed the connections to Postgres", self._idle_seconds)
         await self._wake.wait()
         self.asleep = False
+        self._served_once = False  # what is on disk may be old by now: requests wait for the stream
         log.info("a request for a shape: connecting to Postgres")
 
     async def _disconnected(self, error: Exception) -> None:
