@@ -67,14 +67,14 @@ class LogAnswerer:
 class Frames:
     """Chunk-framed events, made once for all streams at a position."""
 
-    _key: tuple[int, Offset, int] | None = None
+    _key: tuple[int, int, Offset, int] | None = None
     _value: tuple[bytes, Offset] | None = None
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
 
     def events_after(self, shape: Shape, offset: Offset) -> tuple[bytes, Offset] | None:
-        key = (shape.id, offset, shape.log.visible)
+        key = (shape.id, shape.generation, offset, shape.log.visible)
         if Frames._key != key:
             found = self._reader.events_after(shape, offset)
             Frames._value = None if found is None else (frame(found[0]), found[1])

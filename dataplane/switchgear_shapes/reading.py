@@ -44,7 +44,7 @@ class Reader:
         self._store = store
         self._cache = cache
         self._cursor = cursor
-        self._memo_key: tuple[int, int, int] | None = None
+        self._memo_key: tuple[int, int, int, int] | None = None
         self._memo = b""
 
     # -- headers --
@@ -161,7 +161,7 @@ class Reader:
 
     def _small_body(self, shape: Shape, start: int, end: int, control: bytes) -> bytes:
         """The body's bytes, kept for the next request at the same position: live clients come together."""
-        key = (shape.id, start, end)
+        key = (shape.id, shape.generation, start, end)
         if self._memo_key != key:
             self._memo = self._read(shape, start, end)
             self._memo_key = key

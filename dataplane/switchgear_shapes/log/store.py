@@ -289,6 +289,8 @@ class Store(Registry):
         try:
             while self._checkpoint is not None:
                 await asyncio.wait([self._checkpoint])
+            # What an earlier run or process left under the new file's name must be gone before that is written.
+            await asyncio.gather(*self._deleting, return_exceptions=True)
             self._flush(shape)
             log_ = shape.log
             cut = min(log_.flushed, log_.visible)
