@@ -178,7 +178,7 @@ def test_watching_follows_until_interrupted(admin: Cli, space: str) -> None:
         while "Project" not in shown or "pending" not in shown:
             shown += os.read(terminal, 65_536).decode(errors="replace")
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
     finally:
         process.kill()
         os.close(terminal)

@@ -1,4 +1,5 @@
-"""What the tests need of the machine, installed where that is possible: Postgres 15, Chromium, Kubernetes' binaries.
+"""What the tests need of the machine, installed where that is possible: Postgres 15, PgBouncer, Chromium, and programs
+built with Go.
 
 As root on Debian by apt; as an ordinary user Postgres 15 is unpacked into the cache. What cannot be had is left to the
 tests that need it, which skip and say so.
@@ -17,7 +18,12 @@ Progress = Callable[[str], None]
 
 def prepare(progress: Progress) -> None:
     """Install and build once; a second call finds everything there."""
-    missing = [name for name, found in (("postgresql-15", postgres_15()), ("chromium", chromium())) if found is None]
+    wanted = {
+        "postgresql-15": postgres_15(),
+        "chromium": chromium(),
+        "pgbouncer": shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin"),
+    }
+    missing = [name for name, found in wanted.items() if found is None]
     if missing and os.geteuid() == 0 and shutil.which("apt-get"):
         progress(f"installing {' '.join(missing)}")
         apt(["update", "-qq"])
