@@ -154,28 +154,64 @@ def catch_up(server: Running) -> float:
     while True:
         sock.sendall(f"GET /v1/stream/large?offset={offset} HTTP/1.1\r\nhost: bench\r\n\r\n".encode())
         head, rest = _head(sock)
-        length = int(head["content-length"]) if "content-length" in head else None
-        got = rest
-        if length is None:
-            raise RuntimeError("no content-length")
-        while got < length:
-            got += sock.recv_into(buffer, min(len(buffer), length - got))
-        total += length
+        if "content-length" in head:
+            length = int(head["content-length"])
+            _skip(sock, length - len(rest), buffer)
+            total += length
+        else:
+            total += _chunked(sock, rest, buffer)
         offset = head["stream-next-offset"]
         if "stream-up-to-date" in head:
             break
     seconds = time.perf_counter() - began
     sock.close()
+    if total < 100_000_000:
+        raise RuntimeError(f"only {total} bytes were read")
     return total / 1e6 / seconds
 
 
-def _head(sock: socket.socket) -> tuple[dict[str, str], int]:
+def _skip(sock: socket.socket, left: int, buffer: bytearray) -> None:
+    """Receive `left` bytes and no more."""
+    while left > 0:
+        got = sock.recv_into(buffer, min(len(buffer), left))
+        if not got:
+            raise RuntimeError("the body ends early")
+        left -= got
+
+
+def _chunked(sock: socket.socket, data: bytes, buffer: bytearray) -> int:
+    """The length of a chunked body; `data` is what came with the head."""
+    total = 0
+    while True:
+        while (end := data.find(b"\r\n")) < 0:
+            data += _more(sock)
+        size = int(data[:end].split(b";")[0], 16)
+        data = data[end + 2 :]
+        total += size
+        if len(data) < size + 2:
+            _skip(sock, size + 2 - len(data), buffer)
+            data = b""
+        else:
+            data = data[size + 2 :]
+        if not size:
+            return total
+
+
+def _more(sock: socket.socket) -> bytes:
+    data = sock.recv(65_536)
+    if not data:
+        raise RuntimeError("the connection ends early")
+    return data
+
+
+def _head(sock: socket.socket) -> tuple[dict[str, str], bytes]:
+    """The head's fields, and what came behind it."""
     data = b""
     while b"\r\n\r\n" not in data:
-        data += sock.recv(65_536)
+        data += _more(sock)
     raw, _, rest = data.partition(b"\r\n\r\n")
     lines = raw.decode("latin-1").split("\r\n")[1:]
-    return {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}, len(rest)
+    return {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}, rest
 
 
 def creations(server: Running, count: int, connections: int) -> float:

@@ -28,6 +28,7 @@ MAGIC = b"SGR1"
 _RUN = struct.Struct("<QQQIIH")
 HEADER = 8 + _RUN.size
 MAX_OPEN = 256
+_PIECE = 262_144
 
 Part = bytes | FileSlice
 
@@ -199,10 +200,10 @@ class Packs:
         frozen = stream.frozen
         if frozen is not None and start < min(end, stream.tail_start):
             stop = min(end, stream.tail_start)
-            parts.append(_cut(frozen.data, start - frozen.start, stop - frozen.start))
+            _cut(parts, frozen.data, start - frozen.start, stop - frozen.start)
             start = stop
         if start < end:
-            parts.append(_cut(stream.tail, start - stream.tail_start, end - stream.tail_start))
+            _cut(parts, stream.tail, start - stream.tail_start, end - stream.tail_start)
         return parts
 
     def _sealed_parts(self, stream: Stream, start: int, end: int, parts: list[Part], held: list[int]) -> int:
@@ -289,9 +290,11 @@ class Packs:
         yield stream.marks
 
 
-def _cut(data: bytearray, start: int, end: int) -> bytes:
+def _cut(parts: list[Part], data: bytearray, start: int, end: int) -> None:
+    """Copy [start, end) into pieces that a socket takes one by one, each without another copy."""
     with memoryview(data) as view:
-        return view[start:end].tobytes()
+        for at in range(start, end, _PIECE):
+            parts.append(view[at : min(end, at + _PIECE)].tobytes())
 
 
 def releaser(packs: Packs, held: list[int]) -> Callable[[], None]:

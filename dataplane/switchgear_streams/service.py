@@ -35,6 +35,7 @@ from switchgear_streams.yjs.compactor import Compactor
 from switchgear_streams.yjs.documents import Documents
 from switchgear_streams.yjs.errors import dressed
 from switchgear_wire.errors import BodyTooLarge, HttpError
+from switchgear_wire.files import SENDFILE_FROM
 from switchgear_wire.metrics import Registry
 from switchgear_wire.request import Request
 from switchgear_wire.response import AnyResponse, FileResponse, Response, StreamResponse, Writer
@@ -462,7 +463,7 @@ class Service:
             + cursor
         )
         parts = reads.json_parts(found.parts) if stream.json else found.parts
-        if not found.held:
+        if not found.held and found.end - found.start < SENDFILE_FROM:
             return Response(200, headers, b"".join(part for part in parts if isinstance(part, bytes)))
         return FileResponse(200, headers, parts, segments.releaser(self.store.packs, found.held))
 

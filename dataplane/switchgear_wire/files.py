@@ -72,18 +72,18 @@ def send_short(transport: asyncio.Transport, head: bytes, parts: Sequence[bytes 
             pending.append(_pread(part.fd, part.length, part.offset))
         else:
             transport.write(b"".join(pending))
-            sent = _sendfile_now(transport, part)
+            sent = _sendfile_now(transport, part.fd, part.offset, part.length)
             pending = [_pread(part.fd, part.length - sent, part.offset + sent)] if sent < part.length else []
     if pending:
         transport.write(b"".join(pending))
 
 
-def _sendfile_now(transport: asyncio.Transport, part: FileSlice) -> int:
-    """How much of the slice the socket took without waiting."""
+def _sendfile_now(transport: asyncio.Transport, fd: int, offset: int, length: int) -> int:
+    """How much of the file's range the socket took without waiting."""
     if transport.get_write_buffer_size() or transport.is_closing():
         return 0
     try:
-        return os.sendfile(transport.get_extra_info("socket").fileno(), part.fd, part.offset, part.length)
+        return os.sendfile(transport.get_extra_info("socket").fileno(), fd, offset, length)
     except (BlockingIOError, InterruptedError, ConnectionError):  # the transport will say what is wrong
         return 0
 
@@ -102,9 +102,15 @@ async def _send_large(
     offset, end = part.offset, part.offset + part.length
     file = cast("IO[bytes]", _Descriptor(part.fd))
     while offset < end:
-        count = min(STEP, end - offset)
         if transport.is_closing():
             raise ClientGone
+        sent = _sendfile_now(transport, part.fd, offset, end - offset)
+        if sent:  # a reader that keeps up is served without a task or a timer; the others get their turn
+            offset += sent
+            if offset < end:
+                await asyncio.sleep(0)
+            continue
+        count = min(STEP, end - offset)
         try:
             sent = await asyncio.wait_for(loop.sendfile(transport, file, offset, count, fallback=False), stall)
         except (NotImplementedError, asyncio.SendfileNotAvailableError):
