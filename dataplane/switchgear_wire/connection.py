@@ -44,7 +44,7 @@ _OTHER_VERSION = HttpError(505, "HTTP_VERSION", "Only HTTP/1.1 and HTTP/1.0 are 
 _HEAD_TOO_LARGE = HttpError(431, "HEADERS_TOO_LARGE", "URL and headers are too large; send a POST body, or less.")
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """The protocol of one accepted socket."""
 
     __slots__ = (
@@ -65,6 +65,7 @@ class Connection(asyncio.Protocol):
         "_writer",
         "deadline",
         "last_buffered",
+        "peer",
         "stalled_since",
         "transport",
         "write_paused",
@@ -87,6 +88,7 @@ class Connection(asyncio.Protocol):
         self._reading_paused = False
         self._drain_waiter: asyncio.Future[None] | None = None
         self.write_paused = False
+        self.peer = ""
         self.deadline = 0.0
         self.last_buffered = 0
         self.stalled_since = 0.0
@@ -97,6 +99,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
         self.transport.set_write_buffer_limits(high=self._server.limits.high_water)
+        name = transport.get_extra_info("peername")
+        self.peer = name[0] if isinstance(name, tuple) else ""
         if not self._server.accept(self):
             busy = HttpError(
                 503, "TOO_MANY_CONNECTIONS", "Too many connections; try again shortly.", b"retry-after: 1\r\n"
@@ -132,16 +136,21 @@ class Connection(asyncio.Protocol):
         if self._drain_waiter is not None and not self._drain_waiter.done():
             self._drain_waiter.set_result(None)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """One for all connections: the parser copies what it keeps before anything else is received. (A new buffer for
+        each receipt costs a large allocation, and mostly a mapping with its page faults.)"""
+        return self._server.inbox
+
+    def buffer_updated(self, nbytes: int) -> None:
         if self._lingering:
-            self._discarded += len(data)
+            self._discarded += nbytes
             if self._discarded > 64 * MAX_DISCARDED:
                 self.abort()
             return
         if self._in_head:
-            self._head_bytes += len(data)
+            self._head_bytes += nbytes
         try:
-            self._parser.feed_data(data)
+            self._parser.feed_data(self._server.inbox[:nbytes])
         except httptools.HttpParserUpgrade:
             # We speak HTTP/1.1 only: the request is answered as if it had not asked, and the connection ends.
             if self._queue:
@@ -225,11 +234,6 @@ class Connection(asyncio.Protocol):
             request.complete()
 
     # -- request body --
-
-    @property
-    def peer(self) -> str:
-        name = self.transport.get_extra_info("peername")
-        return name[0] if isinstance(name, tuple) else ""
 
     def want_body(self) -> None:
         """The handler waits for body bytes: send `100 Continue` if the client waits for that, and read."""

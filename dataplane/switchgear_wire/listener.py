@@ -12,6 +12,8 @@ from switchgear_wire.metrics import Counter
 from switchgear_wire.request import Request
 from switchgear_wire.response import Handler
 
+INBOX_BYTES = 262_144
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -37,6 +39,8 @@ class Server:
         self.handler = handler
         self.limits = limits
         self.error_headers = error_headers
+        self.inbox = memoryview(bytearray(INBOX_BYTES))
+        """What its connections receive into, one at a time."""
         self.requests = Counter()
         self.refused = Counter()
         self.draining = False
