@@ -23,7 +23,8 @@ def conformance(url: str, name: str) -> None:
     results = [test for file in report["testResults"] for test in file["assertionResults"]]
     failed = {test["fullName"] for test in results if test["status"] == "failed"}
     passed = [test for test in results if test["status"] == "passed"]
-    assert failed == EXPECTED_FAILURES, report["output"]
+    messages = {test["fullName"]: test["failureMessages"] for test in results if test["status"] == "failed"}
+    assert failed == EXPECTED_FAILURES, (messages, report["output"])
     assert len(passed) == EXPECTED
     print(f"conformance: {len(passed)} passed, {len(failed)} failed of {len(results)}")
 
