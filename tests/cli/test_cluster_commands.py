@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -170,6 +172,12 @@ def project(display: str) -> str:
     )
 
 
+def _drain(terminal: int) -> None:
+    with contextlib.suppress(OSError):
+        while os.read(terminal, 65_536):
+            pass
+
+
 def test_watching_follows_until_interrupted(admin: Cli, space: str) -> None:
     process, terminal = admin.start_at_terminal("status", "--watch", "-n", space)
     try:
@@ -178,6 +186,8 @@ def test_watching_follows_until_interrupted(admin: Cli, space: str) -> None:
         while "Project" not in shown or "pending" not in shown:
             shown += os.read(terminal, 65_536).decode(errors="replace")
         process.send_signal(signal.SIGINT)
+        # What it still draws must have somewhere to go, or it would wait for us as we for it.
+        threading.Thread(target=_drain, args=(terminal,), daemon=True).start()
         assert process.wait(60) == 0
     finally:
         process.kill()
