@@ -23,6 +23,7 @@ from switchgear_shapes.ingest import Ingest
 from switchgear_shapes.log.shape import Shape
 from switchgear_shapes.log.store import Store
 from switchgear_shapes.routing.router import Router
+from switchgear_shapes.subqueries.hub import Hub
 from switchgear_shapes.where.evaluate import predicate
 from switchgear_shapes.where.expression import BOOL, And, Call, Column, Const, Expression, InList, Type, Where
 
@@ -100,7 +101,7 @@ class Bench:
     def __init__(self, folder: Path, clauses: Iterator[Where | None]) -> None:
         self.store = Store.open(folder, 10 * 1024 * 1024)
         self.router: Router[Shape] = Router(lambda expression, positions, _: predicate(expression, positions))
-        self.ingest = Ingest(self.store, self.router, folder)
+        self.ingest = Ingest(self.store, self.router, Hub(self.store, 1000), folder)
         self.shapes = []
         for clause in clauses:
             shape = self.store.create(definition(clause))

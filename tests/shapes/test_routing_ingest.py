@@ -19,6 +19,7 @@ from switchgear_shapes.log.store import Store
 from switchgear_shapes.replication import pgoutput
 from switchgear_shapes.replication.pgoutput import UNCHANGED, Delete, Insert, MalformedMessage, Update, Values
 from switchgear_shapes.routing.router import Router
+from switchgear_shapes.subqueries.hub import Hub
 from switchgear_shapes.where.expression import BOOL, Call, Column, Const, Expression, InList, Type, Where
 from tests.shapes.test_pgoutput import encode
 
@@ -61,7 +62,7 @@ class Changes:
     def __init__(self, folder: Path) -> None:
         self.store = Store.open(folder, 10 * 1024 * 1024)
         self.router: Router[Shape] = Router()
-        self.ingest = Ingest(self.store, self.router, folder)
+        self.ingest = Ingest(self.store, self.router, Hub(self.store, 1000), folder)
         self.ingest.message(encode(RELATION), 0)
         self.lsn = 1000
 
