@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.switchgear-setup
 
-.PHONY: up down setup test test-long lint fmt lock crds charts bench clean
+.PHONY: up down setup test test-long lint fmt lock crds charts images images-files bench clean
 
 up: setup
 	$(BIN)/switchgear up --demo
@@ -43,10 +43,18 @@ crds: setup
 charts: setup
 	$(BIN)/python -m charts
 
+# By a container engine where there is one, else (on Debian 12) as OCI archives in dist/images.
+images: setup
+	$(BIN)/python -m images
+
+images-files: setup
+	$(BIN)/python -m images files
+
 # Needs uv (`pip install uv`): resolves again and writes the hashed lock.
 lock:
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml --extra local --extra infra --group dev --no-emit-package switchgear -o locks/dev.txt
 	printf '%s\n' pulumi-aws pulumi-eks pulumi-gcp pulumi-azure-native | uv pip compile -q --no-deps --universal --python-version 3.11 --generate-hashes --no-header - -o locks/clouds.txt
+	$(BIN)/python -m images files
 
 bench: setup
 	$(BIN)/python -m bench
