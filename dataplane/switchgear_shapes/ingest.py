@@ -253,9 +253,12 @@ class Ingest:
     # -- shapes --
 
     def register(self, shape: Shape) -> int:
-        """Begin to route to a shape whose snapshot is about to be taken. Returns a mark for `open`."""
+        """Begin to route to a shape whose snapshot is about to be taken. Returns a mark for `open`.
+
+        What has passed of the open transaction went without the shape: it counts as one that came before.
+        """
         self._router.add(shape)
-        return self.transactions
+        return self.transactions + self._in_transaction
 
     def unregister(self, shape: Shape) -> None:
         self._router.remove(shape)
@@ -269,6 +272,8 @@ class Ingest:
         False when a transaction that passed before the registration is not visible in the snapshot (a commit is in the
         stream slightly before others can see it): the caller takes another snapshot.
         """
+        if registered > self.transactions and self._in_transaction and not mark.sees(self._xid, self._lsn):
+            return False
         for oid in self._router.sources(shape.definition.oid):
             for number, xid, lsn in self._recent.get(oid, ()):
                 if number <= registered and not mark.sees(xid, lsn):

@@ -19,6 +19,7 @@ from switchgear_shapes.log.store import Store
 from switchgear_shapes.replication import pgoutput
 from switchgear_shapes.replication.pgoutput import UNCHANGED, Delete, Insert, MalformedMessage, Update, Values
 from switchgear_shapes.routing.router import Router
+from switchgear_shapes.snapshot import SnapshotMark
 from switchgear_shapes.subqueries.hub import Hub
 from switchgear_shapes.where.expression import BOOL, Call, Column, Const, Expression, InList, Type, Where
 from tests.shapes.test_pgoutput import encode
@@ -161,6 +162,26 @@ async def test_a_shape_whose_snapshot_never_begins_ends_alone(path: Changes) -> 
     assert not held.alive
     for shape in others:
         assert await path.lines(shape) == [("insert", str(number)) for number in range(10)]
+
+
+@pytest.mark.parametrize("over", [False, True])
+async def test_a_shape_that_comes_within_a_transaction_has_all_of_it(path: Changes, over: bool) -> None:
+    """It missed the first row, so that a snapshot which does not see the transaction is not taken."""
+    shape = path.store.create(definition(None))
+    path.ingest.message(encode(pgoutput.Begin(5_000, 0, 50)), 0)
+    path.ingest.message(encode(Insert(OID, row(1, 1))), 0)
+    registered = path.ingest.register(shape)
+    path.ingest.message(encode(Insert(OID, row(2, 1))), 0)
+    if over:
+        path.ingest.message(encode(pgoutput.Commit(5_000, 5_010)), 0)
+    assert not path.ingest.open(shape, SnapshotMark(50, 51, (50,), 6_000), registered)
+    assert path.ingest.open(shape, SnapshotMark(51, 51, (), 6_000), registered)
+    if not over:
+        path.ingest.message(encode(pgoutput.Commit(5_000, 5_010)), 0)
+    path.ingest.message(encode(pgoutput.Begin(7_000, 0, 51)), 0)
+    path.ingest.message(encode(Insert(OID, row(3, 1))), 0)
+    path.ingest.message(encode(pgoutput.Commit(7_000, 7_010)), 0)
+    assert await path.lines(shape) == [("insert", "3")]
 
 
 VALUES = st.one_of(st.none(), st.just(UNCHANGED), st.binary(max_size=6))
