@@ -20,6 +20,8 @@ from switchgear_shapes.where.moments import Interval
 Signature = tuple[str, tuple[Type, ...], Type]
 
 _INTEGERS = (t.INT2, t.INT4, t.INT8)
+_WIDE = Context(prec=500_000, Emax=999_999, Emin=-999_999)
+"""For what a division has on its way."""
 _LOOSE = Context(prec=values.EXACT.prec, Emax=values.EXACT.Emax, Emin=values.EXACT.Emin, traps=[])
 
 
@@ -150,18 +152,21 @@ def _quotient(a: Decimal, b: Decimal) -> Decimal:
     (weight_a, first_a), (weight_b, first_b) = _leading(a), _leading(b)
     weight = weight_a - weight_b - (1 if first_a <= first_b else 0)
     scale = min(max(16 - weight * 4, _scale(a), _scale(b), 0), 1000)
-    shifted, divisor = _integer_ratio(a, b, scale)
-    whole, rest = divmod(shifted, divisor)
-    whole += 2 * rest >= divisor
-    sign = 1 if (a < 0) != (b < 0) and whole else 0
-    return values.checked_numeric(Decimal((sign, tuple(map(int, str(whole))), -scale)))
+    return values.checked_numeric(_rounded_quotient(a, b, scale))
 
 
-def _integer_ratio(a: Decimal, b: Decimal, scale: int) -> tuple[int, int]:
-    """|a|·10^scale and |b| as integers of one scale."""
-    common = max(_scale(a), _scale(b))
-    first = int(abs(a).scaleb(common, values.EXACT))
-    return first * 10**scale, int(abs(b).scaleb(common, values.EXACT))
+def _rounded_quotient(a: Decimal, b: Decimal, scale: int) -> Decimal:
+    """Half away from zero. In decimals throughout: Python refuses to turn integers this long into text."""
+    shifted, divisor = abs(a).scaleb(scale, _WIDE), abs(b)
+    whole = _WIDE.divide_int(shifted, divisor)
+    rest = _WIDE.subtract(shifted, _WIDE.multiply(whole, divisor))
+    if _WIDE.add(rest, rest) >= divisor:
+        whole = _WIDE.add(whole, 1)
+    negative = bool(whole) and (a < 0) != (b < 0)
+    found = whole.scaleb(-scale, _WIDE)
+    # Its scale is this one, whatever exponent the division left.
+    found = found.quantize(Decimal(1).scaleb(-scale, _WIDE), ROUND_HALF_UP, _WIDE)
+    return found.copy_negate() if negative else found
 
 
 def _remainder(a: Decimal, b: Decimal) -> Decimal:

@@ -158,12 +158,19 @@ def equal_arrays(equal: Equal, a: ArrayValue, b: ArrayValue) -> bool:
     )
 
 
-def contains(equal: Equal, outer: ArrayValue, inner: ArrayValue) -> bool:
-    return all(y is not None and any(x is not None and equal(x, y) for x in outer.items) for y in inner.items)
+Key = Callable[[Any], Any]
+"""Hashable, and the same for equal elements."""
 
 
-def overlaps(equal: Equal, a: ArrayValue, b: ArrayValue) -> bool:
-    return any(x is not None and y is not None and equal(x, y) for x in a.items for y in b.items)
+def contains(key: Key, outer: ArrayValue, inner: ArrayValue) -> bool:
+    if None in inner.items:
+        return False
+    return {key(y) for y in inner.items} <= {key(x) for x in outer.items if x is not None}
+
+
+def overlaps(key: Key, a: ArrayValue, b: ArrayValue) -> bool:
+    found = {key(x) for x in a.items if x is not None}
+    return any(y is not None and key(y) in found for y in b.items)
 
 
 def any_of(compare: Callable[[Any, Any], bool], value: Any, array: ArrayValue | None) -> bool | None:

@@ -18,6 +18,10 @@ from switchgear_shapes.where.errors import at
 from switchgear_shapes.where.expression import Call, Const, Expression, Type
 from switchgear_shapes.where.grammar import OFFSET, Tree, names_of
 
+MAX_NUMBER_BITS = 14_000
+"""Of a number with a base: Python turns no integer above 4,300 digits into text."""
+MAX_CONSTANT_CHARACTERS = 1_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class Term:
@@ -71,6 +75,7 @@ class Coercion:
         self, relation: Relation, params: Mapping[int, str], param_types: dict[int, Type], by_database: bool
     ) -> None:
         self.relation = relation
+        self._constant_characters = 0
         self.by_database = by_database
         """Only Postgres will evaluate the clause: its collations and settings may have their say."""
         self.params = params
@@ -85,23 +90,33 @@ class Coercion:
             value = int(digits, 0) if digits[:2].lower() in ("0x", "0o", "0b") else int(digits)
         except ValueError:
             return self.read(t.NUMERIC, digits, location)
+        if value.bit_length() > MAX_NUMBER_BITS:
+            raise at(location, "the number is too long; write it with decimal digits")
         low, high = t.INTEGERS["int8"]
         if low <= value <= high:
             return Const(t.INT8, str(value))
         return self.read(t.NUMERIC, str(value), location)
+
+    def _bounded(self, constant: Const, location: int) -> Const:
+        """`1e100000` is short to write and long to keep: all constants of a clause together have a bound."""
+        self._constant_characters += len(constant.text or "")
+        if self._constant_characters > MAX_CONSTANT_CHARACTERS:
+            raise at(location, f"the constants have more than {MAX_CONSTANT_CHARACTERS} characters when written out")
+        return constant
 
     def read(self, kind: Type, text: str, location: int) -> Const:
         """A literal of a type."""
         if kind.name == "interval" and "inf" in text.lower():
             raise at(location, f"invalid syntax for type {t.shown(kind)}: {text} (Postgres has it since 17 only)")
         try:
-            return Const(kind, values.to_text(kind, values.read(kind, text)))
+            constant = Const(kind, values.to_text(kind, values.read(kind, text)))
         except (ValueError, ArithmeticError):
             what = f"input value for enum {kind.name}" if kind.enum is not None else f"syntax for type {t.shown(kind)}"
             shown = f'"{text}"' if kind.enum is not None else text
             raise at(location, f"invalid {what}: {shown}") from None
         except KeyError:
             raise at(location, f"unsupported type {t.shown(kind)}") from None
+        return self._bounded(constant, location)
 
     def coerce(self, term: Term, target: Type, *, explicit: bool = False) -> Term:
         """The term as `target`, by an implicit cast unless `explicit`."""
@@ -140,9 +155,10 @@ class Coercion:
             return expression
         try:
             value = evaluate.constant(expression)
-            return Const(expression.type, None if value is None else values.to_text(expression.type, value))
+            constant = Const(expression.type, None if value is None else values.to_text(expression.type, value))
         except (ValueError, ArithmeticError, KeyError) as error:
             raise at(location, f"cannot evaluate {expression.name}: {error}") from None
+        return self._bounded(constant, location)
 
     def explicit_cast(self, term: Term, target: Type, location: int) -> Term:
         made = self.coerce(dataclasses.replace(term, location=max(term.location, 0)), target, explicit=True)

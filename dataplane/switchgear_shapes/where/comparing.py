@@ -103,6 +103,13 @@ def comparison(name: str, left: Type, right: Type) -> Compare:
     return lambda a, b: plain(first(a), second(b))
 
 
+def value_key(kind: Type) -> Callable[[Any], Any]:
+    """A function from values to hashable keys that are the same for equal values."""
+    if kind.enum is None and (kind.name in FLOATS or kind.name == "numeric"):
+        return _number_key
+    return comparable(kind, kind) or _identity
+
+
 def comparison_key(kind: Type) -> Callable[[bytes], Any] | None:
     """A function from the stream's bytes to a hashable, ordered key: equal keys are equal values, and keys order as
     values do (text in byte order). None if the type has no such key. For indexes over columns and constants.

@@ -12,7 +12,7 @@ from typing import Any
 
 from switchgear_shapes.replication.pgoutput import Values
 from switchgear_shapes.where import arithmetic, arrays, casts, collations, like, moments
-from switchgear_shapes.where.comparing import comparison
+from switchgear_shapes.where.comparing import comparison, value_key
 from switchgear_shapes.where.expression import Call, Const, Type
 from switchgear_shapes.where.values import to_text
 
@@ -142,9 +142,9 @@ def strict(node: Call) -> Callable[..., Any]:
         case "~~*":
             return lambda text, pattern: like.matcher(collations.lower(pattern, rule))(collations.lower(text, rule))
         case "@>" | "&&":
-            equal = comparison("=", _element(node.args[0].type), _element(node.args[1].type))
+            key = value_key(_element(node.args[0].type))
             meets = arrays.contains if node.name == "@>" else arrays.overlaps
-            return lambda a, b: meets(equal, a, b)
+            return lambda a, b: meets(key, a, b)
         case "||":
             return operator.add
         case "timezone":

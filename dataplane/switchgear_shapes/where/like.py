@@ -1,18 +1,23 @@
 """LIKE patterns → functions over UTF-8 bytes. Pure.
 
-A pattern is cut at its `%` into pieces that are looked for from left to right, each once: linear in the text for pieces
-without `_`, and never the exponential time that a regular expression may take.
+A pattern is cut at its `%` into pieces that are looked for from left to right, each once. Whatever pattern and text
+are, the time is about linear in the text: never exponential, and not a multiple of the length of the pattern either, as
+with a regular expression for `%____x%`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from functools import lru_cache
 
 Matcher = Callable[[bytes], bool]
 
-_ANY_CHARACTER = rb"(?:[\x00-\x7f]|[\xc0-\xff][\x80-\xbf]*)"
+_Piece = list[tuple[int, str]]
+"""Where in the piece a literal is (the rest is `_`), in characters."""
+
+
+_MANY_COMPARISONS = 50_000
+"""From so many on, a piece is looked for with `_search_bits`."""
 
 
 class BadPattern(ValueError):
@@ -82,28 +87,93 @@ def _literal_matcher(literals: list[bytes]) -> Matcher:
     return match
 
 
-def _general_matcher(cut: list[list[bytes | None]]) -> Matcher:
-    patterns = [b"".join(_ANY_CHARACTER if part is None else re.escape(part) for part in piece) for piece in cut]
-    if len(patterns) == 1:
-        whole = re.compile(patterns[0], re.DOTALL)
-        return lambda text: whole.fullmatch(text) is not None
-    first = re.compile(patterns[0], re.DOTALL)
-    middle = [re.compile(pattern, re.DOTALL) for pattern in patterns[1:-1] if pattern]
-    last = re.compile(patterns[-1] + rb"\Z", re.DOTALL)
+def _text(data: bytes) -> str:
+    """As characters; a byte that is no UTF-8 is one of its own."""
+    return data.decode("utf-8", "surrogateescape")
 
-    def match(text: bytes) -> bool:
-        found = first.match(text)
-        if found is None:
+
+def _laid_out(piece: list[bytes | None]) -> tuple[_Piece, int]:
+    """A piece's literals in their places, and how many characters it has."""
+    literals: _Piece = []
+    length = 0
+    for part in piece:
+        if part is None:
+            length += 1
+        else:
+            literals.append((length, _text(part)))
+            length += len(literals[-1][1])
+    return literals, length
+
+
+def _general_matcher(cut: list[list[bytes | None]]) -> Matcher:
+    pieces_ = [_laid_out(piece) for piece in cut]
+    (first, start), (last, end) = pieces_[0], pieces_[-1]
+    middle = [piece for piece in pieces_[1:-1] if piece[1]]
+    least = start if len(pieces_) == 1 else start + end
+
+    def match(data: bytes) -> bool:
+        text = _text(data)
+        size = len(text)
+        if size < least or not _is_at(text, first, 0):
             return False
-        position = found.end()
-        for pattern in middle:
-            found = pattern.search(text, position)
-            if found is None:
+        if len(pieces_) == 1:
+            return size == start
+        limit = size - end
+        if not _is_at(text, last, limit):
+            return False
+        position = start
+        for literals, length in middle:
+            found = _search(text, literals, position, limit - length)
+            if found < 0:
                 return False
-            position = found.end()
-        return last.search(text, position) is not None
+            position = found + length
+        return True
 
     return match
+
+
+def _is_at(text: str, literals: _Piece, position: int) -> bool:
+    return all(text.startswith(literal, position + offset) for offset, literal in literals)
+
+
+def _search(text: str, literals: _Piece, first: int, last: int) -> int:
+    """The first position from `first` to `last` at which the literals are in their places; -1 if there is none."""
+    if first > last:
+        return -1
+    if not literals:
+        return first
+    if len(literals) > 1 and (last - first) * len(literals) > _MANY_COMPARISONS:
+        return _search_bits(text, literals, first, last)
+    offset, literal = literals[0]
+    position = first
+    while True:
+        position = text.find(literal, position + offset, last + offset + len(literal)) - offset
+        if position < first or _is_at(text, literals, position):
+            return max(position, -1)
+        position += 1
+
+
+def _search_bits(text: str, literals: _Piece, first: int, last: int) -> int:
+    """The same in integers with a bit for each position: a few operations for each character of the piece."""
+    wanted: dict[str, list[int]] = {}
+    for offset, literal in literals:
+        for index, char in enumerate(literal, offset):
+            wanted.setdefault(char, []).append(index)
+    where: dict[str, list[int]] = {char: [] for char in wanted}
+    for index, char in enumerate(text):
+        if char in where:
+            where[char].append(index)
+    candidates = ((1 << (last - first + 1)) - 1) << first
+    for char, offsets in wanted.items():
+        bits = bytearray(len(text) // 8 + 1)
+        for index in where[char]:
+            bits[index >> 3] |= 1 << (index & 7)
+        mask = int.from_bytes(bits, "little")
+        for offset in offsets:
+            candidates &= mask >> offset
+        if not candidates:
+            return -1
+    return (candidates & -candidates).bit_length() - 1
 
 
 def escaped(pattern: bytes, escape: bytes) -> bytes:
