@@ -28,8 +28,9 @@ from switchgear_shapes.relations import Relation
 from switchgear_shapes.replication.conversation import parse_lsn
 from switchgear_shapes.replication.publication import Publication
 from switchgear_shapes.snapshot import SnapshotMark, begin_statements, copy_statement
+from switchgear_shapes.subqueries.feed import Feed
 from switchgear_shapes.subqueries.follower import Broken
-from switchgear_shapes.subqueries.plan import plan
+from switchgear_shapes.subqueries.plan import Plan, plan
 from switchgear_shapes.subqueries.queries import header_fields
 from switchgear_shapes.subqueries.steps import Steps
 
@@ -150,12 +151,23 @@ class Creator:
             raise disk_full()
         await self._publication.ensure(definition.oid, definition.schema, definition.table)
         made = plan(definition.where) if definition.where is not None and definition.where.subqueries else None
-        feeds = None if made is None else await self._steps.prepare(made)
+        if made is None:
+            await self._fill(shape, relation, None, {})
+            return
+        feeds = await self._steps.prepare(made)
+        try:
+            await self._fill(shape, relation, made, feeds)
+        finally:
+            self._steps.release(feeds)
+
+    async def _fill(self, shape: Shape, relation: Relation, made: Plan | None, feeds: dict[int, Feed]) -> None:
+        """Register the shape, take its snapshot, write its file."""
+        definition = shape.definition
         async with self._snapshots.session() as session:
             tree = await _tree(definition.oid, session) if definition.partitioned else {}
             if definition.partitioned:
                 self._partitions.add(definition.oid, tree)
-            if made is None or feeds is None:
+            if made is None:
                 registered = self._ingest.register(shape)
                 await self._stitch(shape, relation, session, partial(self._open, shape, registered))
             else:

@@ -27,6 +27,7 @@ class Feed:
         "_reader",
         "_relation",
         "buffer",
+        "ended",
         "feeds",
         "followers",
         "nested",
@@ -41,6 +42,8 @@ class Feed:
         self.state = state
         self.plan = plan
         self.nested = nested
+        self.ended = False
+        """It is not kept up any more, or its table is another one: nothing may begin with it."""
         self.feeds: set[Feed] = set()
         """Feeds whose filter asks this one."""
         self.followers: set[Follower] = set()

@@ -31,6 +31,7 @@ BUFFER_BYTES = 64 * 1024 * 1024
 """What one shape may keep in memory while it waits for its snapshot."""
 RECENT_KEPT = 256
 """A feed with more changes than this in memory forgets those that nobody can ask for."""
+ENDED = "a subquery's table changed while the shape was made"
 NULL_MOVED = "a NULL came into the subquery of a NOT IN, or left it"
 
 
@@ -106,7 +107,8 @@ class Hub:
         return self._by_identity.get(identity(spec))
 
     def new_feed(self, spec: Subquery, signature: tuple[tuple[str, int], ...], nested: dict[int, Feed]) -> Feed:
-        """A feed whose rows are about to be read. The feeds that it asks must be ready."""
+        """A feed whose rows are about to be read. The feeds that it asks must be ready. Raises Broken."""
+        _check(nested)
         made = None if spec.where is None else plan(spec.where)
         state = SourceState(self._store.next_source_id(), spec, signature, {}, 0)
         feed = Feed(state, made, nested, loading=True)
@@ -114,6 +116,8 @@ class Hub:
         return feed
 
     def feed_loaded(self, feed: Feed, rows: dict, position: int) -> None:  # type: ignore[type-arg]
+        """Raises Broken."""
+        _check({0: feed})
         feed.loaded(rows, position)
         self._store.add_source(feed.state)
 
@@ -132,8 +136,7 @@ class Hub:
         if feed.used or feed.id not in self._feeds:
             return
         del self._feeds[feed.id]
-        if self._by_identity.get(feed.state.identity) is feed:
-            del self._by_identity[feed.state.identity]
+        self._end(feed)
         self._touched_feeds.pop(feed.id, None)
         self._discard(self._feeds_of, feed.state.spec.oid, feed)
         self._store.remove_source(feed.id)
@@ -141,8 +144,15 @@ class Hub:
             nested.feeds.discard(feed)
             self._release(nested)
 
+    def _end(self, feed: Feed) -> None:
+        """Nobody finds it any more, and whoever waits for it is told so."""
+        feed.ended = True
+        if self._by_identity.get(feed.state.identity) is feed:
+            del self._by_identity[feed.state.identity]
+
     def follow(self, shape: Shape, made: Plan, feeds: dict[int, Feed], since: int) -> Follower:
-        """Begin to keep what concerns a shape whose snapshot is about to be taken."""
+        """Begin to keep what concerns a shape whose snapshot is about to be taken. Raises Broken."""
+        _check(feeds)
         follower = Follower(shape, made, feeds, self.position, opening=True)
         follower.since = since
         self._add_follower(follower)
@@ -193,11 +203,13 @@ class Hub:
         return list(self._feeds.values())
 
     def end_users(self, feed: Feed, reason: str) -> None:
-        """The feed's table is no longer what it was: all shapes that depend on it end."""
+        """The feed's table is no longer what it was: all shapes that depend on it end, and none begins with it."""
+        self._end(feed)
         for user in list(feed.feeds):
             self.end_users(user, reason)
         for follower in list(feed.followers):
             self._store.drop(follower.shape, reason)
+        self.release(feed)
 
     # -- the stream --
 
@@ -235,6 +247,11 @@ class Hub:
         for follower in list(self.followers.values()):
             if lsn > follower.position and oid in follower.tables:
                 self._store.drop(follower.shape, reason)
+        # Those that no shape follows yet: they are being read, or wait for a shape that is being made.
+        for feed in list(self._feeds.values()):
+            if oid in feed.tables and (feed.buffer is not None or lsn > feed.state.position):
+                self._end(feed)
+                self.release(feed)
 
     def abandon(self) -> None:
         """The open transaction will be sent again."""
@@ -246,8 +263,11 @@ class Hub:
         self._touched = set()
 
     def start_anew(self) -> None:
-        """Positions of the stream so far mean nothing any more."""
+        """Positions of the stream so far mean nothing any more; nor does what is being read beside it."""
         self.position = 0
+        for feed in list(self._feeds.values()):
+            self._end(feed)
+            self.release(feed)
 
     def commit(self, xid: int, lsn: int, next_op: int, lines: Lines) -> list[Entry]:
         """The open transaction is over: entries for the store."""
@@ -338,3 +358,8 @@ class Hub:
         if due:
             self.moved += 1
             self.step_due(follower)
+
+
+def _check(feeds: dict[int, Feed]) -> None:
+    if any(feed.ended for feed in feeds.values()):
+        raise Broken(ENDED)

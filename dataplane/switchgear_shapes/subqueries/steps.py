@@ -98,11 +98,20 @@ class Steps:
     # -- feeds --
 
     async def prepare(self, made: Plan) -> dict[int, Feed]:
-        """The feeds that a plan asks, by position, ready. Raises ShapeError and what Postgres raises."""
-        feeds = {}
-        for at, condition in made.memberships:
-            feeds[at] = await self._feed(made.subqueries[condition.query])
+        """The feeds that a plan asks, by position, ready. Raises ShapeError, Broken and what Postgres raises."""
+        feeds: dict[int, Feed] = {}
+        try:
+            for at, condition in made.memberships:
+                feeds[at] = await self._feed(made.subqueries[condition.query])
+        except BaseException:
+            self.release(feeds)
+            raise
         return feeds
+
+    def release(self, feeds: dict[int, Feed]) -> None:
+        """What `prepare` gave is not needed any more: it goes, unless a shape follows it."""
+        for feed in feeds.values():
+            self._hub.release(feed)
 
     async def _feed(self, spec: Subquery) -> Feed:
         nested: dict[int, Feed] = {}
@@ -110,12 +119,16 @@ class Steps:
             nested = await self.prepare(plan(spec.where))
         feed = self._hub.feed_of(spec)
         if feed is None:
-            relation = await self._relation(spec)
-            await self._publication.ensure(spec.oid, spec.schema, spec.table)
-            feed = self._hub.feed_of(spec)
-            if feed is None:
-                feed = self._hub.new_feed(spec, _signature(spec, relation), nested)
-                self._start(self._load(feed, relation))
+            try:
+                relation = await self._relation(spec)
+                await self._publication.ensure(spec.oid, spec.schema, spec.table)
+                feed = self._hub.feed_of(spec)
+                if feed is None:
+                    feed = self._hub.new_feed(spec, _signature(spec, relation), nested)
+                    self._start(self._load(feed, relation))
+            except BaseException:
+                self.release(nested)
+                raise
         await asyncio.shield(feed.ready)
         return feed
 
