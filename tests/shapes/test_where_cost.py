@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from switchgear_shapes.routing.conditions import conditions
 from switchgear_shapes.where import like
 from switchgear_shapes.where.evaluate import predicate
+from switchgear_shapes.where.expression import Const
 from switchgear_shapes.where.parse import WhereError, parse_where
 from tests.shapes.test_where_messages import ITEMS
 
@@ -70,3 +72,23 @@ def test_what_constants_become_has_a_limit() -> None:
         parse_where(f"price IN ({','.join(['1e131071'] * 5_000)})", ITEMS)
     with pytest.raises(WhereError, match="1000000 characters when written out"):
         parse_where(" OR ".join(["title = $1"] * 4_000), ITEMS, {1: "x" * 200_000})
+
+
+@pytest.mark.parametrize(
+    "clause", ["id IN ({})", "(id IN ({}) AND big IN ({})) OR small = 1", "(id IN ({}) OR big IN ({})) AND small > 1"]
+)
+def test_a_list_is_indexed_in_time_that_is_linear(clause: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted, for a list of 900 cost a third of a second on the event loop, and one of 12,000 eight."""
+    numbers = ",".join(map(str, range(900)))
+    where = parse_where(clause.replace("{}", numbers), ITEMS)
+    counted = 0
+    plain = Const.__hash__
+
+    def count(const: Const) -> int:
+        nonlocal counted
+        counted += 1
+        return plain(const)
+
+    monkeypatch.setattr(Const, "__hash__", count)
+    assert conditions(where.expression)[0].paths is not None
+    assert counted < 20 * 900

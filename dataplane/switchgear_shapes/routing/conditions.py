@@ -8,7 +8,7 @@ sides are, OR when one side is, and NOT is moved inwards as "is false". No paths
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 
 from switchgear_shapes.routing import keys
@@ -59,6 +59,13 @@ class Condition:
 
     expression: Expression
     paths: tuple[Path, ...] | None
+    _hash: int | None = field(default=None, init=False, compare=False, repr=False)
+
+    def __hash__(self) -> int:
+        """Kept: it walks the expression, and the condition is part of each of the paths that it is the rest of."""
+        if self._hash is None:
+            object.__setattr__(self, "_hash", hash((self.expression, self.paths)))
+        return self._hash  # type: ignore[return-value]
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -163,6 +170,8 @@ def _any(node: Expression, alternatives: list[list[Condition]]) -> Condition:
 
 def _join(parts: list[Condition]) -> Conditions:
     """Equal conditions once, and ranges of one column as one."""
+    if len(parts) == 1:  # each constant of a list, whose condition has the whole list as its expression
+        return (parts[0],)
     joined: dict[tuple[str, KeyFunction], Condition] = {}
     others: dict[Condition, None] = {}
     for condition in parts:
