@@ -151,22 +151,21 @@ class Creator:
             raise disk_full()
         await self._publication.ensure(definition.oid, definition.schema, definition.table)
         made = plan(definition.where) if definition.where is not None and definition.where.subqueries else None
-        if made is None:
-            await self._fill(shape, relation, None, {})
-            return
-        feeds = await self._steps.prepare(made)
+        feeds = {} if made is None else await self._steps.prepare(made)
         try:
-            await self._fill(shape, relation, made, feeds)
+            await self._take(shape, relation, made, feeds)
         finally:
-            self._steps.release(feeds)
+            self._steps.done_with(feeds)
 
-    async def _fill(self, shape: Shape, relation: Relation, made: Plan | None, feeds: dict[int, Feed]) -> None:
-        """Register the shape, take its snapshot, write its file."""
+    async def _take(self, shape: Shape, relation: Relation, made: Plan | None, feeds: dict[int, Feed]) -> None:
+        """The snapshot itself. `feeds` are what the plan of a filter with subqueries asks."""
         definition = shape.definition
         async with self._snapshots.session() as session:
             tree = await _tree(definition.oid, session) if definition.partitioned else {}
             if definition.partitioned:
                 self._partitions.add(definition.oid, tree)
+            if not shape.alive:
+                raise SchemaChanged
             if made is None:
                 registered = self._ingest.register(shape)
                 await self._stitch(shape, relation, session, partial(self._open, shape, registered))

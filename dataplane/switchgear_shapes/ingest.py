@@ -191,6 +191,7 @@ class Ingest:
         """Postgres has sent everything up to `wal_end`: it may be acknowledged if nothing is under way."""
         if not self._in_transaction:
             self.passed_lsn = max(self.passed_lsn, wal_end)
+            self.append(self._hub.passed(wal_end))
         if self.idle:
             self._quiet_lsn = max(self._quiet_lsn, wal_end)
 

@@ -324,6 +324,7 @@ class Service:
             settings.chunk_bytes_threshold,
         )
         self.creator.on_created = self._metrics.snapshot_made
+        self._ingest.append(hub.catching_up())
         store.on_publish = self.live.publish
         store.on_drop = self._on_drop
         with lasting():

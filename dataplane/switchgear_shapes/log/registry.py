@@ -44,7 +44,10 @@ class Registry:
         self.by_handle: dict[str, Shape] = {}
         self.by_identity: dict[tuple[Any, ...], Shape] = {}
         self.held: dict[int, int] = {}
-        """Shapes that wait for a snapshot: shape → commit LSN of the first transaction that they do not show yet."""
+        """Shapes that wait for a snapshot: shape → commit LSN of the first transaction that they do not show yet.
+
+        For number 0, which is no shape: where the stream is, while it is read again for their sake after a restart.
+        """
         self.system: tuple[str, int] | None = None
         """(Postgres system identifier, timeline) that the shapes belong to."""
         self.commit_lsn = 0
@@ -96,6 +99,7 @@ class Registry:
             for shape in list(self.by_id.values()):
                 self._forget(shape)
             self._forget_source(None)
+            self.held.clear()
             self.commit_lsn = 0
         elif kind == frames.COMPACTED:
             data = orjson.loads(body)
@@ -120,7 +124,7 @@ class Registry:
                 self._restore_source(data)
             else:
                 self._add(Shape.from_json(data, self._shapes_directory, self._threshold))
-        self.held = {number: lsn for number, lsn in head.get("held", []) if number in self.by_id}
+        self.held = {number: lsn for number, lsn in head.get("held", []) if number in self.by_id or number == 0}
         self._next_id = max(self._next_id, head["next_id"])
         self.system = None if head["system"] is None else (head["system"][0], head["system"][1])
         self.commit_lsn = head["commit_lsn"]
@@ -194,10 +198,10 @@ class Registry:
         touched = self._staged
         for entry in batch.entries:
             shape = self.by_id.get(entry.shape)
-            if shape is None:
+            if entry.last_op == frames.HELD and (shape is not None or entry.shape == 0):
+                self._hold(entry.shape, entry.tx)
                 continue
-            if entry.last_op == frames.HELD:
-                self._hold(shape, entry.tx)
+            if shape is None:
                 continue
             shape.log.append(entry.tx, entry.last_op, entry.data)
             touched[shape.id] = shape
@@ -213,8 +217,8 @@ class Registry:
             self._bound_tails(TAIL_LIMIT)
         return touched if batch.final else {}
 
-    def _hold(self, shape: Shape, lsn: int) -> None:
+    def _hold(self, number: int, lsn: int) -> None:
         if lsn:
-            self.held[shape.id] = lsn
+            self.held[number] = lsn
         else:
-            self.held.pop(shape.id, None)
+            self.held.pop(number, None)

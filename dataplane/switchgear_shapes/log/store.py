@@ -196,6 +196,7 @@ class Store(Registry):
         for shape in shapes:
             self._forget(shape)
         self.sources.clear()
+        self.held.clear()
         self._wal.append(frames.record(frames.PURGE, b""))
         self.commit_lsn = 0
         for shape in shapes:

@@ -32,6 +32,7 @@ class Feed:
         "followers",
         "nested",
         "pending",
+        "pins",
         "plan",
         "ready",
         "source",
@@ -47,6 +48,8 @@ class Feed:
         self.feeds: set[Feed] = set()
         """Feeds whose filter asks this one."""
         self.followers: set[Follower] = set()
+        self.pins = 0
+        """Shapes and feeds that are being made and will use this one."""
         self.pending: Deltas = {}
         """What the open transaction changes."""
         self.buffer: list[tuple[int, int, Deltas]] | None = [] if loading else None
@@ -69,7 +72,7 @@ class Feed:
 
     @property
     def used(self) -> bool:
-        return bool(self.feeds or self.followers)
+        return bool(self.feeds or self.followers or self.pins)
 
     @property
     def tables(self) -> set[int]:

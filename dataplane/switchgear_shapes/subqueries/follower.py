@@ -6,6 +6,8 @@ encoded is encoded under the memberships right before its step; entries for the 
 
 from __future__ import annotations
 
+import time
+
 from switchgear_shapes.log import frames
 from switchgear_shapes.log.frames import Entry
 from switchgear_shapes.log.shape import Shape
@@ -32,6 +34,7 @@ class Follower:
     __slots__ = (
         "_encoder",
         "_relation",
+        "behind",
         "current",
         "failing_since",
         "feeds",
@@ -44,6 +47,7 @@ class Follower:
         "since",
         "size",
         "stepping",
+        "waiting_since",
     )
 
     def __init__(self, shape: Shape, plan: Plan, feeds: dict[int, Feed], position: int, *, opening: bool) -> None:
@@ -59,12 +63,16 @@ class Follower:
         self.kept: list[Kept] = []
         self.size = 0
         self.current: list[Change] = []
-        """Changes of the open transaction, while the shape is held."""
+        """Changes of the open transaction, if the shape was held at the first of them: then all go the same way."""
+        self.behind = 0
+        """While transactions are sent again after a restart: the first one that the shape has not seen yet."""
         self.marked = 0
         """What the store was told last: held from this transaction on, or 0."""
         self.stepping = False
         """A step is under way or waits for its turn."""
         self.failing_since = 0.0
+        self.waiting_since = 0.0
+        """When the first of `kept` came, or the last step was complete."""
         self._relation: RelationMessage | None = None
         self._encoder: TaggedEncoder | None = None
 
@@ -78,7 +86,7 @@ class Follower:
 
     @property
     def held(self) -> bool:
-        return self.opening or bool(self.kept)
+        return self.opening or bool(self.kept or self.current)
 
     # -- within a transaction --
 
@@ -106,31 +114,28 @@ class Follower:
 
     # -- at a commit --
 
-    def commit(self, xid: int, lsn: int, next_op: int, flips: Flips, taken: tuple[bytes, int]) -> bool:
-        """The transaction is over. `taken` are the lines that the ingest had of it, with their last op.
-
-        True when the shape has become held by it: a step is due.
-        """
+    def commit(self, xid: int, lsn: int, next_op: int, flips: Flips, taken: tuple[bytes, int]) -> None:
+        """The transaction is over. `taken` are the lines that the ingest had of it, with their last op."""
+        held = self.held
         changes, self.current = self.current, []
         if lsn <= self.position:
-            return False
-        if self.held:
+            return
+        if held:
             if changes or flips:
                 self._keep(Kept(xid, lsn, next_op, flips, changes, size=sum(map(_size, changes))))
-            return False
-        if not flips:
-            return False
-        data, last_op = taken
-        self._keep(Kept(xid, lsn, next_op, flips, data=data, last_op=last_op, size=len(data)))
-        return True
+        elif flips:
+            data, last_op = taken
+            self._keep(Kept(xid, lsn, next_op, flips, data=data, last_op=last_op, size=len(data)))
 
     def _keep(self, transaction: Kept) -> None:
+        if not self.kept:
+            self.waiting_since = time.monotonic()
         self.kept.append(transaction)
         self.size += transaction.size
 
     def mark(self) -> list[Entry]:
         """For the store, when it changed: from which transaction on the shape is held."""
-        held = self.kept[0].lsn if self.kept else 0
+        held = self.kept[0].lsn if self.kept else self.behind
         if held == self.marked:
             return []
         self.marked = held
@@ -143,8 +148,10 @@ class Follower:
         _, self.kept = moves.split(self.kept, cut)
         self.size = sum(transaction.size for transaction in self.kept)
         self.opening = False
-        self.marked = self.kept[0].lsn if self.kept else 0
-        return self.marked
+        first = self.kept[0].lsn if self.kept else 0
+        # Always marked anew, with the stream's position: recovery must not give the shape what its snapshot sees.
+        self.marked = -1
+        return first
 
     def catch_up(self) -> list[Entry]:
         """Log what was kept, as far as it needs no step. Raises Broken."""
@@ -166,6 +173,7 @@ class Follower:
         if lines:
             entries.append(Entry(self.shape.id, last.lsn, last.next_op + len(lines) - 1, b"".join(lines)))
         self.kept = rest
+        self.waiting_since = time.monotonic()
         self.size = sum(transaction.size for transaction in rest)
         return [*entries, *self.catch_up()]
 

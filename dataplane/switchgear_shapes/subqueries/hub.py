@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import logging
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -29,6 +30,8 @@ log = logging.getLogger("switchgear.shapes.subqueries")
 
 BUFFER_BYTES = 64 * 1024 * 1024
 """What one shape may keep in memory while it waits for its snapshot."""
+PATIENCE_SECONDS = 5.0
+"""Without a step for so long, the number of kept transactions counts: a backlog comes faster than any step is made."""
 RECENT_KEPT = 256
 """A feed with more changes than this in memory forgets those that nobody can ask for."""
 ENDED = "a subquery's table changed while the shape was made"
@@ -61,6 +64,9 @@ class Hub:
         self._touched: set[Follower] = set()
         self.position = store.replay_from - 1
         """Transactions up to here were taken in."""
+        self._catch_up_to = store.commit_lsn if store.replay_from <= store.commit_lsn else 0
+        """After a restart, transactions up to here are sent again for the sake of shapes that were held."""
+        self._catching: set[Follower] = set()
         self.step_due: Callable[[Follower], None] = lambda follower: None
         self.moved = 0
         self._restore()
@@ -100,7 +106,9 @@ class Hub:
         held = self._store.held.get(shape.id, 0)
         position = held - 1 if held else self._store.commit_lsn
         follower = Follower(shape, made, feeds, position, opening=False)
-        follower.marked = held
+        follower.marked = follower.behind = held
+        if held:
+            self._catching.add(follower)
         self._add_follower(follower)
 
     def feed_of(self, spec: Subquery) -> Feed | None:
@@ -119,7 +127,8 @@ class Hub:
         """Raises Broken."""
         _check({0: feed})
         feed.loaded(rows, position)
-        self._store.add_source(feed.state)
+        if self._feeds.get(feed.id) is feed:
+            self._store.add_source(feed.state)
 
     def _add_feed(self, feed: Feed) -> None:
         self._feeds[feed.id] = feed
@@ -172,6 +181,7 @@ class Hub:
         if follower is None:
             return
         self._touched.discard(follower)
+        self._catching.discard(follower)
         self._discard(self._followers_of, shape.definition.oid, follower)
         for feed in set(follower.feeds.values()):
             feed.followers.discard(follower)
@@ -264,24 +274,58 @@ class Hub:
 
     def start_anew(self) -> None:
         """Positions of the stream so far mean nothing any more; nor does what is being read beside it."""
-        self.position = 0
+        self.position = self._catch_up_to = 0
+        self._catching.clear()
         for feed in list(self._feeds.values()):
             self._end(feed)
             self.release(feed)
 
+    # -- catching up after a restart --
+
+    def catching_up(self) -> list[Entry]:
+        """To be logged first of all: from where on the stream is read again, until it has caught up.
+
+        A second crash meanwhile must begin there again, also when the shapes that needed it go on or end before.
+        """
+        return [Entry(0, self._store.replay_from, frames.HELD, b"")] if self._catch_up_to else []
+
+    def passed(self, lsn: int) -> list[Entry]:
+        """The stream has passed all commits before `lsn`: the marks that end the catching up, when that is the end."""
+        if not self._catch_up_to or lsn <= self._catch_up_to:
+            return []
+        self._catch_up_to = 0
+        caught_up, self._catching = self._catching, set()
+        entries = [Entry(0, 0, frames.HELD, b"")]
+        for follower in caught_up:
+            follower.behind = 0
+            entries += follower.mark()
+        return entries
+
+    def _catch_up(self, lsn: int) -> list[Entry]:
+        entries = [Entry(0, lsn + 1, frames.HELD, b"")]
+        for follower in self._catching:
+            follower.behind = max(follower.behind, lsn + 1)
+            entries += follower.mark()
+        return entries
+
     def commit(self, xid: int, lsn: int, next_op: int, lines: Lines) -> list[Entry]:
         """The open transaction is over: entries for the store."""
         self.position = max(self.position, lsn)
-        if not self._touched and not self._touched_feeds:
-            return []
         entries: list[Entry] = []
+        self._commit_touched(xid, lsn, next_op, lines, entries)
+        if self._catch_up_to:
+            entries += self.passed(lsn + 1) or self._catch_up(lsn)
+        return entries
+
+    def _commit_touched(self, xid: int, lsn: int, next_op: int, lines: Lines, entries: list[Entry]) -> None:
+        if not self._touched and not self._touched_feeds:
+            return
         changes = self._commit_feeds(xid, lsn, entries)
         touched, self._touched = self._touched, set()
         for feed in changes:
             touched |= feed.followers
         for follower in sorted(touched, key=lambda f: f.shape.id):
             self._commit_follower(follower, xid, lsn, next_op, changes, lines, entries)
-        return entries
 
     def _commit_feeds(self, xid: int, lsn: int, entries: list[Entry]) -> dict[Feed, Changes]:
         waiting, self._touched_feeds = self._touched_feeds, {}
@@ -345,17 +389,24 @@ class Hub:
         if taken is None:
             self._store.drop(shape, "a transaction that changes its subqueries is too large")
             return
-        due = follower.commit(xid, lsn, next_op, flips, taken)
-        if follower.size > BUFFER_BYTES or len(follower.kept) > self._limit:
+        was_held = bool(follower.kept)
+        follower.commit(xid, lsn, next_op, flips, taken)
+        late = len(follower.kept) > self._limit and time.monotonic() - follower.waiting_since > PATIENCE_SECONDS
+        if late or follower.size > BUFFER_BYTES:
             self._store.drop(
                 shape,
                 f"more than {self._limit} transactions (or too large ones) arrived while its subqueries changed;"
                 " see ELECTRIC_SUBQUERY_BUFFER_MAX_TRANSACTIONS",
             )
             return
-        if not follower.opening:
-            entries += follower.mark()
-        if due:
+        if follower.opening:
+            return
+        try:
+            entries += follower.catch_up()
+        except Broken as error:
+            self._store.drop(shape, str(error))
+            return
+        if follower.kept and not was_held:
             self.moved += 1
             self.step_due(follower)
 

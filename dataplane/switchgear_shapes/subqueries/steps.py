@@ -98,38 +98,51 @@ class Steps:
     # -- feeds --
 
     async def prepare(self, made: Plan) -> dict[int, Feed]:
-        """The feeds that a plan asks, by position, ready. Raises ShapeError, Broken and what Postgres raises."""
+        """The feeds that a plan asks, by position, ready; the caller lets go of them with `done_with`.
+
+        Raises ShapeError, Broken and what Postgres raises.
+        """
         feeds: dict[int, Feed] = {}
         try:
             for at, condition in made.memberships:
                 feeds[at] = await self._feed(made.subqueries[condition.query])
         except BaseException:
-            self.release(feeds)
+            self.done_with(feeds)
             raise
         return feeds
 
-    def release(self, feeds: dict[int, Feed]) -> None:
-        """What `prepare` gave is not needed any more: it goes, unless a shape follows it."""
+    def done_with(self, feeds: dict[int, Feed]) -> None:
+        """Feeds that are used by now, or will not be."""
         for feed in feeds.values():
+            feed.pins -= 1
             self._hub.release(feed)
 
     async def _feed(self, spec: Subquery) -> Feed:
+        """The feed of a subquery, pinned: nobody else's end must end it before it is used."""
         nested: dict[int, Feed] = {}
         if spec.where is not None and spec.where.subqueries:
             nested = await self.prepare(plan(spec.where))
+        try:
+            feed = await self._found(spec, nested)
+            feed.pins += 1
+        finally:
+            self.done_with(nested)
+        try:
+            await asyncio.shield(feed.ready)
+        except BaseException:
+            self.done_with({0: feed})
+            raise
+        return feed
+
+    async def _found(self, spec: Subquery, nested: dict[int, Feed]) -> Feed:
         feed = self._hub.feed_of(spec)
         if feed is None:
-            try:
-                relation = await self._relation(spec)
-                await self._publication.ensure(spec.oid, spec.schema, spec.table)
-                feed = self._hub.feed_of(spec)
-                if feed is None:
-                    feed = self._hub.new_feed(spec, _signature(spec, relation), nested)
-                    self._start(self._load(feed, relation))
-            except BaseException:
-                self.release(nested)
-                raise
-        await asyncio.shield(feed.ready)
+            relation = await self._relation(spec)
+            await self._publication.ensure(spec.oid, spec.schema, spec.table)
+            feed = self._hub.feed_of(spec)
+            if feed is None:
+                feed = self._hub.new_feed(spec, _signature(spec, relation), nested)
+                self._start(self._load(feed, relation))
         return feed
 
     async def _relation(self, spec: Subquery) -> Relation:
