@@ -17,6 +17,7 @@ id small big title code price ratio done key at doc mood tags pair items users =
 AND OR NOT IN BETWEEN IS NULL TRUE LIKE ILIKE ESCAPE ANY ALL ARRAY [ ] ( ) , ; :: . 1 0 -1 1.5 1e400 'x' '' '{1}' $1 $2
 NULL true lower( coalesce( greatest( concat( int4 text numeric[] interval timestamptz COLLATE "C" SELECT FROM WHERE CASE
 WHEN THEN END DISTINCT ROW( now() AT TIME ZONE 'UTC' E'\' '\' B'1' X'1' 0x1F 1_000 -- /* */ " ' é
+data -> ->> #> #>> ? ?| '{"a":[1.0]}' jsonb
 """
 TOKENS = TOKEN_TEXT.split()
 texts = st.one_of(

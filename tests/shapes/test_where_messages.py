@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from switchgear_shapes.relations import Collation, Column, Relation
+from switchgear_shapes.where.evaluate import predicate
 from switchgear_shapes.where.expression import from_json, to_json
 from switchgear_shapes.where.parse import WhereError, parse_where, tables_of
 from switchgear_shapes.where.subset import parse_order_by, parse_subset_where
@@ -43,6 +44,7 @@ COLUMNS = (
     column("key", "uuid"),
     column("at", "timestamp"),
     column("doc", "json"),
+    column("data", "jsonb"),
     column("mood", "mood", base_type=None, type_kind="e", enum_labels=("sad", "ok")),
     column("made", "int4", generated="s"),
     column("pair", "pair", base_type=None, type_kind="c"),
@@ -100,6 +102,15 @@ NO_TABLE = "does not exist. If the table name contains capitals or special chara
         ("title < 'x'", 'At location 6: text is not compared with < under the collation en_US.UTF-8; use COLLATE "C"'),
         ("mood = 'nope'", 'At location 7: invalid input value for enum mood: "nope"'),
         ("doc = '{}'", "At location 0: column doc of type json can only be tested with IS [NOT] NULL"),
+        ("doc->>'a' = 'x'", "At location 0: column doc of type json can only be tested with IS [NOT] NULL"),
+        ("data < '1'", "jsonb is not compared with <; compare what ->> gives, cast if need be"),
+        ("data->'a' = 1", "jsonb is not compared with int4; take text with ->> and cast it, or write '…'::jsonb"),
+        ("(data->'a')::int = 1", "jsonb is not cast to numbers or booleans; take text with ->> and cast that"),
+        ("title::jsonb = '1'", "casting text to jsonb is not supported; cast a constant, or store it as jsonb"),
+        ("data->big = '1'", "Could not select an operator overload"),
+        ("data - 'a' = '{}'", "operator - of jsonb is not supported"),
+        ("data = '{a}'", "invalid syntax for type jsonb: {a}"),
+        ("data = 'NaN'", "invalid syntax for type jsonb: NaN"),
         ("pair IS NULL", "At location 5: IS NULL of the composite column pair is not supported"),
         ("id IN (SELECT uid FROM nope)", f'At location 23: Table "public"."nope" {NO_TABLE}'),
         ("id IN (SELECT name FROM users)", "left side of `IN (SELECT ...)` has type int4 but subquery returns text"),
@@ -128,6 +139,9 @@ def test_limits() -> None:
     assert "nested too deeply" in message("||".join(["title"] * 400) + " = 'x'")
     assert "NUL" in message("title = 'a\0b'")
     assert "UTF-8" in message("title = '\ud800'")
+    assert "invalid syntax for type jsonb" in message(f"data = '{'[' * 101}{']' * 101}'")
+    assert "invalid syntax for type jsonb" in message(f"data = '{'[' * 20_000}{']' * 20_000}'")
+    assert "invalid syntax for type jsonb" in message(f"data = '[{', '.join(['1e100000'] * 1000)}]'")
     assert "memory exhausted" in message("(" * 30_000)
 
 
@@ -238,3 +252,15 @@ def test_order_by_refused_with(text: str, expected: str) -> None:
         parse_order_by(text, ITEMS)
     assert expected in caught.value.message
     assert caught.value.field == "order_by"
+
+
+@pytest.mark.parametrize("shape", ['{"a": %s}', "[%s]"])
+def test_documents_of_any_depth(shape: str) -> None:
+    """Postgres takes documents of some thousand levels; the evaluator stops no earlier."""
+    inner = "1.0"
+    for _ in range(3_000):
+        inner = shape % inner
+    row: list[bytes | None] = [f'{{"b": {inner}, "c": "x"}}'.encode()]
+    for condition in ("data ->> 'c' = 'x'", """data @> '{"c": "x"}'""", "data -> 'b' = data -> 'b'", "data ? 'b'"):
+        where = parse_where(condition, ITEMS)
+        assert predicate(where.expression, {"data": 0})(row) is True

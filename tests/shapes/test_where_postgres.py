@@ -66,6 +66,13 @@ FOUND = [
     "numeric1 = 1.10 OR numeric1 = 1.1",
     "'a' = ANY (texts1) OR NOT 'a' = ANY (texts2)",
     "NULL = ANY ('{}'::int4[])",
+    # What jsonb has of its own: a scalar is an array of one, numbers keep their scale, paths count like strtol.
+    "jsonb1 -> 0 = '5' OR jsonb1 ->> -1 = 'a'",
+    "jsonb1 @> '5' AND NOT jsonb1 @> '[5]'",
+    "jsonb1 ->> 'a' = '1.00' AND jsonb1 -> 'a' = '1'",
+    "jsonb1 #>> '{a, +1}' = '2' OR jsonb1 #>> '{a,1x}' IS NOT NULL",
+    "jsonb1 #>> '{}' = 'a' OR jsonb1 #>> ARRAY[NULL] IS NULL",
+    "(jsonb1 ->> 'n')::numeric > 4 OR (jsonb1 ->> 'n')::numeric <= 4",
 ]
 
 

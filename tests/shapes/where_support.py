@@ -38,6 +38,24 @@ TEXTS = [
     "a  ",
     "'q'",
 ]
+DOCUMENTS = [
+    "null",
+    "true",
+    "5",
+    "1.0",
+    '"a"',
+    '""',
+    "[]",
+    "{}",
+    '[1, 1.0, "a", null, [1, 2.50], {"b": 1}, true]',
+    '["a", "b", "\\"q\\"", ["a"], [[]], {}]',
+    '{"a": 1, "b": {"c": [1, {"d": null}]}, "status": "a"}',
+    '{"a": 1.00, "b": {"b": 1}, "n": "5", "status": "b"}',
+    '{"a": "5", "n": 5, "": "x", "ab": 1e3, "b": [{"b": 1}, {"c": 2, "b": 1.0}]}',
+    '{"a": {"b": 1, "a": {"a": [0, -1.50, 1e-7]}}, "n": "x", "\\u00e4\\n\\"": "😀\\u0001\\t\\\\ , [{"}',
+    '{"bb": 1, "a": null, "ab": "a", "a ,\\"": ["}", "]", "\\"", ","], "n": 9007199254740993.5}',
+    '{"a": [1, 2, [3, "x"]], "n": true, "b": "Straße", "0": 7, "-1": 8, "c": 100000000000000000000}',
+]
 VALUES: dict[str, list[str]] = {
     "bool": ["t", "f"],
     "int2": ["0", "1", "-1", "5", "32767", "-32768"],
@@ -84,6 +102,7 @@ VALUES: dict[str, list[str]] = {
         "00:00:00.000001",
     ],
     "mood": ["sad", "ok", "happy"],
+    "jsonb": DOCUMENTS,
     "int4[]": ["{}", "{1}", "{1,2,3}", "{1,NULL}", "{NULL}", "{{1,2},{3,4}}", "[0:1]={1,2}", "{5,5,-1}"],
     "text[]": ["{}", "{a}", "{a,b}", "{NULL,a}", '{"NULL","",  "a b"}', '{"q\\"x","b\\\\",äÖ}', "{{a},{b}}"],
     "numeric[]": ["{}", "{1.0}", "{1,2.50}", "{NaN,NULL}"],
@@ -198,7 +217,7 @@ def agrees(ours: str, theirs: str) -> bool:
 # -- expressions --
 
 COMPARISONS = ["=", "<>", "<", "<=", ">", ">="]
-KINDS = [kind for kind in VALUES if kind != "mood" and not kind.endswith("]")]
+KINDS = [kind for kind in VALUES if kind not in ("mood", "jsonb") and not kind.endswith("]")]
 ARRAYS = [kind for kind in VALUES if kind.endswith("]")]
 _BYTEWISE = ("text", "varchar")
 
@@ -262,7 +281,7 @@ def comparisons(draw: st.DrawFn) -> str:
 
 @st.composite
 def tests(draw: st.DrawFn) -> str:
-    kind = draw(st.sampled_from([*KINDS, "mood", *ARRAYS]))
+    kind = draw(st.sampled_from([*KINDS, "mood", "jsonb", *ARRAYS]))
     match draw(st.integers(0, 2)):
         case 0:
             return f"{draw(columns(kind))} IS {draw(st.sampled_from(['', 'NOT ']))}NULL"
@@ -308,6 +327,82 @@ def array_tests(draw: st.DrawFn) -> str:
             return f"{column} {draw(st.sampled_from(['=', '<>', '@>', '<@', '&&']))} {draw(whole)}"
 
 
+_KEYS = st.sampled_from(["a", "b", "n", "status", "", "ab", "bb", "c", "0", 'ä\n"', 'a ,"'])
+_INDEXES = st.integers(-3, 6)
+_PATHS = st.sampled_from(
+    ["{}", "{a}", "{b,c}", "{b,0,b}", "{b,c,1,d}", "{a,-1}", "{a,2,1}", "{-1}", "{NULL}", "{0}", "{a, +1}", "{a,1x}"]
+)
+_PARTS = [*DOCUMENTS, '{"b": 1}', "[1]", '["a"]', "1", "1.00", "[[1]]", "[{}]", '{"b": {}}', '{"a": 1.0}', "[[]]"]
+_PARTS += ['{"b": [{"b": 1}]}', '{"a": {"a": {}}}', "1e3", "-0", '{"a": 2, "a" : 1}', '[ "b","a" ]', '"\\u0061"']
+
+
+@st.composite
+def documents(draw: st.DrawFn) -> str:
+    """Something of type jsonb."""
+    made = draw(columns("jsonb"))
+    for _ in range(draw(st.integers(0, 2))):
+        match draw(st.integers(0, 4)):
+            case 0 | 1:
+                made = f"({made} -> {quoted(draw(_KEYS))})"
+            case 2:
+                made = f"({made} -> {draw(_INDEXES)})"
+            case 3:
+                made = f"({made} #> {quoted(draw(_PATHS))})"
+            case _:
+                made = f"({made} -> {draw(columns(draw(st.sampled_from(['text', 'varchar', 'int2', 'int4']))))})"
+    return made
+
+
+@st.composite
+def json_texts(draw: st.DrawFn) -> str:
+    document = draw(documents())
+    match draw(st.integers(0, 4)):
+        case 0 | 1:
+            return f"({document} ->> {quoted(draw(_KEYS))})"
+        case 2:
+            return f"({document} ->> {draw(_INDEXES | columns('text') | columns('int4'))})"
+        case 3:
+            return f"({document} #>> {quoted(draw(_PATHS)) if draw(st.booleans()) else draw(columns('text[]'))})"
+        case _:
+            return f"({document})::text"
+
+
+@st.composite
+def json_tests(draw: st.DrawFn) -> str:
+    document = draw(documents())
+    part = documents() | st.sampled_from(_PARTS).map(quoted) | st.sampled_from(_PARTS).map(lambda x: f"'{x}'::jsonb")
+    texts = st.sampled_from(["a", "b", "5", "", "x", "1.0", "[]", "{}", '{"b": 1}', "true", "😀"]).map(quoted)
+    match draw(st.integers(0, 9)):
+        case 0 | 1:
+            return f"{document} {draw(st.sampled_from(['@>', '<@']))} {draw(part)}"
+        case 2:
+            word = draw(st.sampled_from(["=", "<>", "IS DISTINCT FROM", "IS NOT DISTINCT FROM"]))
+            return f"{document} {word} {draw(part)}"
+        case 3:
+            items = draw(st.lists(st.sampled_from(_PARTS).map(quoted), min_size=1, max_size=3))
+            return f"{document} {draw(st.sampled_from(['IN', 'NOT IN']))} ({', '.join(items)})"
+        case 4:
+            return f"{document} ? {draw(_KEYS.map(quoted) | columns('text'))}"
+        case 5:
+            names = draw(st.lists(_KEYS.map(quoted) | st.just("NULL"), max_size=3))
+            array = draw(st.sampled_from([f"ARRAY[{', '.join(names)}]::text[]", "texts1", "'{a,b}'", "'{}'"]))
+            return f"{document} {draw(st.sampled_from(['?|', '?&']))} {array}"
+        case 6:
+            kind = draw(st.sampled_from(["int4", "int8", "numeric", "float8", "bool"]))
+            compare = draw(st.sampled_from(COMPARISONS))
+            return f"{draw(json_texts())}::{kind} {compare} {draw(literals(kind))}"
+        case 7:
+            items = draw(st.lists(texts, min_size=1, max_size=3))
+            return f"{draw(json_texts())} {draw(st.sampled_from(['IN', 'NOT IN']))} ({', '.join(items)})"
+        case 8:
+            text = draw(json_texts())
+            word = draw(st.sampled_from(["LIKE '%a%'", "ILIKE '%S%'", "IS NULL", "IS NOT NULL", "= text1"]))
+            return f"{text} {word}"
+        case _:
+            compare = draw(st.sampled_from(COMPARISONS))
+            return f'{draw(json_texts())} COLLATE "C" {compare} {draw(texts | columns("text"))}'
+
+
 _TIMES = ["date", "time", "timestamp", "timestamptz", "interval"]
 
 
@@ -349,7 +444,11 @@ def computations(draw: st.DrawFn) -> str:
 
 
 def conditions(leaves: SearchStrategy[str] | None = None) -> SearchStrategy[str]:
-    leaf = leaves if leaves is not None else comparisons() | tests() | likes() | array_tests() | computations()
+    leaf = (
+        leaves
+        if leaves is not None
+        else comparisons() | tests() | likes() | array_tests() | computations() | json_tests()
+    )
     return st.recursive(
         leaf,
         lambda inner: st.one_of(

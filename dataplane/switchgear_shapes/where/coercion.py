@@ -132,8 +132,13 @@ class Coercion:
         if source == target or (not explicit and _same_text(source, target)):
             return term
         from_text = source.name in t.STRINGS and not isinstance(expression, Const)
+        if explicit and from_text and target == t.JSONB and not self.by_database:
+            raise at(term.location, "casting text to jsonb is not supported; cast a constant, or store it as jsonb")
         if explicit and from_text and not self.by_database and not _steady_input(target):
             raise at(term.location, f"casting text to {t.shown(target)} depends on settings; cast a constant instead")
+        if source == t.JSONB and t.category(target) in "BN" and not self.by_database:
+            # Of null, Postgres makes an error before 18, and NULL since.
+            raise at(term.location, "jsonb is not cast to numbers or booleans; take text with ->> and cast that")
         if not explicit and not t.implicit(source, target):
             raise at(term.location, f"unknown cast from type {t.shown(source)} to type {t.shown(target)}")
         if find_cast(source, target) is None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
-from switchgear_shapes.where import arrays, moments
+from switchgear_shapes.where import arrays, documents, moments
 from switchgear_shapes.where.expression import Type
 from switchgear_shapes.where.types import FLOATS
 from switchgear_shapes.where.values import decoder
@@ -81,6 +81,8 @@ def comparable(kind: Type, other: Type) -> Callable[[Any], Any] | None:
         return None
     if kind.name == "interval":
         return _span
+    if kind.name == "jsonb":
+        return documents.key
     if kind.name == "bpchar":
         return _trimmed
     return date_as_stamp if kind.name == "date" and other.name == "timestamp" else None
@@ -112,7 +114,8 @@ def value_key(kind: Type) -> Callable[[Any], Any]:
 
 def comparison_key(kind: Type) -> Callable[[bytes], Any] | None:
     """A function from the stream's bytes to a hashable, ordered key: equal keys are equal values, and keys order as
-    values do (text in byte order). None if the type has no such key. For indexes over columns and constants.
+    values do (text in byte order; jsonb's have no order). None if the type has no such key. For indexes over columns
+    and constants.
 
     The function raises ValueError or ArithmeticError for bytes that are no value of the type.
     """
@@ -122,6 +125,8 @@ def comparison_key(kind: Type) -> Callable[[bytes], Any] | None:
         return _identity
     if kind.name == "bpchar":
         return _trimmed
+    if kind.name == "jsonb":
+        return documents.key
     decode = decoder(kind)
     if decode is None:
         return None

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from switchgear_shapes.replication.pgoutput import Values
-from switchgear_shapes.where import arithmetic, arrays, casts, collations, like, moments
+from switchgear_shapes.where import arithmetic, arrays, casts, collations, documents, like, moments
 from switchgear_shapes.where.comparing import comparison, value_key
 from switchgear_shapes.where.expression import Call, Const, Type
 from switchgear_shapes.where.values import to_text
@@ -141,6 +141,10 @@ def strict(node: Call) -> Callable[..., Any]:
             return lambda text, pattern: like.matcher(pattern)(text)
         case "~~*":
             return lambda text, pattern: like.matcher(collations.lower(pattern, rule))(collations.lower(text, rule))
+        case "@>" if not node.args[0].type.array:
+            return documents.contains
+        case name if name in documents.OPERATORS:
+            return documents.OPERATORS[name]
         case "@>" | "&&":
             key = value_key(_element(node.args[0].type))
             meets = arrays.contains if node.name == "@>" else arrays.overlaps

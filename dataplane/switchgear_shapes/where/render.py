@@ -7,7 +7,7 @@ the names of the database. The text is safe within parentheses; equal expression
 from __future__ import annotations
 
 from switchgear_shapes.identifiers import literal, quote, quote_relation
-from switchgear_shapes.where import arithmetic, collations
+from switchgear_shapes.where import arithmetic, collations, documents
 from switchgear_shapes.where.expression import (
     And,
     Call,
@@ -24,7 +24,11 @@ from switchgear_shapes.where.expression import (
 )
 from switchgear_shapes.where.types import shown
 
-_INFIX = frozenset({"=", "<", "<=", ">", ">=", "IS DISTINCT FROM", "@>", "&&", "||"}) | arithmetic.NAMES
+_INFIX = (
+    frozenset({"=", "<", "<=", ">", ">=", "IS DISTINCT FROM", "@>", "&&", "||"})
+    | arithmetic.NAMES
+    | frozenset(documents.OPERATORS)
+)
 _ORDERED = frozenset({"<", "<=", ">", ">="})
 _TEXT = frozenset({"text", "varchar", "bpchar"})
 _LIKE = {"~~": "LIKE", "~~*": "ILIKE"}

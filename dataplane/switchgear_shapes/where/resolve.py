@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from switchgear_shapes.relations import Relation
-from switchgear_shapes.where import canonical, collations, like, operators, resolve_arrays, resolve_calls
+from switchgear_shapes.where import canonical, collations, like, operators, resolve_arrays, resolve_calls, resolve_json
 from switchgear_shapes.where import types as t
 from switchgear_shapes.where.coercion import Coercion, Parameter, Term, column_type
 from switchgear_shapes.where.errors import WhereError, at
@@ -208,6 +208,8 @@ class Resolver(Coercion):
 
     def binary(self, name: str, left: Term, right: Term, location: int) -> Term:
         self._check_usable(left, right)
+        if resolve_json.is_operation(left, right):
+            return resolve_json.operation(self, name, left, right, location)
         if left.type.array or right.type.array:
             return dataclasses.replace(left, expression=resolve_arrays.operation(self, name, left, right, location))
         if not operators.known(name):

@@ -5,6 +5,7 @@
 | bool; int2, int4, int8; float4, float8 | bool; int; float (of float4: the nearest double) |
 | numeric | Decimal, with its scale, NaN and infinities included |
 | text, varchar, bpchar (padded), name, uuid, enums | bytes |
+| jsonb | bytes, see `documents` |
 | date, time, timestamp, timestamptz, interval | see `moments` |
 
 Readers raise ValueError or ArithmeticError; errors are the caller's to turn into a refusal or "not this row".
@@ -18,7 +19,7 @@ from collections.abc import Callable
 from decimal import Context, Decimal
 from typing import Any
 
-from switchgear_shapes.where import arrays, moments
+from switchgear_shapes.where import arrays, documents, moments
 from switchgear_shapes.where.expression import Type
 from switchgear_shapes.where.types import INTEGERS, STRINGS
 
@@ -214,6 +215,7 @@ READ: dict[str, Callable[[str], Any]] = {
     "bpchar": read_text,
     "name": read_name,
     "uuid": read_uuid,
+    "jsonb": lambda text: documents.read_jsonb(text, lambda number: print_numeric(read_numeric(number))),
     "date": moments.read_date,
     "time": moments.read_time,
     "timestamp": lambda text: moments.read_stamp(text, zoned=False),
@@ -233,6 +235,7 @@ PRINT: dict[str, Callable[[Any], str]] = {
     "bpchar": bytes.decode,
     "name": bytes.decode,
     "uuid": bytes.decode,
+    "jsonb": bytes.decode,
     "date": moments.print_date,
     "time": moments.print_time,
     "timestamp": lambda value: moments.print_stamp(value, zoned=False),

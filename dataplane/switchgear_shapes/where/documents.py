@@ -1,0 +1,261 @@
+"""jsonb: literals → the text that Postgres prints, and what its operators do with that text. Pure.
+
+A value is its text as jsonb's output function prints it, in bytes. That text is canonical but for the trailing zeros of
+numbers, so parts of a document are slices of it, exactly as Postgres prints them. Nothing here recurses over a
+document from the stream but `contains`, and that only as deep as both of its sides go.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+from switchgear_shapes.where.arrays import ArrayValue
+
+MAX_DEPTH = 100
+"""Of a literal."""
+MAX_DIGITS = 262_144
+"""Of all numbers in a literal: 1e100000 is a short text for a long one."""
+
+_STRING = rb'"[^"\\]*(?:\\.[^"\\]*)*"'
+_TOKEN = re.compile(_STRING + rb"|[\[\]{},]")
+_KEY = re.compile(_STRING)
+_FRACTION = re.compile(_STRING + rb"|\d+\.\d+")
+_SPECIAL = re.compile(rb'[\x00-\x1f"\\]')
+_INDEX = re.compile(rb"[ \t\n\v\f\r]*([+-]?)0*([0-9]+)")
+_SHORT = {8: rb"\b", 9: rb"\t", 10: rb"\n", 12: rb"\f", 13: rb"\r", 34: rb"\"", 92: rb"\\"}
+_QUOTE, _COMMA = b'",'
+_OPENING, _CLOSING = b"[{", b"]}"
+
+
+# -- literals --
+
+
+def read_jsonb(text: str, number: Callable[[str], str]) -> bytes:
+    """What Postgres prints of a literal; `number` is for its numbers. Raises ValueError."""
+    digits = 0
+
+    def counted(literal: str) -> _Number:
+        nonlocal digits
+        printed = number(literal)
+        digits += len(printed)
+        if digits > MAX_DIGITS:
+            raise ValueError("too many digits")
+        return _Number(printed)
+
+    try:
+        value = json.loads(text, parse_int=counted, parse_float=counted, parse_constant=_refuse)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    return _written(value, MAX_DEPTH)
+
+
+class _Number(str):
+    """A number as it is printed."""
+
+    __slots__ = ()
+
+
+def _refuse(word: str) -> NoReturn:
+    raise ValueError(f"{word} is not in JSON")
+
+
+def _written(value: Any, depth: int) -> bytes:
+    if depth == 0:
+        raise ValueError("nested too deeply")
+    match value:
+        case None:
+            return b"null"
+        case bool():
+            return b"true" if value else b"false"
+        case _Number():
+            return value.encode()
+        case str():
+            return _quoted_text(value)
+        case list():
+            return b"[" + b", ".join(_written(item, depth - 1) for item in value) + b"]"
+        case _:
+            # Keys by length, then bytes; of equal ones json.loads keeps the last, as Postgres does.
+            members = sorted(((key.encode(), item) for key, item in value.items()), key=lambda m: (len(m[0]), m[0]))
+            shown = [_quoted_text(key.decode()) + b": " + _written(item, depth - 1) for key, item in members]
+            return b"{" + b", ".join(shown) + b"}"
+
+
+def _quoted_text(value: str) -> bytes:
+    if "\0" in value:
+        raise ValueError("a NUL character")
+    return quoted(value.encode())
+
+
+def quoted(value: bytes) -> bytes:
+    """A string as it stands in a document."""
+    return b'"' + _SPECIAL.sub(_escape, value) + b'"'
+
+
+def _escape(match: re.Match[bytes]) -> bytes:
+    byte = match[0][0]
+    return _SHORT.get(byte) or b"\\u%04x" % byte
+
+
+# -- comparing --
+
+
+def key(value: bytes) -> bytes:
+    """Equal documents have equal keys: 1.0 is 1."""
+    return _FRACTION.sub(_shortened, value) if b"." in value else value
+
+
+def _shortened(match: re.Match[bytes]) -> bytes:
+    found = match[0]
+    return found if found[0] == _QUOTE else found.rstrip(b"0").rstrip(b".")
+
+
+def _is_container(value: bytes) -> bool:
+    return value[0] in _OPENING
+
+
+def contains(value: bytes, wanted: bytes) -> bool:
+    """`value @> wanted`. A scalar is like an array of one, but contains no array."""
+    if (value[:1] == b"{") != (wanted[:1] == b"{"):
+        return False
+    if _is_container(value) and _is_container(wanted):
+        return _covers(value, wanted)
+    sought = key(wanted)
+    return any(not _is_container(item) and key(item) == sought for item in _items(value))
+
+
+def _covers(value: bytes, wanted: bytes) -> bool:
+    if value[0] != wanted[0]:
+        return False
+    if value[:1] == b"{":
+        fields = dict(map(_member, _parts(value)))
+        return all(_fits(fields.get(name), item) for name, item in map(_member, _parts(wanted)))
+    items = list(_parts(value))
+    scalars = {key(item) for item in items if not _is_container(item)}
+    containers = [item for item in items if _is_container(item)]
+    return all(
+        any(_covers(container, item) for container in containers) if _is_container(item) else key(item) in scalars
+        for item in _parts(wanted)
+    )
+
+
+def _fits(value: bytes | None, wanted: bytes) -> bool:
+    if value is None:
+        return False
+    if _is_container(value) and _is_container(wanted):
+        return _covers(value, wanted)
+    return key(value) == key(wanted)
+
+
+# -- parts --
+
+
+def _parts(container: bytes) -> Iterator[bytes]:
+    """An array's elements, or an object's members: `"key": value`."""
+    depth, start = 0, 1
+    for match in _TOKEN.finditer(container):
+        at = match.start()
+        char = container[at]
+        if char == _QUOTE:
+            continue
+        if char == _COMMA:
+            if depth == 1:
+                yield container[start:at]
+                start = at + 2
+        elif char in _OPENING:
+            depth += 1
+        else:
+            depth -= 1
+            if depth == 0 and at > start:
+                yield container[start:at]
+
+
+def _member(part: bytes) -> tuple[bytes, bytes]:
+    match = _KEY.match(part)
+    if match is None:
+        raise ValueError("no member of an object")
+    return match[0], part[match.end() + 2 :]
+
+
+def _items(value: bytes) -> list[bytes]:
+    """An array's elements; a scalar is one itself."""
+    return list(_parts(value)) if value[:1] == b"[" else [value]
+
+
+def field(value: bytes, name: bytes) -> bytes | None:
+    """`value -> 'name'`."""
+    start = quoted(name) + b": "
+    if value[:1] != b"{" or start not in value:
+        return None
+    return next((part[len(start) :] for part in _parts(value) if part.startswith(start)), None)
+
+
+def element(value: bytes, index: int) -> bytes | None:
+    """`value -> index`, from the end if negative."""
+    if value[:1] == b"{":
+        return None
+    items = _items(value)
+    return items[index] if -len(items) <= index < len(items) else None
+
+
+def at_path(value: bytes, path: ArrayValue) -> bytes | None:
+    """`value #> path`."""
+    if None in path.items:
+        return None
+    found: bytes | None = value
+    for step in path.items:
+        if found is None or not _is_container(found):
+            return None
+        if found[:1] == b"{":
+            found = field(found, step)
+            continue
+        index = _INDEX.fullmatch(step)
+        if index is None or len(index[2]) > len("2147483648"):
+            return None
+        found = element(found, int(index[1] + index[2]))
+    return found
+
+
+def as_text(value: bytes | None) -> bytes | None:
+    """What `->>` gives of a part: a string's characters, NULL for null, else the text."""
+    if value is None or value == b"null":
+        return None
+    if value[0] != _QUOTE:
+        return value
+    if b"\\" not in value:
+        return value[1:-1]
+    text: str = json.loads(value.decode())
+    return text.encode()
+
+
+def has_key(value: bytes, name: bytes) -> bool:
+    """`value ? 'name'`: an object's key, an array's string, or the string itself."""
+    if value[:1] == b"{":
+        return field(value, name) is not None
+    wanted = quoted(name)
+    return wanted in value and wanted in _items(value)
+
+
+def has_any(value: bytes, names: ArrayValue) -> bool:
+    return any(has_key(value, name) for name in names.items if name is not None)
+
+
+def has_all(value: bytes, names: ArrayValue) -> bool:
+    return all(has_key(value, name) for name in names.items if name is not None)
+
+
+def _step(value: bytes, step: bytes | int) -> bytes | None:
+    return element(value, step) if isinstance(step, int) else field(value, step)
+
+
+OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
+    "->": _step,
+    "->>": lambda value, step: as_text(_step(value, step)),
+    "#>": at_path,
+    "#>>": lambda value, path: as_text(at_path(value, path)),
+    "?": has_key,
+    "?|": has_any,
+    "?&": has_all,
+}
