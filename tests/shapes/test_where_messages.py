@@ -160,6 +160,8 @@ def test_limits() -> None:
         ["id IN (1, 2, 3)", "id IN (3,2,1)", "id = 1 OR id = 2 OR id = 3", "id = 3 OR id IN (1, 2)"],
         ["id = 1 AND big = 2", "big = 2 AND id = 1", "id = 1 AND (big = 2 AND id = 1)"],
         ["id <> 1", "NOT id = 1", "id != 1", "id NOT IN (1)"],
+        ["0 <> 0", "NOT 0 = 0", "false"],
+        ['data = \'{"a": 1, "b": 2}\'', 'data = \'{"b":3,"b":2,"a":1}\'::jsonb', '\'{"a":1e0,"b":2}\' = data'],
         ["id BETWEEN 1 AND 2", "id >= 1 AND id <= 2", "NOT (id < 1) AND 2 >= id"],
         ["done", "done = true", "NOT done = false", "done <> false", "true = done"],
         ["title IS NOT NULL", "NOT title IS NULL", "title IS DISTINCT FROM NULL"],

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 from switchgear_shapes import relations
 from switchgear_shapes.relations import Collation, Relation
-from switchgear_shapes.where import collations, evaluate, values
+from switchgear_shapes.where import canonical, collations, evaluate, values
 from switchgear_shapes.where import types as t
 from switchgear_shapes.where.casts import cast as find_cast
 from switchgear_shapes.where.errors import at
-from switchgear_shapes.where.expression import Call, Const, Expression, Type
+from switchgear_shapes.where.expression import Call, Const, Expression, Not, Type
 from switchgear_shapes.where.grammar import OFFSET, Tree, names_of
 
 MAX_NUMBER_BITS = 14_000
@@ -153,7 +153,9 @@ class Coercion:
             raise at(location, f"type conflict for ${number}: used as {t.shown(first)} and as {t.shown(kind)}")
 
     def fold(self, expression: Expression, location: int) -> Expression:
-        """A call of constants as a constant."""
+        """A call of constants, or its NOT, as a constant."""
+        if isinstance(expression, Not):
+            return canonical.negation(self.fold(expression.arg, location))
         if not isinstance(expression, Call) or not all(isinstance(arg, Const) for arg in expression.args):
             return expression
         if expression.rule == collations.DATABASE:
