@@ -199,6 +199,6 @@ def seen(answer: Answer) -> int:
 
 
 def wal_position(connection: psycopg.Connection) -> int:
-    row = connection.execute("SELECT pg_current_wal_lsn() - '0/0'::pg_lsn").fetchone()
+    row = connection.execute("SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn").fetchone()
     assert row is not None
     return int(row[0])
