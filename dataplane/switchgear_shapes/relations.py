@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from switchgear_shapes.identifiers import literal
+from switchgear_shapes.identifiers import literal, quote_relation
 from switchgear_shapes.postgres.session import Row
 
 
@@ -63,11 +63,13 @@ class Relation:
     schema: str
     name: str
     kind: str
-    """`pg_class.relkind`: r ordinary, p partitioned."""
+    """`pg_class.relkind`: r ordinary, p partitioned; by name also v, m, f, S, which have no shapes."""
     replica_identity: str
     columns: tuple[Column, ...]
     pk: tuple[str, ...] = field(default=())
     """Primary key columns in key order; empty without one."""
+    persistence: str = "p"
+    """`pg_class.relpersistence`: p permanent, u unlogged, t temporary."""
 
     @property
     def fingerprint(self) -> list[list[object]]:
@@ -110,7 +112,8 @@ SELECT c.oid::int8, n.nspname, c.relname, c.relkind, c.relreplident,
               ELSE coalesce(to_jsonb(o) ->> 'colllocale', to_jsonb(o) ->> 'colliculocale', o.collctype::text) END,
             o.collisdeterministic, pg_encoding_to_char(b.encoding))
           FROM pg_catalog.pg_collation o, pg_catalog.pg_database b
-          WHERE o.oid = a.attcollation AND b.datname = current_database()))
+          WHERE o.oid = a.attcollation AND b.datname = current_database())),
+       c.relpersistence
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -124,17 +127,57 @@ LEFT JOIN LATERAL (
   SELECT d.* FROM domains JOIN pg_catalog.pg_type d ON d.oid = domains.oid AND d.typtype <> 'd') u ON true
 LEFT JOIN pg_catalog.pg_type ue ON ue.oid = u.typelem AND ue.typarray = u.oid
 LEFT JOIN pg_catalog.pg_index i ON i.indrelid = c.oid AND i.indisprimary
-WHERE c.relkind IN ('r', 'p') AND {condition}
+WHERE c.relkind IN ({kinds}) AND {condition}
 ORDER BY c.oid, a.attnum
 """
 
 
+_TABLE_KINDS = "'r', 'p'"
+_NAMED_KINDS = "'r', 'p', 'v', 'm', 'f', 'S'"
+
+
 def query_by_name(schema: str, table: str) -> str:
-    return _COLUMNS_QUERY.format(condition=f"n.nspname = {literal(schema)} AND c.relname = {literal(table)}")
+    """Whatever has the name, so that a refusal can say what it is: see `obstacle`."""
+    condition = f"n.nspname = {literal(schema)} AND c.relname = {literal(table)}"
+    return _COLUMNS_QUERY.format(kinds=_NAMED_KINDS, condition=condition)
 
 
 def query_by_oids(oids: list[int]) -> str:
-    return _COLUMNS_QUERY.format(condition=f"c.oid IN ({','.join(map(str, oids))})")
+    """Tables only."""
+    return _COLUMNS_QUERY.format(kinds=_TABLE_KINDS, condition=f"c.oid IN ({','.join(map(str, oids))})")
+
+
+_FIRST_USER_OID = 16_384
+"""Below are the objects that initdb makes; Postgres publishes none of them."""
+_TABLES_INSTEAD = "ask for a shape of the tables behind it"
+_OTHER_KINDS = {
+    "v": ("a view", _TABLES_INSTEAD),
+    "m": ("a materialized view", _TABLES_INSTEAD),
+    "f": ("a foreign table", "connect a sync server to the database that holds its rows"),
+    "S": ("a sequence", "ask for a shape of the table that uses it"),
+}
+
+
+def obstacle(relation: Relation) -> str | None:
+    """Why Postgres replicates no changes of the relation, and the way out; None for a table that can be published."""
+    return obstacle_of(relation.oid, relation.schema, relation.name, relation.kind, relation.persistence)
+
+
+def obstacle_of(oid: int, schema: str, table: str, kind: str, persistence: str) -> str | None:
+    """The same of what `pg_class` has."""
+    name = quote_relation(schema, table)
+    if oid < _FIRST_USER_OID:
+        what = "a view of the system catalog" if kind == "v" else "a table of the system catalog"
+        instead = "copy what is needed into a table of your own"
+    elif kind in _OTHER_KINDS:
+        what, instead = _OTHER_KINDS[kind]
+    elif persistence == "u":
+        what, instead = "an unlogged table", f"run ALTER TABLE {name} SET LOGGED"
+    elif persistence == "t":
+        what, instead = "a temporary table", "use a permanent table"
+    else:
+        return None
+    return f"{name} is {what}, whose changes Postgres does not replicate: {instead}"
 
 
 def fingerprint_expression(oid: int) -> str:
@@ -170,6 +213,7 @@ def _relation(oid: int, rows: list[Row]) -> Relation:
         replica_identity=first[4] or "",
         columns=columns,
         pk=tuple(name for _, name in keyed),
+        persistence=first[17] or "",
     )
 
 

@@ -15,7 +15,7 @@ from switchgear_shapes import errors
 from switchgear_shapes.definition import Definition, define, no_such_table
 from switchgear_shapes.errors import ShapeError
 from switchgear_shapes.log.shape import Shape
-from switchgear_shapes.relations import Relation
+from switchgear_shapes.relations import Relation, obstacle
 from switchgear_shapes.request import ShapeParams, ShapeRequest
 from switchgear_shapes.stack import Stack
 from switchgear_shapes.subset_query import INVALID_ENUM, SubsetQuery
@@ -69,6 +69,9 @@ class Resolver:
         return await self._define(params, now), now
 
     async def _define(self, params: ShapeParams, relation: Relation) -> Definition:
+        refused = obstacle(relation)
+        if refused is not None:
+            raise errors.invalid("table", refused)
         where = await self._where(params, relation)
         return define(params, relation, where, stored_generated=self._stack.stored_generated)
 
@@ -88,7 +91,12 @@ class Resolver:
     async def _relations(self, text: str) -> dict[tuple[str, str], Relation]:
         """The tables that a clause's subqueries read, those that exist. Raises WhereError."""
         found = {name: await self._stack.catalog.get(*name) for name in sorted(tables_of(text))}
-        return {name: relation for name, relation in found.items() if relation is not None}
+        relations = {name: relation for name, relation in found.items() if relation is not None}
+        for relation in relations.values():
+            refused = obstacle(relation)
+            if refused is not None:
+                raise WhereError(refused)
+        return relations
 
     async def subset(self, request: ShapeRequest) -> SubsetQuery:
         """The checked query that a request for a subset means. Raises ShapeError."""

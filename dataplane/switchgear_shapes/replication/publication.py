@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 import orjson
 
-from switchgear_shapes.errors import ShapeError, snapshot_failed
+from switchgear_shapes.errors import ShapeError, invalid, snapshot_failed
 from switchgear_shapes.identifiers import literal, quote, quote_relation
 from switchgear_shapes.postgres.pool import Pool
 from switchgear_shapes.postgres.session import PostgresError, Session
+from switchgear_shapes.relations import obstacle_of
 
 log = logging.getLogger("switchgear.shapes.publication")
 
@@ -28,11 +29,15 @@ _UNDEFINED = frozenset({"42P01", "42704", "3F000"})
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """`partial`: schema and name of the tables (that one, or the leaves of a root) without full replica identity."""
+    """`partial`: schema and name of the tables (that one, or the leaves of a root) without full replica identity.
+
+    `obstacle`: why changes of one of them are not replicated at all.
+    """
 
     published: bool
     partial: tuple[tuple[str, str], ...]
     partitioned: bool
+    obstacle: str | None
 
 
 class Publication:
@@ -53,7 +58,7 @@ class Publication:
             self._configured.discard(oid)
 
     async def ensure(self, oid: int, schema: str, table: str) -> None:
-        """Make changes of the table arrive in full. Raises ShapeError (503), ConnectionLost, PoolTimeout."""
+        """Make changes of the table arrive in full. Raises ShapeError (503, 400), ConnectionLost, PoolTimeout."""
         if oid in self._configured:
             return
         async with self._turn:
@@ -110,6 +115,8 @@ class Publication:
         state = await self._state(session, oid)
         if state is None:
             raise snapshot_failed(f'Database table "{schema}.{table}" does not exist any more')
+        if state.obstacle is not None:
+            raise invalid("table", state.obstacle)
         if state.published and not state.partial:
             return
         if self._manual:
@@ -150,14 +157,19 @@ class Publication:
             " (SELECT jsonb_agg(jsonb_build_array(n.nspname, l.relname) ORDER BY l.oid <> c.oid, n.nspname, l.relname)"
             " FROM pg_class l JOIN pg_namespace n ON n.oid = l.relnamespace"
             " WHERE l.relreplident <> 'f' AND (l.oid = c.oid AND c.relkind <> 'p' OR c.relkind = 'p' AND l.oid IN"
-            " (SELECT relid FROM pg_partition_tree(c.oid) WHERE isleaf))), c.relkind = 'p'"
+            " (SELECT relid FROM pg_partition_tree(c.oid) WHERE isleaf))), c.relkind = 'p',"
+            " (SELECT jsonb_build_array(l.oid::int8, n.nspname, l.relname, l.relkind, l.relpersistence)"
+            " FROM pg_class l JOIN pg_namespace n ON n.oid = l.relnamespace"
+            " WHERE (l.relkind NOT IN ('r', 'p') OR l.relpersistence <> 'p') AND (l.oid = c.oid OR c.relkind = 'p'"
+            " AND l.oid IN (SELECT relid FROM pg_partition_tree(c.oid))) ORDER BY l.oid LIMIT 1)"
             f" FROM pg_class c WHERE c.oid = {oid}"
         )
         if not rows:
             return None
-        published, partial, partitioned = rows[0]
+        published, partial, partitioned, unpublishable = rows[0]
         names = tuple((name[0], name[1]) for name in orjson.loads(partial or "[]"))
-        return _State(published == "t", names, partitioned == "t")
+        obstacle = None if unpublishable is None else obstacle_of(*orjson.loads(unpublishable))
+        return _State(published == "t", names, partitioned == "t", obstacle)
 
     def _missing(self, schema: str, table: str, state: _State, why: str) -> ShapeError:
         name = f'Database table "{schema}.{table}"'
