@@ -1,6 +1,7 @@
 """`python -m bench.sync [--large] [names…]`: all measurements, or those named; the page is written after all of them.
 
-`--large` adds 100,000 shapes (some minutes). Needs psql; wrk and nginx for the comparison of served chunks.
+`--large` adds 100,000 shapes (some minutes), which have a page of their own.
+Needs psql; wrk and nginx for the comparison of served chunks.
 """
 
 from __future__ import annotations
@@ -48,9 +49,13 @@ def main() -> None:
                 print(f"{figure.measure}: {figure.measured} (reach {figure.reach})", flush=True)
     finally:
         world.close()
+    version = subprocess.run([world.postgres.command()[0], "--version"], capture_output=True, text=True, check=True)
+    postgres = version.stdout.strip().replace(" (PostgreSQL)", "").replace("postgres", "Postgres")
+    large = [figure for figure in figures if figure.large]
+    if large:
+        report.write_large(large, postgres)
     if not names:
-        version = subprocess.run([world.postgres.command()[0], "--version"], capture_output=True, text=True, check=True)
-        report.write(figures, version.stdout.strip().replace(" (PostgreSQL)", "").replace("postgres", "Postgres"))
+        report.write([figure for figure in figures if not figure.large], postgres)
 
 
 if __name__ == "__main__":

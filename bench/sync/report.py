@@ -1,4 +1,4 @@
-"""The table of results: what was measured, what is to be reached, what others have; written to bench/SYNC.md."""
+"""The table of results: what was measured, what is to be reached, what others have; written to the pages in bench/."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ class Figure:
     reach: str
     reached: bool | None
     reference: str = ""
+    large: bool = False
+    """Of a run with `--large` only, with a page of its own."""
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -39,15 +41,30 @@ def machine(postgres: str) -> str:
     )
 
 
+INTRODUCTION = """# Figures of the sync server
+
+`python -m bench.sync` measures here and rewrites this page. One shape server on one core; Postgres (fsync on) and the
+load generator on the same machine. References: figures that Electric published, on other machines, and what was
+measured beside. What 100,000 shapes cost is in [SYNC-LARGE.md](SYNC-LARGE.md).
+"""
+INTRODUCTION_LARGE = """# 100,000 shapes on one sync server
+
+`python -m bench.sync --large memory` makes them (some minutes), measures here and rewrites this page; a run without
+`--large` leaves it alone. One shape server on one core; Postgres and the load generator on the same machine.
+"""
+
+
 def write(figures: list[Figure], postgres: str) -> None:
+    _write("SYNC.md", INTRODUCTION, figures, postgres)
+
+
+def write_large(figures: list[Figure], postgres: str) -> None:
+    _write("SYNC-LARGE.md", INTRODUCTION_LARGE, figures, postgres)
+
+
+def _write(page: str, introduction: str, figures: list[Figure], postgres: str) -> None:
     lines = [
-        "# Figures of the sync server",
-        "",
-        "`python -m bench.sync` measures here and rewrites this page. One shape server on one core; Postgres (fsync on)"
-        " and the load",
-        "generator on the same machine. References: figures that Electric published, on other machines, and what was"
-        " measured beside.",
-        "",
+        introduction,
         machine(postgres),
         "",
         "| measure | measured | reach | | reference |",
@@ -55,7 +72,7 @@ def write(figures: list[Figure], postgres: str) -> None:
         *(f"| {f.measure} | {f.measured} | {f.reach} | {_mark(f.reached)} | {f.reference} |" for f in figures),
         "",
     ]
-    (ROOT / "bench/SYNC.md").write_text("\n".join(lines))
+    (ROOT / "bench" / page).write_text("\n".join(lines))
 
 
 def _mark(reached: bool | None) -> str:
