@@ -2,26 +2,25 @@
 
 Keeps one transaction at a time; what a shape gets of it is decided at the commit. Invariants: transactions reach the
 store whole and in commit order; one that the store already has is skipped; nothing is acknowledged here.
-A transaction larger than `SPILL_BYTES` waits in a file; at its commit it is handed on in parts, as fast as the store
+A large transaction waits in a file (`pending`); at its commit it is handed on in parts, as fast as the store
 takes them (`advance`), so that memory stays bounded.
 """
 
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO
 
 from switchgear_shapes.errors import snapshot_failed
 from switchgear_shapes.log.frames import Batch, Entry
 from switchgear_shapes.log.shape import Buffered, Shape
 from switchgear_shapes.log.store import Store
+from switchgear_shapes.pending import Lines, Pending, pieces
 from switchgear_shapes.replication import pgoutput
 from switchgear_shapes.replication.pgoutput import RelationMessage, Values
-from switchgear_shapes.routing.encode import END, END_LAST, fill_unchanged, transaction_headers
+from switchgear_shapes.routing.encode import fill_unchanged, transaction_headers
 from switchgear_shapes.routing.index import Index
 from switchgear_shapes.routing.router import Group, Member, Router, Table
 from switchgear_shapes.snapshot import SnapshotMark
@@ -29,7 +28,6 @@ from switchgear_shapes.subqueries.hub import Hub
 
 log = logging.getLogger("switchgear.shapes.ingest")
 
-SPILL_BYTES = 16 * 1024 * 1024
 BATCH_BYTES = 4 * 1024 * 1024
 PARTS_LIMIT = 16 * 1024 * 1024
 """Bytes on their way to the disk at which a large transaction waits."""
@@ -41,52 +39,6 @@ class ProtocolViolation(Exception):
     """The stream broke its own rules; the connection is made anew."""
 
 
-class Lines:
-    """The lines of the open transaction for one shape, from the last change backwards.
-
-    Shapes that got the same lines so far share one chain, so that a change costs its memory once.
-    """
-
-    __slots__ = ("bodies", "data", "last_op", "previous")
-
-    def __init__(self, previous: Lines | Spilled | None, bodies: list[bytes], last_op: int) -> None:
-        self.previous = previous
-        self.bodies = bodies
-        self.last_op = last_op
-        self.data: bytes | None = None
-
-    def unspilled(self) -> tuple[list[bytes], Spilled | None]:
-        """The lines that are in memory, in order, and what comes before them."""
-        parts = [self.bodies]
-        previous = self.previous
-        while isinstance(previous, Lines):
-            parts.append(previous.bodies)
-            previous = previous.previous
-        parts.reverse()
-        return [body for part in parts for body in part], previous
-
-    def finish(self) -> bytes:
-        """The lines that are in memory, with their ends: these are the transaction's last ones."""
-        if self.data is None:
-            if self.previous is None and len(self.bodies) == 1:
-                self.data = self.bodies[0] + END_LAST
-            else:
-                self.data = END.join(self.unspilled()[0]) + END_LAST
-        return self.data
-
-
-class Spilled:
-    """Earlier lines of the same transaction: finished, in the spill file."""
-
-    __slots__ = ("last_op", "length", "offset", "previous")
-
-    def __init__(self, previous: Spilled | None, offset: int, length: int, last_op: int) -> None:
-        self.previous = previous
-        self.offset = offset
-        self.length = length
-        self.last_op = last_op
-
-
 class Ingest:
     """See the module. Everything runs on the event loop."""
 
@@ -94,7 +46,6 @@ class Ingest:
         self._store = store
         self._router = router
         self._hub = hub
-        self._spill_directory = spill_directory
         self._relations: dict[int, RelationMessage] = {}
         self._recent: dict[int, deque[tuple[int, int, int]]] = {}
         self._entries: list[Entry] = []
@@ -111,8 +62,7 @@ class Ingest:
         """Commit LSN of the last transaction whose changes have begun to pass."""
         self.passed_lsn = 0
         """The stream has passed all commits before this position."""
-        self._spill: IO[bytes] | None = None
-        self._spill_at = SPILL_BYTES
+        self._pending = Pending(spill_directory)
         self._parting: Iterator[None] | None = None
         self._last_oid = -1
         self._op = 0
@@ -264,7 +214,7 @@ class Ingest:
     def unregister(self, shape: Shape) -> None:
         self._router.remove(shape)
         self._hub.remove(shape)
-        self._pending.pop(shape, None)
+        self._pending.lines.pop(shape, None)
         self._drops.pop(shape, None)
 
     def open(self, shape: Shape, mark: SnapshotMark, registered: int) -> bool:
@@ -314,25 +264,11 @@ class Ingest:
     def add(self, shape: Shape, bodies: list[bytes], last_op: int) -> None:
         """Lines of the open transaction."""
         self.routed += 1
-        self._pending[shape] = Lines(self._pending.get(shape), bodies, last_op)
-        self._pending_bytes += sum(map(len, bodies))
-        if self._pending_bytes > self._spill_at:
-            self._spill_pending()
+        self._pending.add(shape, bodies, last_op)
 
     def take(self, shape: Shape) -> tuple[bytes, int] | None:
         """Take the shape's lines of the open transaction back; None when they are too many for that."""
-        lines = self._pending.pop(shape, None)
-        if lines is None:
-            return b"", 0
-        earlier = _pieces(lines)
-        if sum(piece.length for piece in earlier) > BUFFER_LIMIT:
-            return None
-        parts = []
-        for piece in earlier:
-            assert self._spill is not None
-            self._spill.seek(piece.offset)
-            parts.append(self._spill.read(piece.length))
-        return b"".join([*parts, lines.finish()]), lines.last_op
+        return self._pending.take(shape, BUFFER_LIMIT)
 
     def _hub_row(self, data: bytes, start: int, oid: int, op: int) -> None:
         relation = self._relations.get(oid)
@@ -373,14 +309,8 @@ class Ingest:
         self._headers = b""
         self._last_oid = -1
         self._oids: set[int] = set()
-        self._pending: dict[Shape, Lines] = {}
-        self._pending_bytes = 0
+        self._pending.clear()
         self._drops: dict[Shape, str] = {}
-        if self._spill is not None:
-            self._spill.close()
-            self._spill = None
-        self._spill_size = 0
-        self._spill_at = SPILL_BYTES
 
     def _accepts(self, shape: Shape) -> bool:
         return shape.filter is None or shape.accepts(self._xid, self._lsn)
@@ -445,7 +375,7 @@ class Ingest:
             return
         rendered: dict[Group, list[bytes]] = {}
         chains: dict[tuple[Group, Lines | None], Lines] = {}
-        pending = self._pending
+        pending = self._pending.lines
         for member in members:
             shape = member.target
             if shape.filter is not None and not shape.accepts(self._xid, self._lsn):
@@ -462,10 +392,9 @@ class Ingest:
             lines = chains.get((group, previous))
             if lines is None:
                 lines = chains[group, previous] = Lines(previous, bodies, op + len(bodies) - 1)
-                self._pending_bytes += sum(map(len, bodies))
+                self._pending.bytes += sum(map(len, bodies))
             pending[shape] = lines
-        if self._pending_bytes > self._spill_at:
-            self._spill_pending()
+        self._pending.bound()
 
     def _deliver_to_one(self, member: Member[Shape], old: Values | None, new: Values | None, op: int) -> None:
         """The same, without what only several need."""
@@ -478,10 +407,7 @@ class Ingest:
         if not bodies:
             return
         self.routed += 1
-        self._pending[shape] = Lines(self._pending.get(shape), bodies, op + len(bodies) - 1)
-        self._pending_bytes += sum(map(len, bodies))
-        if self._pending_bytes > SPILL_BYTES:
-            self._spill_pending()
+        self._pending.add(shape, bodies, op + len(bodies) - 1)
 
     def _without_old_row(self, oid: int, table: Table[Shape]) -> None:
         assert table.relation is not None
@@ -489,27 +415,6 @@ class Ingest:
         for shape in self._router.targets_of(oid, self._accepts):
             log.error("%s lost its replica identity; run ALTER TABLE %s REPLICA IDENTITY FULL", name, name)
             self._drops[shape] = "its table's replica identity is not FULL"
-
-    def _spill_pending(self) -> None:
-        """Move all but each shape's last line to a file: whether that one is the last is not known yet."""
-        if self._spill is None:
-            self._spill = tempfile.TemporaryFile(dir=self._spill_directory)  # noqa: SIM115 - lives until the commit
-        moved: dict[Lines, Lines] = {}
-        self._pending_bytes = 0
-        for shape, lines in self._pending.items():
-            kept = moved.get(lines)
-            if kept is None:
-                bodies, before = lines.unspilled()
-                if len(bodies) > 1:
-                    finished = END.join(bodies[:-1]) + END
-                    self._spill.write(finished)
-                    before = Spilled(before, self._spill_size, len(finished), _op_of(bodies[-2]))
-                    self._spill_size += len(finished)
-                kept = moved[lines] = Lines(before, bodies[-1:], lines.last_op)
-                self._pending_bytes += len(bodies[-1])
-            self._pending[shape] = kept
-        # With very many shapes their last lines alone are much: what follows must be worth another look at all.
-        self._spill_at = max(SPILL_BYTES, 2 * self._pending_bytes)
 
     # -- commit --
 
@@ -531,12 +436,12 @@ class Ingest:
             return
         for shape, reason in list(self._drops.items()):
             self._drop(shape, reason)
-        if self._spill is not None:
+        if self._pending.spilled:
             self.flush()
-            self._parting = self._in_parts(self._spill, commit.end_lsn)
+            self._parting = self._in_parts(commit.end_lsn)
             self.advance()
             return
-        for shape, lines in list(self._pending.items()):
+        for shape, lines in list(self._pending.lines.items()):
             if shape.filter is None and shape.alive:
                 data = lines.finish()
                 self._entries.append(Entry(shape.id, self._lsn, lines.last_op, data))
@@ -547,7 +452,7 @@ class Ingest:
 
     def _commit_again(self) -> None:
         """A transaction that is sent again for the sake of shapes that were held: only those take it."""
-        for shape in list(self._pending):
+        for shape in list(self._pending.lines):
             taken = self.take(shape)
             if taken is None:
                 self._store.drop(shape, "a transaction that was sent again is too large")
@@ -576,7 +481,7 @@ class Ingest:
             held.buffer.append(Buffered(self._xid, self._lsn, 0, b"", reason))
         elif shape.alive and shape.accepts(self._xid, self._lsn):
             self._store.drop(shape, reason)
-        self._pending.pop(shape, None)
+        self._pending.lines.pop(shape, None)
 
     def _entry(self, shape: Shape, last_op: int, data: bytes) -> None:
         held = shape.filter
@@ -594,14 +499,13 @@ class Ingest:
             self._entries.append(Entry(shape.id, self._lsn, last_op, data))
             self._batch_bytes += len(data)
 
-    def _in_parts(self, spill: IO[bytes], end_lsn: int) -> Iterator[None]:
+    def _in_parts(self, end_lsn: int) -> Iterator[None]:
         """Move a spilled transaction into the store, a part at each step; only the last one makes them count."""
-        for shape, lines in list(self._pending.items()):
+        for shape, lines in list(self._pending.lines.items()):
             if not shape.alive:
                 continue
-            for piece in _pieces(lines):
-                spill.seek(piece.offset)
-                self._entry(shape, piece.last_op, spill.read(piece.length))
+            for piece in pieces(lines):
+                self._entry(shape, piece.last_op, self._pending.read(piece))
                 if self._batch_bytes > BATCH_BYTES:
                     self._flush_part()
                     yield
@@ -622,18 +526,3 @@ class Ingest:
     def _durable(self) -> None:
         self._outstanding -= 1
         self.on_durable()
-
-
-def _pieces(lines: Lines) -> list[Spilled]:
-    """What is in the spill file of these lines, in order."""
-    found: list[Spilled] = []
-    piece = lines.unspilled()[1]
-    while piece is not None:
-        found.append(piece)
-        piece = piece.previous
-    return found[::-1]
-
-
-def _op_of(body: bytes) -> int:
-    """A body ends with its op."""
-    return int(body[body.rindex(b":") + 1 :])
