@@ -1,5 +1,5 @@
-"""What the tests need of the machine, installed where that is possible: Postgres 15, PgBouncer, Chromium, and programs
-built with Go.
+"""What the tests need of the machine, installed where that is possible: Postgres 15, PgBouncer, Chromium, what a
+real node needs, and programs built with Go.
 
 As root on Debian by apt; as an ordinary user Postgres 15 is unpacked into the cache. What cannot be had is left to the
 tests that need it, which skip and say so.
@@ -18,11 +18,15 @@ Progress = Callable[[str], None]
 
 def prepare(progress: Progress) -> None:
     """Install and build once; a second call finds everything there."""
+    from tests.realnode import programs as realnode
+
     wanted = {
         "postgresql-15": postgres_15(),
         "chromium": chromium(),
         "pgbouncer": shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin"),
     }
+    if os.geteuid() == 0:
+        wanted |= realnode.packages()
     missing = [name for name, found in wanted.items() if found is None]
     if missing and os.geteuid() == 0 and shutil.which("apt-get"):
         progress(f"installing {' '.join(missing)}")
@@ -34,6 +38,8 @@ def prepare(progress: Progress) -> None:
     from switchgear_local import binaries
 
     binaries.ensure(progress)
+    if realnode.obstacle() is None:
+        realnode.ensure(progress)
     from tests.infra import clouds, engine
 
     engine.programs(progress)

@@ -1,0 +1,3 @@
+module switchgear.dev/tests/nodetools
+
+go 1.24.0
