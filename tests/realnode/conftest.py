@@ -5,7 +5,6 @@ The time of each part is printed at the end of the run.
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 import time
@@ -84,9 +83,7 @@ def node_postgres(cluster: Cluster) -> Iterator[PostgresServer]:
         server.stop()
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _summary() -> Iterator[None]:
-    yield
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The time of each part, where nothing captures it."""
     if _TIMES:
-        parts = ", ".join(f"{part} {seconds:.0f} s" for part, seconds in _TIMES)
-        os.write(2, f"\nreal node: {parts}\n".encode())
+        terminalreporter.write_line("real node: " + ", ".join(f"{part} {seconds:.0f} s" for part, seconds in _TIMES))
