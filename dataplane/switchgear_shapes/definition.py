@@ -21,9 +21,6 @@ from switchgear_shapes.where.expression import Where
 
 _HANDLE_BITS = 27
 
-# Postgres gives lower object ids to its own tables only (FirstNormalObjectId).
-FIRST_USER_OID = 16_384
-
 
 @dataclass(frozen=True, slots=True)
 class Definition:
@@ -155,8 +152,6 @@ def define(
     params: ShapeParams, relation: Relation, where: Where | None = None, *, stored_generated: bool
 ) -> Definition:
     """The definition that the parameters, and the filter made of them, mean for this table. Raises ShapeError (400)."""
-    if relation.oid < FIRST_USER_OID:
-        raise invalid("table", f"Table {relation_name(params)} is a system table; Postgres does not replicate those")
     allowed = None
     if params.queryable_columns is not None:
         allowed = _check_columns(params.queryable_columns, relation, "queryable_columns", "queryable columns", None)
