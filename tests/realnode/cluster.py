@@ -62,7 +62,9 @@ class NodeControlPlane(ControlPlane):
         return [*super()._apiserver_arguments(), *(f"--{name}={value}" for name, value in changed.items())]
 
     def _controller_manager_arguments(self) -> list[str]:
-        return [*super()._controller_manager_arguments(), "--controllers=*"]
+        # A flag given twice adds up, and the region's names what it leaves out: endpoints, which pods need.
+        kept = [argument for argument in super()._controller_manager_arguments() if "--controllers=" not in argument]
+        return [*kept, "--controllers=*"]
 
 
 class Cluster:

@@ -77,6 +77,16 @@ class Node:
         """Identifiers of what runs."""
         return self.ctr("tasks", "list", "-q").split()
 
+    def kill(self, namespace: str) -> list[str]:
+        """kill -9 what runs in all containers of the namespace's pods; the containers' identifiers."""
+        label = f'labels."io.kubernetes.pod.namespace"=={namespace}'
+        kind = 'labels."io.cri-containerd.kind"==container'
+        listed = set(self.ctr("containers", "list", "-q", f"{label},{kind}").split())
+        running = [container for container in self.containers() if container in listed]
+        for container in running:
+            self.ctr("tasks", "kill", "--signal", "SIGKILL", container)
+        return running
+
     def _write(self, name: str, content: str) -> Path:
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
