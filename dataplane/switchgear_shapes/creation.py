@@ -13,8 +13,6 @@ import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-import orjson
-
 from switchgear_shapes.errors import ShapeError, database_unreachable, invalid, snapshot_failed
 from switchgear_shapes.ingest import Ingest
 from switchgear_shapes.log.shape import Shape
@@ -174,16 +172,16 @@ class Creator:
                 await self._stitch(shape, relation, session, partial(self._steps.open, follower))
             if tree.keys() != (await _tree(definition.oid, session) if definition.partitioned else {}).keys():
                 raise SchemaChanged
-            fd = os.open(shape.snapshot.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            file = _File(shape.snapshot.path)
             try:
-                kept = b""
+                kept, ends = b"", list[int]()
                 if definition.changes_only:
                     await session.query("ROLLBACK")
                 else:
-                    kept = await self._copy(shape, relation, session, fd)
-                await self._finish(shape, fd, kept)
+                    kept, ends = await self._copy(shape, relation, session, file)
+                await self._finish(shape, file, kept, ends)
             finally:
-                os.close(fd)
+                file.close()
 
     async def _open(self, shape: Shape, registered: int, mark: SnapshotMark) -> bool:
         return self._ingest.open(shape, mark, registered)
@@ -201,8 +199,8 @@ class Creator:
                 rows = await session.query_limited(begin_statements(shape.definition, LOCK_SECONDS), MARK_SECONDS)
             except TimeoutError:
                 raise snapshot_failed("The database did not begin a snapshot in time") from None
-            seen, lsn, fingerprint = rows[0]
-            if fingerprint is None or orjson.loads(fingerprint) != relation.fingerprint:
+            seen, lsn, stamp = rows[0]
+            if stamp != relation.stamp:
                 raise SchemaChanged
             mark = SnapshotMark.parse(seen or "", parse_lsn(lsn or ""))
             if await placed(mark):
@@ -212,8 +210,12 @@ class Creator:
             await asyncio.sleep(0.05)
         raise snapshot_failed("A transaction that is replicated already does not become visible; is a standby stuck?")
 
-    async def _copy(self, shape: Shape, relation: Relation, session: Session, fd: int) -> bytes:
-        """Fill the file, and end the transaction. The rows themselves, if they are few; else nothing."""
+    async def _copy(self, shape: Shape, relation: Relation, session: Session, file: _File) -> tuple[bytes, list[int]]:
+        """Fill the file, and end the transaction.
+
+        The rows themselves, if they are few; else nothing. If they came all at once they are not in the file yet, nor
+        are the chunk ends within them known to readers: both come together with the last line.
+        """
         loop = asyncio.get_running_loop()
         snapshot = shape.snapshot
         timed_out: list[asyncio.Future[None]] = []
@@ -222,6 +224,7 @@ class Creator:
         )
         position = chunk_start = 0
         kept = b""
+        kept_ends: list[int] = []
         try:
             fields = header_fields(shape.definition, shape.handle)
             await session.start_copy(copy_statement(shape.definition, relation, fields) + "; ROLLBACK")
@@ -231,15 +234,18 @@ class Creator:
                     raise SchemaChanged
                 data = rows[0] if len(rows) == 1 else b"".join(rows)
                 ends = split_chunks(rows, position, chunk_start, self._threshold)
+                if session.copied and not position and len(data) <= SMALL_BYTES:
+                    kept, kept_ends = data, ends
+                    continue  # that was all
                 if len(data) <= SMALL_BYTES:
-                    _write(fd, data, position)
+                    file.write(data, position)
                 else:
-                    await loop.run_in_executor(None, _write, fd, data, position)
+                    await loop.run_in_executor(None, file.write, data, position)
                 position += len(data)
                 kept = kept + data if position <= SMALL_BYTES else b""
                 chunk_start = ends[-1] if ends else chunk_start
                 snapshot.advance(position, ends)
-            return kept
+            return kept, kept_ends
         except (ConnectionLost, PostgresError):
             if timed_out:
                 raise snapshot_failed(
@@ -250,24 +256,29 @@ class Creator:
         finally:
             watchdog.cancel()
 
-    async def _finish(self, shape: Shape, fd: int, kept: bytes) -> None:
+    async def _finish(self, shape: Shape, file: _File, kept: bytes, ends: list[int]) -> None:
         """The last line, and durability: of a small snapshot through the write-ahead log, of others by fdatasync."""
         loop = asyncio.get_running_loop()
         snapshot = shape.snapshot
         assert snapshot.mark is not None
         line = snapshot.mark.control_line()
-        _write(fd, line, snapshot.length)
+        written = snapshot.length
+        small = written in (0, len(kept))
+        if written:
+            file.write(line, written)
         if not shape.alive:
             raise SchemaChanged
-        small = snapshot.length == len(kept)
-        length = snapshot.length + len(line)
-        snapshot.advance(length, [length], complete=True)
+        rows = kept + line
+        length = written + len(line) if written else len(rows)
+        if not written:
+            self._store.keep_snapshot(shape, rows)
+        snapshot.advance(length, [*ends, length], complete=True)
         if not small:
-            await loop.run_in_executor(None, os.fdatasync, fd)
+            await loop.run_in_executor(None, file.sync)
         durable: asyncio.Future[None] = loop.create_future()
         if shape.alive:
             done = lambda: None if durable.done() else durable.set_result(None)  # noqa: E731
-            self._store.complete_snapshot(shape, kept + line if small else None, done)
+            self._store.complete_snapshot(shape, rows if small else None, done)
             await durable
 
 
@@ -275,9 +286,25 @@ async def _tree(root: int, session: Session) -> Tree:
     return trees_of([root], await session.query(trees_query([root])))[root]
 
 
-def _write(fd: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(fd, view, offset)
-        offset += written
-        view = view[written:]
+class _File:
+    """A snapshot's file, made when something is written: most snapshots are small and come all at once."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._fd = -1
+
+    def write(self, data: bytes, offset: int) -> None:
+        if self._fd < 0:
+            self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(self._fd, view, offset)
+            offset += written
+            view = view[written:]
+
+    def sync(self) -> None:
+        os.fdatasync(self._fd)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)

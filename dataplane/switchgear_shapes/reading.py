@@ -101,12 +101,15 @@ class Reader:
             return not_modified
         headers = self.headers(request, base, sr, shape, offset, schema=schema)
         snapshot = shape.snapshot
+        start = snapshot.chunk_start(number)
+        if snapshot.kept is not None and snapshot.complete:
+            rows = snapshot.kept[start : snapshot.chunk_ends[number]]
+            return self._body(request, base, headers, Slice(None, 0, 0, rows), b"")
         try:
             handle = self._store.files.get(snapshot.path)
         except OSError as error:
             log.error("cannot read the snapshot of %s: %s", shape.handle, error)
             return answers.error_response(request, base, unreadable())
-        start = snapshot.chunk_start(number)
         if number >= len(snapshot.chunk_ends):
             return StreamResponse(200, headers, lambda writer: _stream_growing(writer, shape, number, start, handle))
         end = snapshot.chunk_ends[number]

@@ -70,16 +70,8 @@ class Relation:
     """Primary key columns in key order; empty without one."""
     persistence: str = "p"
     """`pg_class.relpersistence`: p permanent, u unlogged, t temporary."""
-
-    @property
-    def fingerprint(self) -> list[list[object]]:
-        """What `fingerprint_expression` gives in Postgres for the table as it is here."""
-        pk = {name: position for position, name in enumerate(self.pk)}
-        columns: list[list[object]] = [
-            [c.name, c.number, c.type_oid, c.type_modifier, c.not_null, c.generated, pk.get(c.name)]
-            for c in self.columns
-        ]
-        return [[self.schema, self.name], *columns]
+    stamp: str = ""
+    """What `stamp_expression` gives in Postgres for the table as it is here."""
 
     @property
     def signature(self) -> tuple[tuple[str, int], ...]:
@@ -113,7 +105,8 @@ SELECT c.oid::int8, n.nspname, c.relname, c.relkind, c.relreplident,
             o.collisdeterministic, pg_encoding_to_char(b.encoding))
           FROM pg_catalog.pg_collation o, pg_catalog.pg_database b
           WHERE o.oid = a.attcollation AND b.datname = current_database())),
-       c.relpersistence
+       c.relpersistence,
+       {stamp}
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -139,12 +132,14 @@ _NAMED_KINDS = "'r', 'p', 'v', 'm', 'f', 'S'"
 def query_by_name(schema: str, table: str) -> str:
     """Whatever has the name, so that a refusal can say what it is: see `obstacle`."""
     condition = f"n.nspname = {literal(schema)} AND c.relname = {literal(table)}"
-    return _COLUMNS_QUERY.format(kinds=_NAMED_KINDS, condition=condition)
+    return _COLUMNS_QUERY.format(kinds=_NAMED_KINDS, condition=condition, stamp=stamp_expression("c.oid"))
 
 
 def query_by_oids(oids: list[int]) -> str:
     """Tables only."""
-    return _COLUMNS_QUERY.format(kinds=_TABLE_KINDS, condition=f"c.oid IN ({','.join(map(str, oids))})")
+    return _COLUMNS_QUERY.format(
+        kinds=_TABLE_KINDS, condition=f"c.oid IN ({','.join(map(str, oids))})", stamp=stamp_expression("c.oid")
+    )
 
 
 _FIRST_USER_OID = 16_384
@@ -180,16 +175,19 @@ def obstacle_of(oid: int, schema: str, table: str, kind: str, persistence: str) 
     return f"{name} is {what}, whose changes Postgres does not replicate: {instead}"
 
 
-def fingerprint_expression(oid: int) -> str:
-    """SQL for a JSON text that changes when anything about the table that a snapshot relies on changes."""
+def stamp_expression(oid: str) -> str:
+    """SQL for a text that changes when anything about the table that a snapshot relies on changes.
+
+    The transaction ids that made the rows of `pg_attribute` stand for these rows: one small scan, where comparing the
+    columns themselves costs Postgres as much as a snapshot of 100 rows. It may change for less (a column's privileges):
+    then the table is looked at again.
+    """
+    rows = f"FROM pg_catalog.pg_attribute s WHERE s.attrelid = {oid} AND s.attnum > 0 AND NOT s.attisdropped"
+    key = f"FROM pg_catalog.pg_index s WHERE s.indrelid = {oid} AND s.indisprimary"
     return (
-        "(SELECT json_build_array(json_build_array(n.nspname, c.relname))::jsonb || "  # noqa: S608
-        "(SELECT jsonb_agg(jsonb_build_array(a.attname, a.attnum, a.atttypid::int8, a.atttypmod, a.attnotnull,"
-        " a.attgenerated, CASE WHEN array_position(i.indkey, a.attnum) < i.indnkeyatts"
-        " THEN array_position(i.indkey, a.attnum) END) ORDER BY a.attnum)"
-        " FROM pg_attribute a LEFT JOIN pg_index i ON i.indrelid = a.attrelid AND i.indisprimary"
-        f" WHERE a.attrelid = {oid} AND a.attnum > 0 AND NOT a.attisdropped)"
-        f" FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = {oid})"
+        "(SELECT concat_ws(' ', k.relnamespace::pg_catalog.regnamespace, k.relname,"  # noqa: S608
+        f" (SELECT string_agg(s.xmin::text, ',' ORDER BY s.attnum) {rows}),"
+        f" (SELECT string_agg(s.indexrelid::text, ',') {key})) FROM pg_catalog.pg_class k WHERE k.oid = {oid})"
     )
 
 
@@ -214,6 +212,7 @@ def _relation(oid: int, rows: list[Row]) -> Relation:
         columns=columns,
         pk=tuple(name for _, name in keyed),
         persistence=first[17] or "",
+        stamp=first[18] or "",
     )
 
 

@@ -31,6 +31,7 @@ from switchgear_shapes.stack import Stack
 from switchgear_shapes.subqueries.queries import header_fields
 from switchgear_shapes.subset_query import TableChanged
 from switchgear_shapes.subset_request import from_body
+from switchgear_shapes.turns import Turns
 from switchgear_wire import AnyResponse, BodyTooLarge, ClientGone, Request, Response, StreamResponse
 from switchgear_wire.query import parse_query
 
@@ -66,6 +67,7 @@ class ShapeApi:
         self._settings = stack.settings
         self._secret = None if self._settings.secret is None else self._settings.secret.encode()
         self._resolver = Resolver(stack)
+        self._turns = Turns(self._settings.db_pool_size)
         self.admission = Admission(*self._settings.max_concurrent)
 
     def handle(self, request: Request) -> Answer:
@@ -150,12 +152,16 @@ class ShapeApi:
     async def _find(self, call: Call, sr: ShapeRequest) -> AnyResponse:
         """Find the shape by its definition, or make it."""
         await self._ready()
-        shape = await self._resolver.shape(sr.params)
-        if sr.handle is None:
-            await self._started(shape)
-            failure = shape.snapshot.failure
-            if failure is not None and failure.status == 409:  # the table was altered since it was last looked at
-                shape = await self._resolver.shape(sr.params)
+        await self._turns.enter()
+        try:
+            shape = await self._resolver.shape(sr.params)
+            if sr.handle is None:
+                await self._started(shape)
+                failure = shape.snapshot.failure
+                if failure is not None and failure.status == 409:  # the table was altered since it was last looked at
+                    shape = await self._resolver.shape(sr.params)
+        finally:
+            self._turns.leave()
         return await _settled(self._with_shape(call, sr, shape))
 
     async def _subset(self, call: Call, sr: ShapeRequest) -> AnyResponse:

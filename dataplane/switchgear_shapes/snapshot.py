@@ -15,7 +15,7 @@ import orjson
 from switchgear_shapes.definition import Definition
 from switchgear_shapes.identifiers import key_prefix, literal, quote, quote_relation
 from switchgear_shapes.postgres.session import DISPLAY_SETTINGS
-from switchgear_shapes.relations import Column, Relation, fingerprint_expression
+from switchgear_shapes.relations import Column, Relation, stamp_expression
 
 # Base types whose cast to text is their output function, and whose output needs no JSON escapes.
 _PLAIN_NAMES = "int2 int4 int8 float4 float8 numeric oid uuid date time timetz timestamp timestamptz interval"
@@ -90,7 +90,7 @@ def begin_text(oid: int, table: str, lock_seconds: int, statement_seconds: int =
         "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"
         f"{settings}SET LOCAL lock_timeout = '{lock_seconds}s';SET LOCAL statement_timeout = '{statement_seconds}s';"
         f"LOCK TABLE {table} IN ACCESS SHARE MODE;"
-        f"SELECT pg_current_snapshot(), pg_current_wal_insert_lsn(), {fingerprint_expression(oid)}"
+        f"SELECT pg_current_snapshot(), pg_current_wal_insert_lsn(), {stamp_expression(str(oid))}"
     )
 
 
@@ -127,25 +127,78 @@ def copy_query(
 
     `fields`: SQL for more of the headers, as JSON text, each with a comma behind it.
     """
-    columns = {column.name: column for column in relation.columns}
-    all_headers = {"operation": "insert", "relation": [definition.schema, definition.table]} | headers
-    opening = [literal('},"headers":{'), fields] if fields is not None else [literal('},"headers":{')]
-    line = _concat(
-        literal('{"key":'),
-        key_sql(definition, columns),
-        literal(',"value":{'),
-        values_sql(columns, definition.columns),
-        *opening,
-        literal(orjson.dumps(all_headers).decode()[1:] + "},"),
-    )
+    line = _line(definition, relation, headers, fields)
     query = f"SELECT {line} FROM {table_sql(definition)}{tail}"  # noqa: S608 - every name and value in it is quoted
     return f"COPY ({query}) TO STDOUT WITH ({COPY_OPTIONS})"
 
 
+_LINES: dict[tuple[int, tuple[str, ...]], tuple[Relation, str]] = {}
+_LINES_LIMIT = 1000
+
+
+def _line(definition: Definition, relation: Relation, headers: dict[str, Any], fields: str | None) -> str:
+    """SQL for one message. Most shapes are of few tables and columns: theirs is kept."""
+    if headers or fields is not None or definition.hidden_columns:
+        return _line_of(definition, relation, headers, fields)
+    key = (id(relation), definition.columns)
+    kept = _LINES.get(key)
+    if kept is not None and kept[0] is relation:
+        return kept[1]
+    line = _line_of(definition, relation, headers, fields)
+    if len(_LINES) >= _LINES_LIMIT:
+        _LINES.clear()
+    _LINES[key] = (relation, line)
+    return line
+
+
+def _line_of(definition: Definition, relation: Relation, headers: dict[str, Any], fields: str | None) -> str:
+    columns = {column.name: column for column in relation.columns}
+    all_headers = {"operation": "insert", "relation": [definition.schema, definition.table]} | headers
+    return _concat(
+        Constant('{"key":'),
+        *_key_parts(definition, columns),
+        Constant(',"value":{'),
+        *_values_parts(columns, definition.columns),
+        Constant('},"headers":{'),
+        *([] if fields is None else [fields]),
+        Constant(orjson.dumps(all_headers).decode()[1:] + "},"),
+    )
+
+
+class Constant(str):
+    """A part of a line that is the same in every row; other parts are SQL."""
+
+    __slots__ = ()
+
+
+def _concat(*parts: str) -> str:
+    """SQL that puts the parts together, none of them NULL. Each `||` costs Postgres, so constants are joined here."""
+    found: list[str] = []
+    constant = ""
+    for part in parts:
+        if isinstance(part, Constant):
+            constant += part
+            continue
+        if constant:
+            found.append(literal(constant))
+            constant = ""
+        found.append(part)
+    if constant or not found:
+        found.append(literal(constant))
+    return " || ".join(found)
+
+
 def values_sql(columns: dict[str, Column], names: Sequence[str]) -> str:
     """The inside of a JSON object with these columns' values."""
-    parts = [_concat(literal(orjson.dumps(name).decode() + ":"), _json_value(columns[name])) for name in names]
-    return " || ',' || ".join(parts) if parts else "''"
+    return _concat(*_values_parts(columns, names))
+
+
+def _values_parts(columns: dict[str, Column], names: Sequence[str]) -> list[str]:
+    parts: list[str] = []
+    for name in names:
+        comma = "," if parts else ""
+        parts += [Constant(comma + orjson.dumps(name).decode() + ":"), *_value_parts(columns[name])]
+    return parts
 
 
 def table_sql(definition: Definition) -> str:
@@ -162,10 +215,6 @@ def _conditions(definition: Definition, condition: str | None = None) -> str:
     return " WHERE " + " AND ".join(f"({sql})" for sql in given) if given else ""
 
 
-def _concat(*parts: str) -> str:
-    return " || ".join(parts)
-
-
 def _text(column: Column) -> str:
     """The value as its type's output function renders it; not NULL-safe."""
     name = quote(column.name)
@@ -175,34 +224,58 @@ def _text(column: Column) -> str:
     return f"concat({name})"
 
 
-def _json_value(column: Column) -> str:
+def _value_parts(column: Column) -> list[str]:
+    """A column's value as JSON."""
     name = quote(column.name)
-    if column.type_kind == "b" and column.type_name in _PLAIN:
-        rendered = f"'\"' || {name}::text || '\"'"
-        return f"({rendered})" if column.not_null else f"coalesce({rendered}, 'null')"
-    if column.type_kind == "b" and column.type_name == "bool":
-        return f"CASE WHEN {name} THEN '\"t\"' WHEN NOT {name} THEN '\"f\"' ELSE 'null' END"
+    base = column.type_kind == "b"
+    if base and column.type_name in _PLAIN:
+        if column.not_null:
+            return [Constant('"'), f"{name}::text", Constant('"')]
+        return [f"coalesce('\"' || {name}::text || '\"', 'null')"]
+    if base and column.type_name == "bool":
+        return [f"CASE WHEN {name} THEN '\"t\"' WHEN NOT {name} THEN '\"f\"' ELSE 'null' END"]
     rendered = f"to_json({_text(column)})::text"
-    if column.type_kind == "b" and column.type_name in _TEXT:
-        return rendered if column.not_null else f"coalesce({rendered}, 'null')"
+    if base and column.type_name in _TEXT:
+        return [rendered if column.not_null else f"coalesce({rendered}, 'null')"]
     # A composite whose fields are all NULL "is null" in SQL, but has a text of its own.
-    return f"CASE WHEN num_nulls({name}) = 1 THEN 'null' ELSE {rendered} END"
+    return [f"CASE WHEN num_nulls({name}) = 1 THEN 'null' ELSE {rendered} END"]
 
 
 def key_sql(definition: Definition, columns: dict[str, Column]) -> str:
     """The row's key as a JSON string."""
-    prefix = literal(key_prefix(definition.schema, definition.table))
-    parts = [prefix, *(_key_part(columns[name]) for name in definition.key_columns)]
+    return _concat(*_key_parts(definition, columns))
+
+
+def _key_parts(definition: Definition, columns: dict[str, Column]) -> list[str]:
+    prefix = key_prefix(definition.schema, definition.table)
+    keys = [columns[name] for name in definition.key_columns]
+    if not definition.hidden_columns and all(_is_plain(column) and column.not_null for column in keys):
+        # Nothing in it that JSON would escape, apart from the constants.
+        parts: list[str] = [Constant('"' + _escaped(prefix))]
+        for column in keys:
+            parts += [Constant(_escaped('/"')), f"{quote(column.name)}::text", Constant(_escaped('"'))]
+        return [*parts, Constant('"')]
+    parts = [Constant(prefix), *(part for column in keys for part in _key_part(column))]
     if definition.hidden_columns:
-        hidden = _concat(literal(definition.salt), *(_key_part(columns[name]) for name in definition.hidden_columns))
+        hidden = _concat(
+            Constant(definition.salt),
+            *(part for name in definition.hidden_columns for part in _key_part(columns[name])),
+        )
         parts.append(f"'/\"' || md5({hidden}) || '\"'")
-    return f"to_json({_concat(*parts)})::text"
+    return [f"to_json({_concat(*parts)})::text"]
 
 
-def _key_part(column: Column) -> str:
-    rendered = f"'/\"' || replace({_text(column)}, '/', '//') || '\"'"
-    if column.type_kind == "b" and column.type_name in _PLAIN:
-        rendered = f"'/\"' || {_text(column)} || '\"'"
+def _is_plain(column: Column) -> bool:
+    return column.type_kind == "b" and column.type_name in _PLAIN
+
+
+def _escaped(text: str) -> str:
+    """As it stands within a JSON string."""
+    return orjson.dumps(text).decode()[1:-1]
+
+
+def _key_part(column: Column) -> list[str]:
+    rendered = _text(column) if _is_plain(column) else f"replace({_text(column)}, '/', '//')"
     if column.not_null:
-        return rendered
-    return f"CASE WHEN num_nulls({quote(column.name)}) = 1 THEN '/_' ELSE {rendered} END"
+        return [Constant('/"'), rendered, Constant('"')]
+    return [f"CASE WHEN num_nulls({quote(column.name)}) = 1 THEN '/_' ELSE '/\"' || {rendered} || '\"' END"]

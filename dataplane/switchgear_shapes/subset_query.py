@@ -174,8 +174,8 @@ class _Run:
             rows = await session.query_limited(begin, MARK_SECONDS)
         except TimeoutError:
             raise snapshot_failed("The database did not begin a snapshot in time") from None
-        seen, position, fingerprint = rows[0]
-        if fingerprint is None or orjson.loads(fingerprint) != query.relation.fingerprint:
+        seen, position, stamp = rows[0]
+        if stamp != query.relation.stamp:
             raise TableChanged
         mark = SnapshotMark.parse(seen or "", parse_lsn(position or ""))
         metadata = {

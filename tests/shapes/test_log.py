@@ -17,6 +17,7 @@ from switchgear_shapes.definition import Definition
 from switchgear_shapes.errors import CorruptStorage, FatalError
 from switchgear_shapes.log import frames, registry, store, wal
 from switchgear_shapes.log.files import FileCache
+from switchgear_shapes.log.follower import Follower
 from switchgear_shapes.log.frames import Batch, Entry
 from switchgear_shapes.log.registry import Registry
 from switchgear_shapes.log.shape import Shape
@@ -136,10 +137,11 @@ async def durable(opened: Store) -> None:
 
 
 async def complete(opened: Store, definition: Definition = DEFINITION) -> Shape:
-    """A shape with a small snapshot, whose file the crash is to have lost."""
+    """A shape with a small snapshot, which has no file yet."""
     shape = opened.create(definition)
     data = MARK.control_line()
     shape.snapshot.mark = MARK
+    opened.keep_snapshot(shape, data)
     shape.snapshot.advance(len(data), [len(data)], complete=True)
     done = asyncio.get_running_loop().create_future()
     opened.complete_snapshot(shape, data, lambda: done.set_result(None))
@@ -183,7 +185,7 @@ async def test_a_store_finds_everything_again(open_store: Callable[[], Store]) -
         assert found.definition == DEFINITION
         assert found.snapshot.complete
         assert found.snapshot.mark == MARK
-        assert Path(found.snapshot.path).read_bytes() == MARK.control_line()
+        assert found.snapshot.kept == MARK.control_line()
         assert content(opened, found) == line(20, 0) + line(30, 2)
         assert found.log.latest == (30, 2)
         assert opened.system == ("sys", 3)
@@ -193,10 +195,43 @@ async def test_a_store_finds_everything_again(open_store: Callable[[], Store]) -
     await durable(opened)
     await opened.close()
     opened = open_store()
-    assert content(opened, opened.by_handle[shape.handle]).endswith(line(40, 0))
+    found = opened.by_handle[shape.handle]
+    assert content(opened, found).endswith(line(40, 0))
+    assert found.snapshot.kept is None  # the checkpoint has moved it
+    assert Path(found.snapshot.path).read_bytes() == MARK.control_line()
     newer = opened.create(Definition.from_json(DEFINITION.to_json() | {"oid": 9}))
     assert newer.id > dropped.id
     await opened.close()
+
+
+async def test_small_snapshots_move_into_files_when_they_are_many(
+    open_store: Callable[[], Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For the writer, for one that reads along, and again after a crash."""
+    size = len(MARK.control_line())
+    monkeypatch.setattr(registry, "KEPT_LIMIT", 2 * size)
+    opened = open_store()
+    shapes = [await complete(opened, Definition.from_json(DEFINITION.to_json() | {"oid": n})) for n in range(1, 6)]
+    reading = Follower.open(tmp_path / "storage", 1000)
+    try:
+        for known in (opened, reading):
+            found = [known.by_handle[shape.handle].snapshot for shape in shapes]
+            assert sum(len(snapshot.kept or b"") for snapshot in found) <= 2 * size
+            for snapshot in found:
+                assert (snapshot.kept or Path(snapshot.path).read_bytes()) == MARK.control_line()
+        opened.drop(shapes[4], "test")
+        await durable(opened)
+        assert shapes[4].snapshot.kept is None
+    finally:
+        reading.close()
+    crash(opened)
+    opened = open_store()
+    for shape in shapes[:4]:
+        snapshot = opened.by_handle[shape.handle].snapshot
+        assert (snapshot.kept or Path(snapshot.path).read_bytes()) == MARK.control_line()
+    opened.begin_checkpoint()
+    await opened.close()
+    assert not any(shape.snapshot.kept for shape in opened.by_id.values())
 
 
 async def test_an_unfinished_large_transaction_leaves_nothing(open_store: Callable[[], Store]) -> None:

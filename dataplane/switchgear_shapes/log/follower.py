@@ -48,7 +48,7 @@ class Follower(Registry):
         self._fd = -1
         self._position = 0
         self._sequence = 0
-        self._trim_at = 0
+        self._trim_at = self._kept_trim_at = 0
         self._stamp = self._checkpoint_stamp()
 
     @classmethod
@@ -149,6 +149,16 @@ class Follower(Registry):
             if not shape.log.tail_bytes:
                 del self._tails[shape.id]
         self._trim_at = self._tail_bytes + limit // 4
+
+    def _bound_kept(self, limit: int) -> None:
+        """What the writer has put into files need not be kept here. Its own limit bounds the rest."""
+        if self._kept_bytes < self._kept_trim_at:
+            return
+        for shape in list(self._kept.values()):
+            with contextlib.suppress(FileNotFoundError):
+                if Path(shape.snapshot.path).stat().st_size >= shape.snapshot.length > 0:
+                    self._let_go(shape)
+        self._kept_trim_at = self._kept_bytes + limit // 4
 
     def _checkpoint_stamp(self) -> tuple[int, int]:
         try:

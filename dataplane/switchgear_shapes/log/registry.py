@@ -24,6 +24,8 @@ FORMAT = "switchgear-shapes 1"
 """What the file FORMAT says."""
 TAIL_LIMIT = 32 * 1024 * 1024
 """Bytes of all shapes together that may wait in memory for their file."""
+KEPT_LIMIT = 32 * 1024 * 1024
+"""The same for small snapshots."""
 
 
 class Registry:
@@ -39,6 +41,8 @@ class Registry:
         self._staged: dict[int, Shape] = {}
         self._tails: OrderedDict[int, Shape] = OrderedDict()
         self._tail_bytes = 0
+        self._kept: OrderedDict[int, Shape] = OrderedDict()
+        self._kept_bytes = 0
         self.files = FileCache()
         self.by_id: dict[int, Shape] = {}
         self.by_handle: dict[str, Shape] = {}
@@ -78,7 +82,7 @@ class Registry:
         elif kind == frames.ROWS:
             shape = self.by_id.get(int.from_bytes(body[:4], "little"))
             if shape is not None:
-                self._write_rows(shape, body[4:])
+                self._keep(shape, body[4:])
         elif kind == frames.DROP:
             number = int.from_bytes(body, "little")
             shape = self.by_id.get(number)
@@ -148,8 +152,8 @@ class Registry:
     def _forget_source(self, number: int | None) -> None:
         """No shape asks a subquery any more; None for all of them."""
 
-    def _write_rows(self, shape: Shape, rows: bytes) -> None:
-        """A small snapshot's rows are durable in the log."""
+    def _bound_kept(self, limit: int) -> None:
+        """The small snapshots in memory have grown beyond their limit."""
 
     def _unlink(self, *paths: str) -> None:
         """The files of a shape that is no more."""
@@ -176,9 +180,24 @@ class Registry:
         self.held.pop(shape.id, None)
         if self._tails.pop(shape.id, None) is not None:
             self._tail_bytes -= shape.log.tail_bytes
+        self._let_go(shape)
         self.files.forget(shape.snapshot.path)
         self.files.forget(shape.log.path)
         self._unlink(shape.snapshot.path, shape.log.path)
+
+    def _keep(self, shape: Shape, rows: bytes) -> None:
+        """A small snapshot's rows, which have no file yet."""
+        self._let_go(shape)
+        shape.snapshot.kept = rows
+        self._kept[shape.id] = shape
+        self._kept_bytes += len(rows)
+        if self._kept_bytes > KEPT_LIMIT:
+            self._bound_kept(KEPT_LIMIT)
+
+    def _let_go(self, shape: Shape) -> None:
+        kept, shape.snapshot.kept = shape.snapshot.kept, None
+        if self._kept.pop(shape.id, None) is not None and kept is not None:
+            self._kept_bytes -= len(kept)
 
     def _replace_log(self, shape: Shape, generation: int, compacted: Compacted) -> None:
         """The shape goes on in its compacted file. Raises OSError."""

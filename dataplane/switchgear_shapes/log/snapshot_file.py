@@ -1,7 +1,8 @@
 """A shape's snapshot: a file of message lines in numbered chunks, readable while it grows.
 
 Invariants: bytes below `length` never change; chunk N ends at `chunk_ends[N]`; once `complete`, the last chunk end is
-the length and the file is durable. A snapshot that is not complete does not survive the process.
+the length. A snapshot that is not complete does not survive the process. A small one is in the write-ahead log and in
+memory (`kept`) until its file is written.
 """
 
 from __future__ import annotations
@@ -15,16 +16,18 @@ from switchgear_shapes.snapshot import SnapshotMark
 class SnapshotFile:
     """State of one snapshot. Written by its creation task, read by requests."""
 
-    __slots__ = ("_waiters", "chunk_ends", "complete", "failure", "length", "mark", "path")
+    __slots__ = ("_waiters", "chunk_ends", "complete", "failure", "kept", "length", "mark", "path")
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.length = 0
         self.chunk_ends: list[int] = []
         self.complete = False
+        self.kept: bytes | None = None
+        """All bytes, while they are in no file."""
         self.mark: SnapshotMark | None = None
         self.failure: ShapeError | None = None
-        self._waiters: list[asyncio.Future[None]] | None = None
+        self._waiters: list[asyncio.Future[bool]] | None = None
 
     def restore(self, chunk_ends: list[int], mark: SnapshotMark) -> None:
         self.chunk_ends = chunk_ends
@@ -59,18 +62,26 @@ class SnapshotFile:
 
     async def changed(self, seconds: float) -> bool:
         """Wait for the next `advance` or `fail`; False when `seconds` pass without one."""
-        future = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[bool] = loop.create_future()
         if self._waiters is None:
             self._waiters = []
         self._waiters.append(future)
-        done, _ = await asyncio.wait([future], timeout=seconds)
-        return bool(done)
+        timer = loop.call_later(seconds, _settle, future, False)
+        try:
+            return await future
+        finally:
+            timer.cancel()
 
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, None
         for future in waiters or ():
-            if not future.done():
-                future.set_result(None)
+            _settle(future, True)
+
+
+def _settle(future: asyncio.Future[bool], woken: bool) -> None:
+    if not future.done():
+        future.set_result(woken)
 
 
 def split_chunks(rows: list[bytes], start: int, chunk_start: int, threshold: int) -> list[int]:

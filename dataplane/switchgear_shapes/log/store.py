@@ -165,8 +165,12 @@ class Store(Registry):
         self._wal.append(frames.json_record(frames.CREATE, shape.to_json()))
         return shape
 
+    def keep_snapshot(self, shape: Shape, rows: bytes) -> None:
+        """A small snapshot without a file: its rows are read from memory until a checkpoint writes them."""
+        self._keep(shape, rows)
+
     def complete_snapshot(self, shape: Shape, rows: bytes | None, callback: Callable[[], None]) -> None:
-        """The snapshot's file is complete: make that known to recovery.
+        """The snapshot is complete: make that known to recovery.
 
         `rows` are all its bytes; without them the file must be synced already.
         """
@@ -378,8 +382,21 @@ class Store(Registry):
         super()._forget(shape)
         self._compacted.pop(shape.id, None)
 
-    def _write_rows(self, shape: Shape, rows: bytes) -> None:
-        write_at(shape.snapshot.path, [rows], 0)
+    def _bound_kept(self, limit: int) -> None:
+        while self._kept_bytes > limit and not self._files_full:
+            self._write_kept(next(iter(self._kept.values())))
+
+    def _write_kept(self, shape: Shape) -> None:
+        """Move a small snapshot into its file; on a full disk it stays in memory until there is room."""
+        kept = shape.snapshot.kept
+        if self._files_full or kept is None:
+            return
+        try:
+            write_at(shape.snapshot.path, [kept], 0)
+        except OSError as error:
+            self._file_failed(error)
+        else:
+            self._let_go(shape)
 
     def _bound_tails(self, limit: int) -> None:
         while self._tail_bytes > limit and not self._files_full:
@@ -393,22 +410,31 @@ class Store(Registry):
             self._tail_bytes -= shape.log.flush()
             del self._tails[shape.id]
         except OSError as error:
-            if not is_full(error):
-                self._die(error)
-            log.error("the disk is full: replication is paused until there is room; nothing is lost")
-            self._files_full = True
-            self._loop.call_later(ROOM_SECONDS, self._try_again)
+            self._file_failed(error)
+
+    def _file_failed(self, error: OSError) -> None:
+        if not is_full(error):
+            self._die(error)
+        log.error("the disk is full: replication is paused until there is room; nothing is lost")
+        self._files_full = True
+        self._loop.call_later(ROOM_SECONDS, self._try_again)
 
     def _try_again(self) -> None:
         self._files_full = False
         waiting = next(iter(self._tails.values()), None)
         if waiting is not None:
             self._flush(waiting)
+        small = next(iter(self._kept.values()), None)
+        if small is not None:
+            self._write_kept(small)
 
     def _flush_all(self) -> None:
         """Raises OSError when the disk is full."""
-        while self._tails:
-            self._flush(next(iter(self._tails.values())))
+        while self._tails or self._kept:
+            if self._tails:
+                self._flush(next(iter(self._tails.values())))
+            else:
+                self._write_kept(next(iter(self._kept.values())))
             if self._files_full:
                 raise OSError(errno.ENOSPC, "the disk is full")
 
@@ -442,11 +468,11 @@ class Store(Registry):
             if lines is None:
                 return
             segment = self._wal.segment
-            waiting = list(self._tails.values())
-            for index, shape in enumerate(waiting):
-                self._flush(shape)
-                if index % 64 == 63:
-                    await asyncio.sleep(0)
+            for move, waiting in ((self._flush, self._tails), (self._write_kept, self._kept)):
+                for index, shape in enumerate(list(waiting.values())):
+                    move(shape)
+                    if index % 64 == 63:
+                        await asyncio.sleep(0)
             if self._files_full:
                 return  # the log keeps what the files lack
             await self._loop.run_in_executor(None, self._sync)

@@ -34,11 +34,14 @@ class Pool:
 
         Raises PoolTimeout, ConnectionLost, PostgresError.
         """
-        try:
-            async with asyncio.timeout(wait):
-                await self._free.acquire()
-        except TimeoutError:
-            raise PoolTimeout from None
+        if self._free.locked():
+            try:
+                async with asyncio.timeout(wait):
+                    await self._free.acquire()
+            except TimeoutError:
+                raise PoolTimeout from None
+        else:
+            await self._free.acquire()
         try:
             session = self._take_idle()
             if session is None:

@@ -54,6 +54,10 @@ class Session:
         self._pg = connection
         self._loop = asyncio.get_running_loop()
         self._waiting: asyncio.Future[None] | None = None
+        self._reading = False
+        self._broken: psycopg.Error | None = None
+        self.copied = False
+        """Whether the last COPY was read to its end."""
         self.closed = False
         self.last_used = 0.0
 
@@ -147,16 +151,17 @@ class Session:
 
     async def query_limited(self, sql: str, seconds: float) -> list[Row]:
         """`query`, cancelled on the server after `seconds` (TimeoutError; the session is closed then)."""
-        task = asyncio.ensure_future(self._run(sql))
-        done, _ = await asyncio.wait([task], timeout=seconds)
-        if not done:
-            await self.cancel_and_close()
-            task.cancel()
-            with contextlib.suppress(BaseException):
-                await task
-            raise TimeoutError
-        result = task.result()
-        return [] if result is None else _rows(result)
+        ending: list[asyncio.Task[None]] = []
+        timer = self._loop.call_later(seconds, lambda: ending.append(asyncio.ensure_future(self.cancel_and_close())))
+        try:
+            return await self.query(sql)
+        except ConnectionLost:
+            if not ending:
+                raise
+            await ending[0]
+            raise TimeoutError from None
+        finally:
+            timer.cancel()
 
     async def start_copy(self, sql: str) -> None:
         """Run a statement that begins COPY OUT or COPY BOTH. Raises PostgresError, ConnectionLost."""
@@ -168,8 +173,8 @@ class Session:
     async def copy_blocks(self, block_bytes: int) -> AsyncIterator[list[bytes]]:
         """The data of COPY OUT: lists of rows, about `block_bytes` each, as fast as the consumer takes them.
 
-        The first block comes with the first bytes, later ones at least every BLOCK_SECONDS. Raises PostgresError,
-        ConnectionLost.
+        The first block comes with the first bytes, later ones at least every BLOCK_SECONDS; `copied` is set before the
+        last one. Raises PostgresError, ConnectionLost.
         """
         get = self._pg.get_copy_data
         time = self._loop.time
@@ -177,6 +182,7 @@ class Session:
         size = 0
         last = 0.0
         empty = 0
+        self.copied = False
         while True:
             try:
                 count, data = get(1)
@@ -190,20 +196,22 @@ class Session:
                     yield rows
                     rows, size, last = [], 0, time()
             elif count == 0:
-                if rows and time() - last > BLOCK_SECONDS:
-                    yield rows
-                    rows, size, last = [], 0, time()
                 # The library takes a few packets at a time: look again, nap (the kernel gathers more), then wait.
-                if empty == 1:
-                    await asyncio.sleep(NAP_SECONDS)
-                elif empty > 1:
-                    await self._wait(self._loop.add_reader, self._loop.remove_reader)
+                if empty < 2:
+                    if empty:
+                        await asyncio.sleep(NAP_SECONDS)
+                    self._consume()
+                else:
+                    if rows and time() - last > BLOCK_SECONDS:
+                        yield rows
+                        rows, size, last = [], 0, time()
+                    await self._received()
                 empty += 1
-                self._consume()
             else:
+                await self._last_result()
+                self.copied = True
                 if rows:
                     yield rows
-                await self._last_result()
                 return
 
     # -- the replication stream --
@@ -238,6 +246,7 @@ class Session:
 
     async def readable(self, limit: float) -> bool:
         """Wait for bytes from the server, at most `limit` seconds."""
+        self._reading = False  # the loop has one reader of a socket, and this one takes its place
         return await self._wait(self._loop.add_reader, self._loop.remove_reader, limit)
 
     def send_copy(self, data: bytes) -> None:
@@ -275,8 +284,7 @@ class Session:
         failed: PostgresError | None = None
         while True:
             while pg.is_busy():
-                await self._wait(self._loop.add_reader, self._loop.remove_reader)
-                self._consume()
+                await self._received()
             result = pg.get_result()
             if result is None:
                 break
@@ -294,6 +302,40 @@ class Session:
         if failed is not None:
             raise failed
         return last
+
+    async def _received(self) -> None:
+        """Wait for bytes from the server, and take them. Raises ConnectionLost.
+
+        The reader stays with the loop from one wait to the next: adding and removing it costs two system calls.
+        """
+        if self.closed:
+            raise ConnectionLost("the connection is closed")
+        if not self._reading:
+            self._loop.add_reader(self._pg.socket, self._on_readable)
+            self._reading = True
+        ready = self._waiting = self._loop.create_future()
+        try:
+            await ready
+        finally:
+            self._waiting = None
+        if self._broken is not None:
+            raise self._lost(self._broken)
+        if self.closed:
+            raise ConnectionLost("the connection is closed")
+
+    def _on_readable(self) -> None:
+        waiting = self._waiting
+        if waiting is None or waiting.done():
+            # Whoever is busy with what came before takes the rest when it wants to.
+            self._loop.remove_reader(self._pg.socket)
+            self._reading = False
+            return
+        # At once, or the loop would report the same bytes again before the waiting task runs.
+        try:
+            self._pg.consume_input()
+        except psycopg.Error as error:
+            self._broken = error
+        waiting.set_result(None)
 
     def _consume(self) -> None:
         if self.closed:

@@ -13,8 +13,6 @@ import time
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
-import orjson
-
 from switchgear_shapes.catalog import Catalog
 from switchgear_shapes.errors import ShapeError, invalid, snapshot_failed
 from switchgear_shapes.identifiers import quote_relation
@@ -369,8 +367,8 @@ class Steps:
             rows = await session.query_limited(statements, PASS_SECONDS)
         except TimeoutError:
             raise snapshot_failed("The database did not begin a snapshot in time") from None
-        seen, lsn, fingerprint = rows[0]
-        fits = fingerprint is not None and orjson.loads(fingerprint) == relation.fingerprint
+        seen, lsn, stamp = rows[0]
+        fits = stamp == relation.stamp
         if strict and not fits:
             self._catalog.forget(relation.schema, relation.name)
             raise ShapeError(409, {})
