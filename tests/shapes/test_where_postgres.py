@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from switchgear_shapes.where.parse import WhereError, parse_where
-from tests.shapes.where_support import ROWS, Table, agrees, conditions
+from tests.shapes.where_support import Table, agrees, conditions
 from tests.support.postgres import Postgres, create_database, drop_database
 
 pytestmark = pytest.mark.pg
@@ -37,7 +37,10 @@ def check(table: Table, texts: list[str]) -> int:
     wrong = []
     for (text, where), as_written, as_rendered in zip(taken, written, canonical, strict=True):
         ours = table.ours(where)
-        if not agrees(ours, as_rendered) or (as_written != "e" * ROWS and not agrees(ours, as_written)):
+        # Postgres may evaluate the sides of AND and OR in any order, and fail at one whose value does not matter. What
+        # it is ever asked is the rendered text, so where only the written one fails that one counts.
+        written_or_rendered = "".join(r if w == "e" else w for w, r in zip(as_written, as_rendered, strict=True))
+        if not agrees(ours, as_rendered) or not agrees(ours, written_or_rendered):
             wrong.append((text, where.sql, ours, as_rendered, as_written))
     # The shortest is shown: shrinking a batch would ask Postgres for hours.
     assert not wrong, "\n".join(min(wrong, key=lambda found: len(found[0])))
