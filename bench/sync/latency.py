@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 
-from bench.sync.http import Answer, Connection, answers
+from bench.sync.http import Answer, Connection, Gathering
 from bench.sync.replica import ReplicationClient
 from bench.sync.report import Figure, percentile
 from bench.sync.world import Server, World, position
@@ -128,10 +128,11 @@ def last_of(server: Server, shapes: list[dict[str, Any]], update: bytes, rounds:
         for _ in range(rounds + 2):
             for connection, shape, now in zip(connections, shapes, positions, strict=True):
                 connection.ask(**shape, **now, live="true")
+            gathering = Gathering(connections)
             time.sleep(1.0)
             database.execute(update)
             committed = time.perf_counter()
-            got = answers(connections)
+            got = gathering.answers()
             found.append((max(answer.at for answer in got) - committed) * 1000)
             positions = [position(answer) for answer in got]
     for connection in connections:

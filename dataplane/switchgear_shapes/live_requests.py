@@ -12,7 +12,7 @@ from typing import Protocol
 from switchgear_shapes.live import Live
 from switchgear_shapes.log.shape import Shape
 from switchgear_shapes.offsets import Offset
-from switchgear_wire import AnyResponse, Response, StreamResponse, Writer, frame
+from switchgear_wire import AnyResponse, Deferred, Response, StreamResponse, Writer, frame
 
 MAX_EVENT_BUFFER = 2 * 1024 * 1024
 """A stream whose client is this far behind is ended; the client comes back with its offset."""
@@ -32,18 +32,23 @@ class Answerer(Protocol):
         """The shape was dropped."""
 
 
-class LongPoll:
-    """Waits for data, a timeout or the shape's end; the first one answers."""
+class LongPoll(Deferred):
+    """Waits for data, a timeout or the shape's end; the first one answers.
 
-    __slots__ = ("_answerer", "_live", "_timer", "future", "shape")
+    `ended` is called with the answer before it is sent, or with None when the client went away.
+    """
 
-    def __init__(self, shape: Shape, answerer: Answerer, live: Live, seconds: float) -> None:
-        loop = asyncio.get_running_loop()
+    __slots__ = ("_answerer", "_ended", "_live", "_timer", "shape")
+
+    def __init__(
+        self, shape: Shape, answerer: Answerer, live: Live, seconds: float, ended: Callable[[AnyResponse | None], None]
+    ) -> None:
+        super().__init__()
         self.shape = shape
-        self.future: asyncio.Future[AnyResponse] = loop.create_future()
         self._answerer = answerer
         self._live = live
-        self._timer = loop.call_later(seconds, self.on_stop)
+        self._ended: Callable[[AnyResponse | None], None] | None = ended
+        self._timer = asyncio.get_running_loop().call_later(seconds, self.on_stop)
         live.add(self)
 
     def on_change(self) -> None:
@@ -60,15 +65,15 @@ class LongPoll:
 
     def cancel(self) -> None:
         """The client went away."""
-        self._timer.cancel()
-        self._live.remove(self)
-        self.future.cancel()
+        self._finish(None)
 
-    def _finish(self, response: AnyResponse) -> None:
-        self._timer.cancel()
-        self._live.remove(self)
-        if not self.future.done():
-            self.future.set_result(response)
+    def _finish(self, response: AnyResponse | None) -> None:
+        ended, self._ended = self._ended, None
+        if ended is not None:
+            self._timer.cancel()
+            self._live.remove(self)
+            ended(response)
+            self.settle(response)
 
 
 class EventSource(Protocol):

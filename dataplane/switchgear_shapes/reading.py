@@ -46,6 +46,8 @@ class Reader:
         self._cursor = cursor
         self._memo_key: tuple[int, int, int, int] | None = None
         self._memo = b""
+        self._live_key: tuple[object, ...] | None = None
+        self._live_answer = (b"", b"")
 
     # -- headers --
 
@@ -63,9 +65,35 @@ class Reader:
         content_type: bytes = answers.JSON_TYPE,
     ) -> bytes:
         """All headers of a 200. `schema` only for answers that are not live."""
+        cursor = self._cursor(sr.cursor) if sr.live else 0
+        return base + self._own_headers(
+            request,
+            sr,
+            shape,
+            offset,
+            cursor,
+            schema,
+            reaches_end=reaches_end,
+            has_data=has_data,
+            content_type=content_type,
+        )
+
+    def _own_headers(
+        self,
+        request: Request,
+        sr: ShapeRequest,
+        shape: Shape,
+        offset: Offset,
+        cursor: int,
+        schema: bytes | None,
+        *,
+        reaches_end: bool,
+        has_data: bool = True,
+        content_type: bytes = answers.JSON_TYPE,
+    ) -> bytes:
+        """The headers without those that every answer carries."""
         unique = None if has_data else time.monotonic_ns()
         parts = [
-            base,
             content_type,
             self._cache.of(request, sr),
             b"electric-handle: %b\r\nelectric-offset: %b\r\nelectric-has-data: %b\r\n"
@@ -74,7 +102,7 @@ class Reader:
         if content_type is answers.JSON_TYPE:
             parts.append(b'etag: "%b"\r\n' % answers.etag(shape.handle, sr.offset_text, offset, unique))
         if sr.live:
-            parts.append(b"electric-cursor: %d\r\n" % self._cursor(sr.cursor))
+            parts.append(b"electric-cursor: %d\r\n" % cursor)
         elif schema is not None:
             parts.append(b"electric-schema: " + schema + b"\r\n")
         if reaches_end:
@@ -84,8 +112,8 @@ class Reader:
     def _not_modified(
         self, request: Request, base: bytes, sr: ShapeRequest, shape: Shape, offset: Offset, reaches_end: bool
     ) -> Response | None:
-        tag = answers.etag(shape.handle, sr.offset_text, offset)
-        if not answers.matches(request.headers.get(b"if-none-match"), tag):
+        given = request.headers.get(b"if-none-match")
+        if given is None or not answers.matches(given, answers.etag(shape.handle, sr.offset_text, offset)):
             return None
         return Response(304, self.headers(request, base, sr, shape, offset, schema=None, reaches_end=reaches_end))
 
@@ -121,6 +149,32 @@ class Reader:
         self, request: Request, base: bytes, sr: ShapeRequest, shape: Shape, offset: Offset, schema: bytes | None
     ) -> AnyResponse | None:
         """The log behind `offset`; None for a live request when nothing is there. Raises ShapeError."""
+        if not sr.live or sr.sse or request.method != "GET" or b"if-none-match" in request.headers:
+            return self._after(request, base, sr, shape, offset, schema, self._cursor(sr.cursor) if sr.live else 0)
+        # Live clients come together: what they get differs by what every answer carries only.
+        cursor = self._cursor(sr.cursor)
+        key = (shape.id, shape.generation, shape.log.visible, offset, sr.offset_text, cursor)
+        if key != self._live_key:
+            response = self._after(request, b"", sr, shape, offset, schema, cursor)
+            if not isinstance(response, Response) or response.status != 200:
+                if response is not None:
+                    response.headers = base + response.headers
+                return response
+            self._live_key = key
+            self._live_answer = (response.headers, response.body)
+        headers, body = self._live_answer
+        return Response(200, base + headers, body)
+
+    def _after(
+        self,
+        request: Request,
+        base: bytes,
+        sr: ShapeRequest,
+        shape: Shape,
+        offset: Offset,
+        schema: bytes | None,
+        cursor: int,
+    ) -> AnyResponse | None:
         shape_log = shape.log
         try:
             position = shape_log.position_of(offset, self._store.files)
@@ -137,7 +191,7 @@ class Reader:
         control = b""
         if reaches_end:
             control = answers.up_to_date(end_offset[0] if sr.live else max(self._store.seen_by(shape), end_offset[0]))
-        headers = self.headers(request, base, sr, shape, end_offset, schema=schema, reaches_end=reaches_end)
+        headers = base + self._own_headers(request, sr, shape, end_offset, cursor, schema, reaches_end=reaches_end)
         if end - position <= INLINE_BYTES:
             return Response(200, headers, self._small_body(shape, position, end, control))
         try:

@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Awaitable
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from switchgear_shapes import answers, errors
 from switchgear_shapes.admission import EXISTING, INITIAL, Admission, Permit
@@ -32,7 +32,7 @@ from switchgear_shapes.subqueries.queries import header_fields
 from switchgear_shapes.subset_query import TableChanged
 from switchgear_shapes.subset_request import from_body
 from switchgear_shapes.turns import Turns
-from switchgear_wire import AnyResponse, BodyTooLarge, ClientGone, Request, Response, StreamResponse
+from switchgear_wire import AnyResponse, BodyTooLarge, ClientGone, Deferred, Request, Response, StreamResponse
 from switchgear_wire.query import parse_query
 
 log = logging.getLogger("switchgear.shapes.api")
@@ -42,7 +42,7 @@ DELETE_SECONDS = 30.0
 SNAPSHOT_START_SECONDS = 60.0
 CACHED_QUERY_BYTES = 2048
 
-Answer = AnyResponse | Awaitable[AnyResponse]
+Answer = AnyResponse | Deferred | Awaitable[AnyResponse]
 
 
 class Call:
@@ -301,22 +301,21 @@ class ShapeApi:
             return answerer.nothing()
         if call.permit is not None:  # the coroutine that holds it gives it back
             call.permit.become(EXISTING)
-            poll = LongPoll(shape, answerer, self._stack.live, seconds)
+            poll = LongPoll(shape, answerer, self._stack.live, seconds, lambda answer: None)
         else:
             permit = self.admission.enter(EXISTING)
             try:
-                poll = LongPoll(shape, answerer, self._stack.live, seconds)
+                poll = LongPoll(shape, answerer, self._stack.live, seconds, partial(self._polled, call, permit))
             except BaseException:
                 permit.leave()
                 raise
-            poll.future.add_done_callback(lambda done: self._polled(call, permit, done))
         call.request.on_close(poll.cancel)
-        return poll.future
+        return poll
 
-    def _polled(self, call: Call, permit: Permit, done: asyncio.Future[AnyResponse]) -> None:
+    def _polled(self, call: Call, permit: Permit, answer: AnyResponse | None) -> None:
         permit.leave()
-        if not done.cancelled():
-            self._answered(call, done.result())
+        if answer is not None:
+            self._answered(call, answer)
 
     def _events(self, call: Call, sr: ShapeRequest, shape: Shape, offset: Offset) -> AnyResponse:
         reader = self._reader
@@ -390,7 +389,15 @@ class ShapeApi:
 
 
 async def _settled(answer: Answer) -> AnyResponse:
-    return answer if isinstance(answer, AnyResponse) else await answer
+    """Raises ClientGone."""
+    if not isinstance(answer, Deferred):
+        return answer if isinstance(answer, AnyResponse) else await answer
+    settled: asyncio.Future[AnyResponse | None] = asyncio.get_running_loop().create_future()
+    answer.listen(lambda found: None if settled.done() else settled.set_result(found))
+    response = await settled
+    if response is None:
+        raise ClientGone
+    return response
 
 
 def _unexpected(call: Call, error: Exception) -> Response:

@@ -9,6 +9,7 @@ from switchgear_wire.listener import Limits, Server, serve
 from switchgear_wire.request import Request
 from switchgear_wire.response import (
     AnyResponse,
+    Deferred,
     FileResponse,
     FileSlice,
     Handler,
@@ -23,6 +24,7 @@ __all__ = [
     "AnyResponse",
     "BodyTooLarge",
     "ClientGone",
+    "Deferred",
     "FileResponse",
     "FileSlice",
     "Handler",

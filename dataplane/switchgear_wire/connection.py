@@ -22,6 +22,7 @@ from switchgear_wire.files import SENDFILE_FROM, send_parts, send_short
 from switchgear_wire.request import Request
 from switchgear_wire.response import (
     AnyResponse,
+    Deferred,
     FileResponse,
     Response,
     StreamResponse,
@@ -273,12 +274,28 @@ class Connection(asyncio.BufferedProtocol):
                 self._send(request, result)
             elif isinstance(result, (FileResponse, StreamResponse, Response)):
                 self._respond(request, result)
+            elif isinstance(result, Deferred):
+                result.listen(partial(self._on_answer, request))
             elif isinstance(result, asyncio.Future):
                 result.add_done_callback(partial(self._on_result, request))
                 return
             else:
                 self._task = asyncio.ensure_future(self._await(request, result))
                 return
+
+    def _on_answer(self, request: Request, answer: AnyResponse | None) -> None:
+        """A deferred answer is there. Whoever brings it has others to serve: nothing is raised."""
+        if answer is None or request.closed:
+            if isinstance(answer, FileResponse) and answer.on_done is not None:
+                answer.on_done()
+            return
+        try:
+            self._respond(request, answer)
+            if self._active is None and self._queue:
+                self._dispatch()
+        except Exception:
+            log.exception("cannot answer %s %s", request.method, request.path)
+            self.abort()
 
     def _on_result(self, request: Request, done: asyncio.Future[AnyResponse]) -> None:
         if request.closed:
@@ -332,6 +349,14 @@ class Connection(asyncio.BufferedProtocol):
             self._start_stream(request, response)
 
     def _head(self, request: Request, status: int, headers: bytes, length: int | None) -> bytes:
+        if (
+            request.keep_alive
+            and length is not None
+            and status not in NO_BODY
+            and not (request.http10 or self._server.draining)
+            and request.body_complete
+        ):
+            return b"%b%b%bcontent-length: %d\r\n\r\n" % (status_line(status), headers, date_header(), length)
         if not request.body_complete and not self._can_discard(request):
             request.keep_alive = False
         if self._server.draining:

@@ -89,6 +89,30 @@ class StreamResponse:
         self.length = length
 
 
+class Deferred:
+    """An answer that comes later, without a task or a future: whoever has it calls `settle`, once.
+
+    The connection listens; the answer may be there before it does. Settled with None the client is gone.
+    """
+
+    __slots__ = ("_answer", "_listener")
+
+    def __init__(self) -> None:
+        self._answer: AnyResponse | None = None
+        self._listener: Callable[[AnyResponse | None], None] | None = None
+
+    def listen(self, listener: Callable[[AnyResponse | None], None]) -> None:
+        """Call back with the answer, at once if it is there."""
+        self._listener = listener
+        if self._answer is not None:
+            listener(self._answer)
+
+    def settle(self, answer: AnyResponse | None) -> None:
+        self._answer = answer
+        if self._listener is not None:
+            self._listener(answer)
+
+
 class Writer(Protocol):
     """The body of a StreamResponse. Writing after `closed` does nothing."""
 
@@ -118,4 +142,4 @@ class Writer(Protocol):
 
 
 AnyResponse: TypeAlias = Response | FileResponse | StreamResponse
-Handler: TypeAlias = "Callable[[Request], AnyResponse | Awaitable[AnyResponse]]"
+Handler: TypeAlias = "Callable[[Request], AnyResponse | Deferred | Awaitable[AnyResponse]]"
