@@ -5,6 +5,7 @@ One place for every header rule, so that all ways to an answer (at once, after a
 
 from __future__ import annotations
 
+import itertools
 import re
 import secrets
 
@@ -32,16 +33,19 @@ _EXPOSED = (
     b"access-control-expose-headers: electric-cursor,electric-handle,electric-has-data,electric-offset,electric-schema,"
     b"electric-up-to-date,electric-internal-known-error,retry-after\r\n"
 )
+# Request ids are unique, not secret: what is random is drawn once for each process.
+_PROCESS_ID = secrets.token_hex(6).encode()
+_numbers = itertools.count(1)
 _SANE_ID = re.compile(rb"[A-Za-z0-9+/=_.:-]{20,200}")
 
 
 def base_headers(request: Request | None, methods: bytes) -> bytes:
     """What every answer carries."""
     headers = {} if request is None else request.headers
+    identifier = headers.get(b"x-request-id")
+    if identifier is None or not _SANE_ID.fullmatch(identifier):
+        identifier = b"%b%012x" % (_PROCESS_ID, next(_numbers))
     origin = headers.get(b"origin") or b"*"
-    identifier = headers.get(b"x-request-id", b"")
-    if not _SANE_ID.fullmatch(identifier):
-        identifier = secrets.token_hex(12).encode()
     return b"%bx-request-id: %b\r\naccess-control-allow-origin: %b\r\n%baccess-control-allow-methods: %b\r\n" % (
         _SERVER,
         identifier,
@@ -128,8 +132,13 @@ def up_to_date(lsn: int) -> bytes:
     return b'{"headers":{"control":"up-to-date","global_last_seen_lsn":"%d"}}' % lsn
 
 
+_SHAPE_ROUTE = (b"v1", b"shape")
+
+
 def route_of(path: bytes) -> tuple[bytes, ...]:
     """The path's segments, decoded, without empty ones: `/v1//%73hape/` is `/v1/shape`."""
+    if path == b"/v1/shape":
+        return _SHAPE_ROUTE
     segments = path.split(b"/")
     if b"%" in path:
         segments = [_unquote(segment) for segment in segments]

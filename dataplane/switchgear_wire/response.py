@@ -71,7 +71,10 @@ class FileResponse:
         self.headers = headers
         self.parts = parts
         self.on_done = on_done
-        self.length = sum(len(p) if isinstance(p, bytes) else p.length for p in parts)
+        length = 0
+        for part in parts:
+            length += len(part) if isinstance(part, bytes) else part.length
+        self.length = length
 
 
 class StreamResponse:
