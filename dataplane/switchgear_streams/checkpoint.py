@@ -17,10 +17,11 @@ import time
 from array import array
 from collections.abc import Callable
 
-from switchgear_streams import catalog, compaction
+from switchgear_streams import catalog, compaction, squeezing
 from switchgear_streams.disk import Disk
 from switchgear_streams.packing import PASSING, Job, Packer, Part
 from switchgear_streams.segments import Pack
+from switchgear_streams.squeezing import Squeeze
 from switchgear_streams.store import Store
 from switchgear_streams.stream import Run, Stream
 
@@ -50,6 +51,7 @@ class Checkpointer:
         self.count = 0
         self.seconds = 0.0
         self.failed = False
+        self.squeezes = self.squeezed_bytes = 0
         store.pressure_bytes = threshold
         store.on_pressure = self.request
 
@@ -85,6 +87,9 @@ class Checkpointer:
             await self._quiet()
             job = self._freeze(victims)
             began = time.monotonic()
+            moving = any(part.squeeze is not None for part in job.parts)
+            if moving:  # no deletion, whose bytes are counted, and no fork may come in between
+                store.hold = asyncio.get_running_loop().create_future()
             try:
                 await store.log.wait(job.boundary)
                 await asyncio.to_thread(self._packer.write, job)
@@ -92,6 +97,7 @@ class Checkpointer:
                 for pack in job.held:
                     store.packs.release(pack)
             self._install(job)
+            self._release()
             self.seconds = time.monotonic() - began
             self.count += 1
             if self.failed:
@@ -105,6 +111,7 @@ class Checkpointer:
                 log.error("no checkpoint (%s); it is tried again, and the log keeps everything", error.strerror)
             self.failed = True
             self._thaw(job)
+            self._release()
         except Exception as error:
             # Half a checkpoint in memory must not be built upon: the log has everything, a new start replays it.
             log.exception("a checkpoint failed in an unforeseen way")
@@ -129,7 +136,12 @@ class Checkpointer:
             while store.leaving:
                 await store.log.wait(store.log.flush())
         finally:
-            hold, store.hold = store.hold, None
+            self._release()
+
+    def _release(self) -> None:
+        """Deletions and forks may go on."""
+        hold, self._store.hold = self._store.hold, None
+        if hold is not None:
             hold.set_result(None)
 
     async def _mark_victims(self) -> list[int]:
@@ -181,12 +193,15 @@ class Checkpointer:
             shed = [run for run in runs if stream.droppable(run.start, run.start + run.length)]
             runs = runs[len(shed) :] if runs[: len(shed)] == shed else [run for run in runs if run not in shed]
         kept, joined = _split(stream, runs)
+        own, squeeze = stream.retention, None
+        if own is not None and own.tombstones is not None and squeezing.worth(stream) and self._hold(job, runs):
+            squeeze = Squeeze(list(runs), stream.squeezed, self._store.clock(), own.tombstones, stream.marked)
         frozen = stream.freeze()
         if frozen is None or not self._hold(job, joined):
             kept, joined = list(runs), []
         if not self._hold(job, [run for run in kept if run.pack in job.victims]):
             job.victims = []
-        part = Part(stream, stream.meta(), self._store.due(stream), kept, joined, frozen, shed)
+        part = Part(stream, stream.meta(), self._store.due(stream), kept, joined, frozen, shed, squeeze=squeeze)
         for run in (*kept, *joined[:1]):
             if run.start < stream.left < run.start + run.length and stream.droppable(run.start, stream.left):
                 part.cut = stream.left
@@ -240,9 +255,16 @@ class Checkpointer:
         for part in job.parts:
             stream = part.stream
             alive = store.streams.get(stream.key) is stream
-            if part.new is not None and stream.frozen is part.frozen:
+            squeezed, squeeze = part.squeezed, part.squeeze
+            if (part.new is not None or squeezed is not None) and stream.frozen is part.frozen:
                 stream.frozen = None
-            if alive and (part.written or part.shed):
+            if squeezed is not None and squeeze is not None:
+                stream.squeezed, stream.compacted, stream.marked = squeezed.start, squeezed.end, squeezed.marked
+                stream.first = max(stream.first, squeezed.first)
+                store.usage.dropped(stream.key, squeezed.dropped, squeeze.time)
+                self.squeezes += 1
+                self.squeezed_bytes += squeezed.dropped
+            if alive and (part.written or part.shed or squeezed is not None):
                 stream.runs = part.runs
                 packs.drop(part.dropped)
             elif part.written:

@@ -61,10 +61,12 @@ def watch_usage(registry: Registry, usage: Usage, clock: Callable[[], int]) -> N
     )
 
 
-def watch_retention(registry: Registry, trimmer: Trimmer) -> None:
-    """Of data that went because of a bound on age or size."""
+def watch_retention(registry: Registry, trimmer: Trimmer, checkpointer: Checkpointer) -> None:
+    """Of data that went because of a bound on age or size, or because a newer message of its key is there."""
     registry.gauge("streams_trims_total", "Times that a stream was cut at its beginning.", lambda: trimmer.trims)
     registry.gauge("streams_trimmed_bytes_total", "Bytes cut from streams' beginnings.", lambda: trimmer.trimmed_bytes)
+    registry.gauge("streams_squeezes_total", "Times that replaced messages went.", lambda: checkpointer.squeezes)
+    registry.gauge("streams_squeezed_bytes_total", "Bytes of replaced messages.", lambda: checkpointer.squeezed_bytes)
 
 
 def watch_documents(registry: Registry, compactor: Compactor) -> None:

@@ -15,10 +15,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from switchgear_streams import catalog, segments
+import orjson
+
+from switchgear_streams import catalog, segments, squeezing
 from switchgear_streams.disk import Disk
+from switchgear_streams.rules.state import TooMuch
 from switchgear_streams.segments import Packs
+from switchgear_streams.squeezing import Squeeze, Squeezed
 from switchgear_streams.stream import Frozen, Run, Stream
+from switchgear_streams.usage import counts
 
 log = logging.getLogger("switchgear.streams.checkpoint")
 
@@ -45,6 +50,9 @@ class Part:
     moved: list[tuple[Run, Run]] = field(default_factory=list)
     """(run in a pack that is being emptied, the same bytes in the new pack)."""
     body: bytes = b""
+    squeeze: Squeeze | None = None
+    squeezed: Squeezed | None = None
+    """What it comes to, when it is kept by key and it was time."""
 
     @property
     def runs(self) -> list[Run]:
@@ -127,11 +135,18 @@ class Packer:
         buffered: list[bytes | bytearray] = []
         for part in job.parts:
             stream = part.stream
-            for run in part.kept if victims or part.recut else ():
+            for run in part.kept if (victims or part.recut) and part.squeeze is None else ():
                 if run.pack in victims or run in part.recut:
                     self._move(job, part, run, buffered)
+            if part.squeeze is not None and part.frozen is not None:
+                self._squeeze(job, part, part.squeeze, part.frozen)
             if part.frozen is not None:
-                start, ends, data = self._joined(part, part.frozen)
+                found = part.squeezed
+                start, ends, data = (
+                    self._joined(part, part.frozen) if found is None else (found.start, found.ends, found.data)
+                )
+                if not data:
+                    continue
                 head, part.new = segments.encode_run(
                     job.pack, job.written, stream.key, stream.generation, start, ends, data
                 )
@@ -156,6 +171,34 @@ class Packer:
         buffered += (head, data)
         job.written += len(head) + len(data)
         part.moved.append((run, new))
+
+    def _squeeze(self, job: Job, part: Part, asked: Squeeze, frozen: Frozen) -> None:
+        """Keep of the stream what its newest messages are. Where that cannot be, it is written as any other."""
+        key = part.stream.key
+
+        def pieces() -> Iterator[tuple[int, bytes | bytearray]]:
+            for run in asked.runs:
+                yield run.start, self._load(run)[0]
+            yield frozen.start, frozen.data
+
+        try:
+            made = squeezing.squeeze(asked, pieces(), frozen.start + len(frozen.data))
+        except TooMuch:
+            log.warning("%r has too many keys to be kept by key; it stays whole", key)
+            return
+        except OSError as error:
+            log.error("%s; %r keeps its runs as they are", error, key)
+            return
+        part.squeezed = made
+        part.kept, part.joined = [], asked.runs
+        meta = orjson.loads(part.meta)
+        meta["z"], meta["y"], meta["w"] = made.end, made.start, made.marked
+        if made.first:
+            meta["o"], meta["l"] = made.first, 0
+        part.meta = orjson.dumps(meta)
+        if counts(key):
+            units, written, held, moment = job.usage
+            job.usage = [units, written, held - made.dropped, str(int(moment) - made.dropped * asked.time)]
 
     def _load(self, run: Run) -> tuple[bytes, array[int]]:
         """A run's bytes and append ends. Raises OSError if they are not what was written."""

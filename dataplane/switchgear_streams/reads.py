@@ -43,13 +43,26 @@ class Reader:
         if offset is None:
             return stream.visible
         if offset == offsets.START:
-            return stream.left
+            return self.settle(stream, stream.left)
         if offset.space == stream.space and offset.position < stream.first:
             raise _dropped(stream)
-        position = offsets.resolve(offset, stream.space, stream.visible)
+        position = self.settle(stream, offsets.resolve(offset, stream.space, stream.visible))
         if stream.json and not self.is_boundary(stream, position):
             raise HttpError(400, "INVALID_OFFSET", "This offset is within a message and was never given out.")
         return position
+
+    def settle(self, stream: Stream, position: int) -> int:
+        """Where a read at `position` begins: not in what was taken out, nor within a message that has moved there."""
+        if position >= stream.compacted:
+            return position
+        owner = stream
+        while position < owner.base:
+            owner = self._source(owner)
+        if position <= owner.squeezed:
+            return owner.squeezed
+        if self.load(owner, position - 1, position) == b"\n":
+            return position
+        return self._message_end(owner, position, position, owner.compacted)
 
     def is_boundary(self, stream: Stream, position: int) -> bool:
         """May a JSON range begin or end here?"""
@@ -60,7 +73,8 @@ class Reader:
     @staticmethod
     def check(stream: Stream, position: int) -> None:
         """Raises 410 DATA_DAMAGED if what comes next is lost."""
-        if position < stream.left:
+        # Where messages have moved, a position before `first` is one at which deletions would be missed.
+        if position < stream.left or (position < stream.first and stream.compacted):
             raise _dropped(stream)
         damage = stream.damage
         if damage is not None and damage[0] <= position < damage[1]:
@@ -73,8 +87,9 @@ class Reader:
         """
         end = visible = stream.visible
         damage = stream.damage
-        if start < stream.left:
+        if start < stream.first:
             self.check(stream, start)
+        start = self.settle(stream, start)
         if damage is not None and start < damage[1]:
             self.check(stream, start)
             end = damage[0]

@@ -132,7 +132,7 @@ class Service:
         self._start_yjs()
         measures.watch(self.metrics, self.store, self.checkpointer, self.hub, report)
         measures.watch_usage(self.metrics, self.store.usage, self._clock)
-        measures.watch_retention(self.metrics, self._trimmer)
+        measures.watch_retention(self.metrics, self._trimmer, self.checkpointer)
         measures.watch_subscriptions(self.metrics, self._engine)
         for line in report.damage:
             log.error("data was damaged: %s", line)

@@ -85,6 +85,7 @@ class Stream:
         "leaving",
         "left",
         "live",
+        "marked",
         "marks",
         "media",
         "pin",
@@ -94,6 +95,7 @@ class Stream:
         "runs",
         "seq",
         "space",
+        "squeezed",
         "tail",
         "tail_start",
         "touch_dirty",
@@ -130,7 +132,10 @@ class Stream:
         self.left = 0
         """The first position that there still is: where a read from the start begins. At most `first`."""
         self.compacted = 0
-        """Up to here replaced messages were taken out: positions between runs may be empty."""
+        """Up to here replaced messages were taken out (`squeezing`); what is left begins at `squeezed`."""
+        self.squeezed = 0
+        self.marked: tuple[int, int] | None = None
+        """(position, Unix ms): deletions before it were there at that time."""
         self.pin: tuple[int, int] | None = None
         """Its own bytes [from, to) that forks need, whether it still shows them or not."""
         self.refs = 0
@@ -194,7 +199,7 @@ class Stream:
     @property
     def held(self) -> int:
         """Bytes of its own that it shows."""
-        return self.end - max(self.base, self.first)
+        return self.end - max(self.base, self.left, self.squeezed)
 
     def droppable(self, start: int, end: int) -> bool:
         """Does nobody need its own bytes [start, end) any more?"""
@@ -277,7 +282,7 @@ class Stream:
         if self.left != self.first == first:
             made["l"] = self.left
         if self.compacted:
-            made["z"] = self.compacted
+            made["z"], made["y"], made["w"] = self.compacted, self.squeezed, self.marked
         if self.pin is not None:
             made["i"] = self.pin
         if self.refs:
@@ -314,7 +319,9 @@ def from_meta(key: bytes, generation: int, meta: dict[str, Any]) -> Stream:
         stream.ages = [(time, end) for time, end in meta["h"] if end > meta.get("o", 0)]
     stream.first = meta.get("o", 0)
     stream.left = meta.get("l", stream.first)
-    stream.compacted = meta.get("z", 0)
+    stream.compacted, stream.squeezed = meta.get("z", 0), meta.get("y", 0)
+    if meta.get("w") is not None:
+        stream.marked = (meta["w"][0], meta["w"][1])
     if "i" in meta:
         stream.pin = (meta["i"][0], meta["i"][1])
     stream.refs = meta.get("r", 0)

@@ -16,7 +16,8 @@ UNIT = 10_000
 _OURS = (b"\0subscription/", b"\0keys/")
 
 
-def _counts(key: bytes) -> bool:
+def counts(key: bytes) -> bool:
+    """Is it a stream of the service's own, and not one in which the server keeps something?"""
     return key[:1] != b"\0" or not key.startswith(_OURS)
 
 
@@ -35,7 +36,7 @@ class Usage:
 
     def wrote(self, key: bytes, size: int, time: int) -> None:
         """One append of `size` stored bytes at `time` (Unix ms)."""
-        if _counts(key):
+        if counts(key):
             self.units += -(-size // UNIT) or 1
             self.bytes += size
             self.held += size
@@ -43,13 +44,13 @@ class Usage:
 
     def dropped(self, key: bytes, size: int, time: int) -> None:
         """`size` bytes went at `time`."""
-        if _counts(key):
+        if counts(key):
             self.held -= size
             self._moment -= size * time
 
     def kept(self, key: bytes, size: int, time: int) -> None:
         """`size` bytes are there that were never counted as written."""
-        if _counts(key):
+        if counts(key):
             self.held += size
             self._moment += size * time
 

@@ -141,6 +141,8 @@ class Writes:
         source = None if command.forked_from is None else store.get(command.forked_from)
         if source is not None and source.leaving is not None:
             return self._again(source, lambda: self.create(key, command, body, location))
+        if source is not None and store.hold is not None:  # its messages may be moving: a fork is to find them there
+            return self._after_hold(store.hold, lambda: self.create(key, command, body, location))
         made = self._plain(key, command, now) if command.forked_from is None else self._fork(key, command, now, source)
         if isinstance(made, Response):
             return made

@@ -13,6 +13,7 @@ import pytest
 
 from tests.streams.server import JSON, StreamsServer
 from tests.support import nodejs
+from tests.support.region import wait_until
 
 HERE = Path(__file__).parent / "node"
 
@@ -54,11 +55,19 @@ def test_the_python_client(own: StreamsServer) -> None:
 
 
 @pytest.mark.node
-def test_stream_db(own: StreamsServer, client: httpx.Client) -> None:
+@pytest.mark.parametrize("retention", [{}, {"stream-retention-keys": "state"}], ids=["whole", "by key"])
+def test_stream_db(tmp_path: Path, client: httpx.Client, retention: dict[str, str]) -> None:
     """Random changes, before and while StreamDB looks: its collection is what they add up to."""
-    own.start()
+    own = StreamsServer(tmp_path / "own", "--checkpoint-bytes", "200000").start()
+    try:
+        follow_state(own, client, retention)
+    finally:
+        own.end()
+
+
+def follow_state(own: StreamsServer, client: httpx.Client, retention: dict[str, str]) -> None:
     url = own.stream("state")
-    assert client.put(url, headers=JSON).status_code == 201
+    assert client.put(url, headers={**JSON, **retention}).status_code == 201
     chance = random.Random(1)
     expected: dict[str, int] = {}
 
@@ -71,7 +80,7 @@ def test_stream_db(own: StreamsServer, client: httpx.Client) -> None:
                 del expected[key]
                 event["headers"] = {"operation": "delete"}
             else:
-                event["value"] = {"id": key, "n": n}
+                event["value"] = {"id": key, "n": n, "pad": "x" * 900}
                 if key in expected:
                     event["headers"] = {"operation": "update"}
                 expected[key] = n
@@ -82,7 +91,8 @@ def test_stream_db(own: StreamsServer, client: httpx.Client) -> None:
     def shown() -> list[list[object]]:
         return [list(pair) for pair in sorted(expected.items())]
 
-    change(300)
+    change(600)
+    wait_until(lambda: not retention or own.metric("streams_squeezes_total") >= 1, 30, "nothing was squeezed")
     process = nodejs.start(HERE / "state.js", url)
     assert process.stdout is not None
     assert json.loads(process.stdout.readline()) == shown()

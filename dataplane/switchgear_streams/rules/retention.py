@@ -1,8 +1,8 @@
 """Retention: how much of a living stream is kept, and up to where it may go. Pure; times are Unix milliseconds.
 
 By age and by size the oldest appends go, whole. By key (`tombstones`), messages go that a newer one of the same key has
-replaced. How old bytes are is known from a list of ages: (time of the last append, position of its end), closed up to
-about 64 entries, so that bytes live at most a 64th longer than was asked for.
+replaced (`rules.state`). How old bytes are is known from a list of ages: (time of the last append, position of its
+end), closed up to about 64 entries, so that bytes live at most a 64th longer than was asked for.
 """
 
 from __future__ import annotations
@@ -44,9 +44,17 @@ def parse(headers: Mapping[bytes, bytes], json: bool | None) -> Retention | None
     seconds = _number(raw[0], "Stream-Retention-Seconds", lifetime.MAX_TTL)
     size = _number(raw[1], "Stream-Retention-Bytes", MAX_BYTES)
     tombstones = _number(raw[3], "Stream-Retention-Tombstone-Seconds", lifetime.MAX_TTL, zero=True)
-    if raw[2] is not None or tombstones is not None:
-        raise _invalid("Stream-Retention-Keys is not served; use -Seconds or -Bytes.")
-    return Retention(seconds, size)
+    if raw[2] is None:
+        if tombstones is not None:
+            raise _invalid("Stream-Retention-Tombstone-Seconds goes with Stream-Retention-Keys: state.")
+        return Retention(seconds, size)
+    if raw[2] != b"state":
+        raise _invalid("Stream-Retention-Keys can be: state.")
+    if json is False:
+        raise _invalid("Stream-Retention-Keys is for streams of application/json.")
+    if seconds is not None or size is not None:
+        raise _invalid("Stream-Retention-Keys keeps the newest of every key; -Seconds and -Bytes do not go with it.")
+    return Retention(None, None, DEFAULT_TOMBSTONES if tombstones is None else tombstones)
 
 
 def _number(raw: bytes | None, header: str, most: int, zero: bool = False) -> int | None:
@@ -63,9 +71,11 @@ def _invalid(message: str) -> HttpError:
 
 
 def effective(own: Retention | None, default: Retention) -> Retention:
-    """A stream's own bounds, and the server's for those that it does not name."""
+    """A stream's own bounds, and the server's for those that it does not name. One kept by key has no others."""
     if own is None:
         return default
+    if own.tombstones is not None:
+        return own
     return Retention(
         default.seconds if own.seconds is None else own.seconds,
         default.size if own.size is None else own.size,
