@@ -5,7 +5,10 @@ It reads the cluster directly when there is one, so that it also works while the
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import time
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
@@ -81,15 +84,32 @@ def _table(rows: list[Json]) -> Any:
 
 
 def _follow(kube: Cluster, namespace: str | None) -> None:
-    with Live(console=Console(), auto_refresh=False) as live:
-        try:
-            while True:
-                rows = _from_cluster(kube, namespace)
-                hints = [f"{r['kind']} {r['name']}: {r['message']}" for r in rows if _needs_words(r)]
-                live.update(Group(_table(rows), Text(printable("\n".join(hints)))), refresh=True)
-                time.sleep(_REFRESH_SECONDS)
-        except KeyboardInterrupt:
-            return
+    with _interruptible() as interrupted, Live(console=Console(), auto_refresh=False) as live:
+        while not interrupted:
+            rows = _from_cluster(kube, namespace)
+            hints = [f"{r['kind']} {r['name']}: {r['message']}" for r in rows if _needs_words(r)]
+            live.update(Group(_table(rows), Text(printable("\n".join(hints)))), refresh=True)
+            time.sleep(_REFRESH_SECONDS)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[list[int]]:
+    """Holds something after the first Ctrl-C: an exception in the middle of a step may be swallowed where it falls.
+
+    The second one is an exception again, for a cluster that does not answer.
+    """
+    interrupted: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+
+    def first(number: int, _: object) -> None:
+        interrupted.append(number)
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, first)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _from_cluster(kube: Cluster, namespace: str | None) -> list[Json]:
