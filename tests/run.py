@@ -1,7 +1,7 @@
 """Runs the whole suite: `python -m tests.run [--long] [pytest arguments]`, called by `make test`.
 
 Installs or builds what the tests need (kept in the cache, outside the repo), then runs pytest in two passes: what may
-run side by side, then what starts whole regions, one at a time. The last line counts all of it.
+run side by side, then what starts whole regions, two at a time. The last line counts all of it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main() -> int:
     worst = 0
     for name, options in (
         ("side by side", ["-n", workers, "--dist", "loadfile", "-m", f"not e2e{kinds}"]),
-        ("whole regions", ["-m", f"e2e{kinds}"]),
+        ("whole regions", ["-n", "2", "--dist", "loadfile", "-m", f"e2e{kinds}"]),
     ):
         print_step(f"tests, {name}")
         worst = max(worst, run(options + extra, counts))
