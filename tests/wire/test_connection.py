@@ -12,6 +12,7 @@ import pytest
 
 from switchgear_wire import (
     AnyResponse,
+    Deferred,
     FileResponse,
     FileSlice,
     HttpError,
@@ -26,7 +27,7 @@ from switchgear_wire import (
     serve,
 )
 
-Answer = Callable[[Request], AnyResponse | Awaitable[AnyResponse]]
+Answer = Callable[[Request], AnyResponse | Deferred | Awaitable[AnyResponse]]
 
 
 @asynccontextmanager
@@ -46,6 +47,12 @@ async def exchange(server: Server, data: bytes, *, close: bool = False) -> bytes
         return await asyncio.wait_for(reader.read(), 10)
     finally:
         writer.close()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
 
 
 def echo(request: Request) -> Response:
@@ -77,6 +84,39 @@ async def test_future_and_sync_answers_and_query() -> None:
     assert got.startswith(b"HTTP/1.1 201 Created\r\n")
     assert got.endswith(b"GET /x?a=%20b")
     assert b"connection: close" in got
+
+
+async def test_deferred_answers_keep_the_order_and_may_be_there_at_once() -> None:
+    waiting: dict[bytes, Deferred] = {}
+
+    def handler(request: Request) -> Deferred:
+        found = waiting[request.path] = Deferred()
+        if request.path == b"/now":
+            found.settle(Response(200, b"", b"now"))
+        return found
+
+    async with running(handler) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(
+            b"".join(b"GET %b HTTP/1.1\r\nhost: h\r\n\r\n" % path for path in (b"/now", b"/a", b"/now", b"/b"))
+        )
+        assert (await asyncio.wait_for(reader.readuntil(b"now"), 10)).startswith(b"HTTP/1.1 200")
+        await until(lambda: b"/a" in waiting)
+        assert b"/b" not in waiting, "one request is handled at a time"
+        waiting[b"/a"].settle(Response(200, b"", b"first"))
+        found = await asyncio.wait_for(reader.readuntil(b"now"), 10)
+        assert b"first" in found
+        await until(lambda: b"/b" in waiting)
+        writer.close()
+        await writer.wait_closed()
+        await until(lambda: not server.connections)
+        waiting[b"/b"].settle(Response(200, b"", b"too late"))  # nobody is there: nothing happens
+    kept = Deferred()
+    kept.settle(None)
+    heard: list[AnyResponse | None] = []
+    kept.listen(heard.append)
+    kept.settle(Response(204))
+    assert [answer and answer.status for answer in heard] == [204]
 
 
 async def test_long_url_arrives_in_pieces() -> None:
