@@ -1,8 +1,13 @@
-"""Limits of one service besides its number of streams: bytes kept, appends a second, live reads. Pure."""
+"""Limits of one service besides its number of streams: bytes kept, appends a second, live reads, connections.
+
+Pure but for the connection that is told what it holds.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+
+from switchgear_wire.request import Request
 
 
 @dataclass
@@ -19,3 +24,29 @@ class Rate:
         self._at = now
         self._left = left - 1.0 if left >= 1.0 else left
         return left >= 1.0
+
+
+@dataclass
+class Seats:
+    """At most `most` connections at once. One counts from its first request until it is lost or used for another
+    service."""
+
+    most: int
+    taken: int = 0
+
+    def take(self, request: Request) -> bool:
+        """Has the connection of this request a seat, or gets one?"""
+        held = request.lease
+        if held is self:
+            return True
+        if self.taken >= self.most:
+            return False
+        if held is not None:
+            held.leave()
+        self.taken += 1
+        request.lease = self
+        return True
+
+    def leave(self) -> None:
+        """A connection is gone."""
+        self.taken -= 1

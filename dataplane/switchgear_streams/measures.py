@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from switchgear_streams.checkpoint import Checkpointer
+from switchgear_streams.limits import Seats
 from switchgear_streams.live import Hub
 from switchgear_streams.recovery import Report
 from switchgear_streams.store import Store
@@ -46,6 +47,11 @@ def watch(registry: Registry, store: Store, checkpointer: Checkpointer, hub: Hub
     gauge("streams_sse_buffered_bytes", "Bytes that wait for SSE subscribers' sockets.", hub.buffered)
     gauge("streams_damaged_streams", "Streams quarantined at this start.", lambda: store.damaged)
     gauge("streams_torn_bytes", "Bytes cut from the log's end at this start.", lambda: report.torn_bytes)
+
+
+def watch_connections(registry: Registry, seats: Seats) -> None:
+    """Where their number is bounded."""
+    registry.gauge("streams_connections", "Connections that use the service.", lambda: seats.taken)
 
 
 def watch_usage(registry: Registry, usage: Usage, clock: Callable[[], int]) -> None:

@@ -20,7 +20,7 @@ from switchgear_streams import answers, live, measures, reads, recovery, segment
 from switchgear_streams import request as commands
 from switchgear_streams.checkpoint import Checkpointer
 from switchgear_streams.disk import Disk
-from switchgear_streams.limits import Rate
+from switchgear_streams.limits import Rate, Seats
 from switchgear_streams.rules.retention import Retention
 from switchgear_streams.settings import Settings
 from switchgear_streams.store import Store
@@ -100,6 +100,10 @@ class Service:
         rate = settings.max_append_rate
         self._rate = None if rate is None else Rate(rate)
         self._limited = self.metrics.counter("streams_limited_total", "Requests refused by a limit of the service.")
+        most = settings.max_connections
+        self._seats = None if most is None else Seats(most)
+        if self._seats is not None:
+            measures.watch_connections(self.metrics, self._seats)
         self._expired = self.metrics.counter("streams_expired_total", "Streams removed because their time was over.")
         cacheable = b"private" if settings.secret is not None else b"public"
         self._cacheable = b"cache-control: %b, max-age=60, stale-while-revalidate=300\r\n" % cacheable
@@ -232,6 +236,8 @@ class Service:
     def handle(self, request: Request) -> Answer:
         """The handler. Fast paths answer at once or with a future."""
         method = request.method
+        if self._seats is not None and not self._seated(request, self._seats):
+            return self._crowded(request, self._seats.most)
         if method == "POST" and request.path.startswith(self._prefix):
             return self._post(request)
         if method == "OPTIONS":
@@ -260,6 +266,18 @@ class Service:
         if method == "DELETE":
             return self._writes.delete(key)
         return self._wrong_method(b"GET, POST, PUT, DELETE, HEAD, OPTIONS")
+
+    def _seated(self, request: Request, seats: Seats) -> bool:
+        """Only those with the secret count, so that strangers cannot take a service's connections."""
+        path = request.path
+        ours = path.startswith(self._prefix) or (self._yjs is not None and path.startswith(self._yjs.root))
+        return not ours or request.method == "OPTIONS" or not self._allowed(request) or seats.take(request)
+
+    def _crowded(self, request: Request, most: int) -> Response:
+        request.keep_alive = False
+        message = f"{most} connections use this service, as many as may; use them again, or wait."
+        answer = self._refused(answers.problem(429, "TOO_MANY_SERVICE_CONNECTIONS", message, _RETRY))
+        return answer if request.path.startswith(self._prefix) else dressed(answer)
 
     def _allowed(self, request: Request) -> bool:
         bearer = self._bearer

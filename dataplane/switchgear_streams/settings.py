@@ -11,8 +11,10 @@ from pathlib import Path
 from switchgear_streams import tenants
 from switchgear_streams.rules.lifetime import MAX_TTL
 from switchgear_streams.rules.retention import MAX_BYTES
+from switchgear_wire.listener import Limits
 
 MIB = 1_048_576
+MOST_CONNECTIONS = Limits().max_connections
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -38,6 +40,7 @@ class Settings:
     max_bytes: int | None = None
     max_append_rate: int | None = None
     max_live_reads: int | None = None
+    max_connections: int | None = None
     service: str | None = None
     """Its name, where a process serves several."""
     host_name: bytes | None = None
@@ -103,6 +106,10 @@ def parser() -> argparse.ArgumentParser:
     add("--max-bytes", help="most bytes that all streams together keep (default: no limit)")
     add("--max-append-rate", help="most appends a second (default: no limit)")
     add("--max-live-reads", help="most long-polls and SSE responses at once (default: no limit)")
+    add(
+        "--max-connections",
+        help=f"most connections that use this service (at most {MOST_CONNECTIONS}; default: no limit)",
+    )
     add("--retention-seconds", help="how long data is kept in streams that name no bound (default: for good)")
     add("--retention-bytes", help="how many bytes a stream that names no bound keeps of its newest (default: all)")
     add(
@@ -166,6 +173,7 @@ def load(argv: Sequence[str], environment: Mapping[str, str]) -> Settings:
         max_bytes=whole("--max-bytes", given.max_bytes, 0, 1, MAX_BYTES) or None,
         max_append_rate=whole("--max-append-rate", given.max_append_rate, 0, 1, 10_000_000) or None,
         max_live_reads=whole("--max-live-reads", given.max_live_reads, 0, 1, 10_000_000) or None,
+        max_connections=whole("--max-connections", given.max_connections, 0, 1, MOST_CONNECTIONS) or None,
         retention_seconds=whole("--retention-seconds", given.retention_seconds, 0, 1, MAX_TTL) or None,
         retention_bytes=whole("--retention-bytes", given.retention_bytes, 0, 1, MAX_BYTES) or None,
         allow_loopback_webhooks=given.allow_loopback_webhooks,

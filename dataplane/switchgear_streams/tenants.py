@@ -15,7 +15,15 @@ import orjson
 MAX_SERVICES = 500
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _HOST = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
-_LIMITS = ("max_streams", "max_bytes", "max_append_rate", "max_live_reads", "retention_seconds", "retention_bytes")
+_LIMITS = (
+    "max_streams",
+    "max_bytes",
+    "max_append_rate",
+    "max_live_reads",
+    "max_connections",
+    "retention_seconds",
+    "retention_bytes",
+)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import httptools
 from switchgear_wire.answers import NO_BODY, closing, date_header, error_response
 from switchgear_wire.errors import ClientGone, HttpError
 from switchgear_wire.files import SENDFILE_FROM, send_parts, send_short
-from switchgear_wire.request import Request
+from switchgear_wire.request import Lease, Request
 from switchgear_wire.response import (
     AnyResponse,
     Deferred,
@@ -66,6 +66,7 @@ class Connection(asyncio.BufferedProtocol):
         "_writer",
         "deadline",
         "last_buffered",
+        "lease",
         "peer",
         "stalled_since",
         "transport",
@@ -92,6 +93,7 @@ class Connection(asyncio.BufferedProtocol):
         self.peer = ""
         self.deadline = 0.0
         self.last_buffered = 0
+        self.lease: Lease | None = None
         self.stalled_since = 0.0
         self.transport: asyncio.Transport = cast("asyncio.Transport", None)
 
@@ -117,6 +119,8 @@ class Connection(asyncio.BufferedProtocol):
         if self._drain_waiter is not None and not self._drain_waiter.done():
             self._drain_waiter.set_result(None)
         self._queue.clear()
+        if self.lease is not None:
+            self.lease.leave()
         for request in (self._incoming, self._active):
             if request is not None and not request.closed:
                 request.gone()

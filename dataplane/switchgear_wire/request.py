@@ -16,8 +16,16 @@ from switchgear_wire.errors import BodyTooLarge, ClientGone
 class _Source(Protocol):
     """The connection, as a request's body sees it."""
 
+    lease: Lease | None
+
     def want_body(self) -> None: ...
     def update_reading(self) -> None: ...
+
+
+class Lease(Protocol):
+    """What a connection holds on behalf of a handler, until it is lost or another takes its place."""
+
+    def leave(self) -> None: ...
 
 
 class Request:
@@ -112,6 +120,15 @@ class Request:
             self._callbacks = [callback]
         else:
             self._callbacks.append(callback)
+
+    @property
+    def lease(self) -> Lease | None:
+        """What the connection of this request holds. Whoever sets another makes the old one `leave`."""
+        return self._source.lease
+
+    @lease.setter
+    def lease(self, lease: Lease) -> None:
+        self._source.lease = lease
 
     # -- for the connection --
 

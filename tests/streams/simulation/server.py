@@ -78,6 +78,8 @@ class Answer:
 
 
 class _Source:
+    lease = None
+
     def want_body(self) -> None: ...
     def update_reading(self) -> None: ...
 
