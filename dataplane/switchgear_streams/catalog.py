@@ -144,7 +144,8 @@ def _apply(loaded: Loaded, staged: list[tuple[int, bytes]], commit: dict[str, An
     loaded.wal = commit["wal"]
     loaded.generation = commit["generation"]
     loaded.usage = commit.get("usage")
-    loaded.packs = {pack: (size, live) for pack, size, live in commit["packs"]}
+    # What this checkpoint emptied: its file goes, if the process that wrote it did not live to remove it.
+    loaded.packs = {pack: (size, live) for pack, size, live in commit["packs"] if live > 0}
 
 
 class Writer:

@@ -18,32 +18,10 @@ from switchgear_streams.rules import state
 from switchgear_streams.rules.state import Newest, TooMuch
 from tests.streams.inside import Inside
 from tests.streams.server import JSON, StreamsServer
+from tests.streams.states import Rows, applied, change
 
 KEYED = {**JSON, "stream-retention-keys": "state"}
 TOMBSTONES = 3600
-Rows = dict[str, Any]
-
-
-def change(kind: str, key: str, operation: str, value: Any = None) -> dict[str, Any]:
-    made: dict[str, Any] = {"type": kind, "key": key, "headers": {"operation": operation}}
-    return made if operation == "delete" else made | {"value": value}
-
-
-def applied(rows: Rows, messages: list[Any]) -> Rows:
-    """What a client makes of messages."""
-    rows = dict(rows)
-    for message in messages:
-        if not isinstance(message, dict) or "headers" not in message:
-            continue
-        if message["headers"].get("control") == "reset":
-            rows.clear()
-        elif "key" in message:
-            name = f"{message['type']}/{message['key']}"
-            if message["headers"]["operation"] == "delete":
-                rows.pop(name, None)
-            else:
-                rows[name] = message["value"]
-    return rows
 
 
 def stored(*messages: Any) -> list[bytes]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import inspect
 import random
+from collections import Counter
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from unittest import mock
 
+from switchgear_streams import segments, wal
 from switchgear_streams import service as module
-from switchgear_streams import wal
 from switchgear_streams.service import Service
 from switchgear_streams.settings import load
+from switchgear_streams.usage import counts
 from switchgear_wire.errors import HttpError
 from switchgear_wire.request import Request
 from switchgear_wire.response import FileResponse, Response
@@ -94,6 +96,21 @@ class Server:
         with mock.patch.object(module, "Disk", lambda _: disk), mock.patch.object(module, "Log", log):
             self.service = SimulatedService(settings, lambda: int((epoch + loop.time()) * 1000))
             self.service.start()
+
+    def check_books(self) -> None:
+        """What is counted is what there is: bytes kept of all streams, living bytes of all packs, pack files."""
+        store = self.service.store
+        streams = [stream for key in list(store.streams) if (stream := store.get(key)) is not None]
+        held = sum(stream.held for stream in streams if counts(stream.key))
+        assert store.usage.held == held, f"{store.usage.held} bytes are counted, {held} are there"
+        living: Counter[int] = Counter()
+        for stream in streams:
+            for run in stream.runs:
+                living[run.pack] += run.length
+        known = {pack: one.live for pack, one in store.packs.known.items()}
+        assert known == living, f"{known} living bytes are counted, {dict(living)} are there"
+        files = {pack for name in self.disk.names() if (pack := segments.pack_id(name)) is not None}
+        assert files == living.keys(), "a pack that nobody needs is there, or one is missing"
 
     async def ask(self, method: str, name: str, *, query: str = "", body: bytes = b"", **headers: str) -> Answer:
         """One request. A header's name is written with underscores. Raises PowerLoss: a dead server answers nothing."""

@@ -6,9 +6,12 @@ import asyncio
 import hashlib
 import random
 from collections import Counter
+from unittest import mock
 
+from switchgear_streams import squeezing
 from tests.streams.simulation.disk import PowerLoss, SimulatedDisk
 from tests.streams.simulation.history import Seen, Sent, Stream
+from tests.streams.simulation.keyed import Clients
 from tests.streams.simulation.loop import SimulatedLoop
 from tests.streams.simulation.server import Answer, Server
 
@@ -39,6 +42,9 @@ class World:
         self._moment = 0
         self._made = 0
         self._number = 0
+        self.keyed = Clients(self)
+        self.busy: set[str] = set()
+        """State streams whose writer waits for its answer."""
         self._trace: list[str] = []
         self.server: Server
 
@@ -84,11 +90,17 @@ class World:
             except OSError:  # a disk that breaks while it starts: it says so and ends
                 assert self.disk.breaks_at is not None
                 self.disk.die()
+            self.busy.clear()
             await self._check()
+            await self.keyed.check()
+            self.server.check_books()
             clients = [self._appender(), self._appender(), self._producer("p"), self._producer("q")]
-            clients += [self._reader(), self._follower(), self._changer()]
+            clients += [self._reader(), self._follower(), self._changer(), *self.keyed.tasks()]
             tasks = [asyncio.ensure_future(client) for client in clients]
-            done, waiting = await asyncio.wait(tasks, timeout=LIFE, return_when=asyncio.FIRST_EXCEPTION)
+            try:
+                done, waiting = await asyncio.wait(tasks, timeout=LIFE, return_when=asyncio.FIRST_EXCEPTION)
+            finally:
+                self.counts["squeezes"] += self.server.service.checkpointer.squeezes
             for task in done:
                 task.result()
             if last:  # nothing goes wrong any more: all of it must still work
@@ -308,6 +320,7 @@ def simulate(seed: int, lives: int) -> tuple[str, Counter[str]]:
     world = World(seed, lives)
     world._spaces, world._deleting, world._epochs = {}, set(), {}
     try:
-        return world.run(), world.counts
+        with mock.patch.object(squeezing, "MIN_NEW", 600):
+            return world.run(), world.counts
     except AssertionError as error:
         raise AssertionError(f"seed {seed}: {error}") from error
