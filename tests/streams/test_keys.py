@@ -184,6 +184,7 @@ class World:
             assert len(own) == stream.held, "what is counted is what there is"
 
 
+@pytest.mark.timeout(600)
 def test_histories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(squeezing, "MIN_NEW", 500)
     gone = []

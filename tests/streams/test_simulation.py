@@ -16,6 +16,8 @@ import pytest
 
 from tests.streams.simulation.world import simulate
 
+pytestmark = pytest.mark.timeout(600)
+
 LIVES = 6
 # What was found, by which seed; a seed's course changes with the code.
 FOUND = {
