@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -232,6 +233,55 @@ async def test_small_snapshots_move_into_files_when_they_are_many(
     opened.begin_checkpoint()
     await opened.close()
     assert not any(shape.snapshot.kept for shape in opened.by_id.values())
+
+
+async def test_a_dropped_shapes_files_stay_until_its_end_is_durable(open_store: Callable[[], Store]) -> None:
+    """Recovery, and whoever reads along, knows the shape until then."""
+    opened = open_store()
+    shapes = [await complete(opened, Definition.from_json(DEFINITION.to_json() | {"oid": n})) for n in (1, 2)]
+    opened.submit(Batch([Entry(shape.id, 20, 0, line(20, 0)) for shape in shapes], 20, 28), lambda: None)
+    await durable(opened)
+    await opened.close()  # its checkpoint puts everything into files
+    opened = open_store()
+    for shape, end in zip(list(opened.by_id.values()), (opened.drop, None), strict=True):
+        paths = [Path(shape.log.path), Path(shape.snapshot.path)]
+        if end is not None:
+            end(shape, "test")
+        else:
+            opened.purge("test")
+        time.sleep(0.1)  # noqa: ASYNC251 - what other threads do is done; what is due when the record is durable is not
+        assert all(path.exists() for path in paths)
+        for _ in range(500):
+            await asyncio.sleep(0.01)
+            if not any(path.exists() for path in paths):
+                break
+        assert not any(path.exists() for path in paths)
+    await opened.close()
+
+
+@pytest.mark.parametrize("missing", ["log", "snapshot"])
+async def test_a_shape_whose_file_is_gone_is_dropped_for_good(open_store: Callable[[], Store], missing: str) -> None:
+    """No line is ever added behind bytes that are not there."""
+    opened = open_store()
+    shapes = [await complete(opened, Definition.from_json(DEFINITION.to_json() | {"oid": n})) for n in (1, 2)]
+    opened.submit(Batch([Entry(shape.id, 20, 0, line(20, 0)) for shape in shapes], 20, 28), lambda: None)
+    await durable(opened)
+    await opened.close()
+    opened = open_store()
+    opened.submit(Batch([Entry(shape.id, 30, 0, line(30, 0)) for shape in shapes], 30, 38), lambda: None)
+    await durable(opened)
+    crash(opened)
+    Path(shapes[0].log.path if missing == "log" else shapes[0].snapshot.path).unlink()
+    for tx in (40, 50):
+        opened = open_store()
+        assert list(opened.by_handle) == [shapes[1].handle]
+        opened.submit(Batch([Entry(shape.id, tx, 0, line(tx, 0)) for shape in shapes], tx, tx + 8), lambda: None)
+        await durable(opened)
+        crash(opened)
+    opened = open_store()
+    kept = opened.by_handle[shapes[1].handle]
+    assert content(opened, kept) == b"".join(line(tx, 0) for tx in (20, 30, 40, 50))
+    await opened.close()
 
 
 async def test_an_unfinished_large_transaction_leaves_nothing(open_store: Callable[[], Store]) -> None:

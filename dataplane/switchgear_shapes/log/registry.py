@@ -171,6 +171,11 @@ class Registry:
         self.by_identity[shape.definition.identity] = shape
 
     def _forget(self, shape: Shape) -> None:
+        self._leave(shape)
+        self._unlink(shape.snapshot.path, shape.log.path)
+
+    def _leave(self, shape: Shape) -> None:
+        """Gone for readers; its files stay."""
         shape.alive = False
         self.by_id.pop(shape.id, None)
         self.by_handle.pop(shape.handle, None)
@@ -183,7 +188,6 @@ class Registry:
         self._let_go(shape)
         self.files.forget(shape.snapshot.path)
         self.files.forget(shape.log.path)
-        self._unlink(shape.snapshot.path, shape.log.path)
 
     def _keep(self, shape: Shape, rows: bytes) -> None:
         """A small snapshot's rows, which have no file yet."""

@@ -117,8 +117,14 @@ class Store(Registry):
         started = time.monotonic()
         first = 1
         replayed: int | None = None
+        lost: list[Shape] = []
+        snapshots: set[int] = set()
         try:
             restored = self.read_checkpoint()
+            logs, snapshots = self._numbers_of_files()
+            lost += [shape for shape in self.by_id.values() if shape.log.visible and shape.id not in logs]
+            for shape in lost:  # before a line is added behind bytes that are not there
+                self._leave(shape)
             first = min(segment_numbers(self._wal_directory), default=1) if restored is None else restored
             replay = Replay(self._wal_directory, first)
             for kind, body in replay:
@@ -133,9 +139,17 @@ class Store(Registry):
             self._next_id = int(time.time())
         for shape in [s for s in self.by_id.values() if not s.snapshot.complete]:
             self._forget(shape)
+        suspects = [s for s in self.by_id.values() if s.snapshot.kept is None and s.id not in snapshots]
+        for shape in suspects:
+            if not Path(shape.snapshot.path).exists():  # a small one may have been written just now
+                self._leave(shape)
+                lost.append(shape)
         for source in self.sources.values():
             source.roll_back(self.replay_from)
         self._wal = Wal(self._wal_directory, max(next_segment, 1), next_sequence or 1)
+        for shape in lost:
+            log.warning("shape %s dropped: its files are missing", shape.handle)
+            self._wal.append(frames.drop_record(shape.id))
         if replayed is None or self._staged:
             # The old segments must not be read again: they are damaged, or end within a transaction.
             for shape in self._staged.values():
@@ -161,6 +175,7 @@ class Store(Registry):
         shape = Shape(
             self._next_id, definition.handle(microseconds), definition, self._shapes_directory, self._threshold
         )
+        shape.last_read = time.monotonic()  # it is made for somebody
         self._add(shape)
         self._wal.append(frames.json_record(frames.CREATE, shape.to_json()))
         return shape
@@ -188,8 +203,8 @@ class Store(Registry):
                 callback()
             return
         log.info("shape %s of %s.%s dropped: %s", shape.handle, shape.definition.schema, shape.definition.table, reason)
-        self._forget(shape)
-        self._wal.append(frames.drop_record(shape.id), callback)
+        self._leave(shape)
+        self._wal.append(frames.drop_record(shape.id), self._discard([shape], callback))
         self.on_drop(shape)
 
     def purge(self, reason: str) -> None:
@@ -198,13 +213,27 @@ class Store(Registry):
         if shapes:
             log.warning("%d shapes dropped: %s", len(shapes), reason)
         for shape in shapes:
-            self._forget(shape)
+            self._leave(shape)
         self.sources.clear()
         self.held.clear()
-        self._wal.append(frames.record(frames.PURGE, b""))
+        self._wal.append(frames.record(frames.PURGE, b""), self._discard(shapes, None))
         self.commit_lsn = 0
         for shape in shapes:
             self.on_drop(shape)
+
+    def _discard(self, shapes: list[Shape], callback: Callable[[], None] | None) -> Callable[[], None]:
+        """For when their end is durable: a shape that recovery, or who reads along, still knows has its files. On a
+        full disk they go at once, to make room; recovery drops shapes without files."""
+        paths = [path for shape in shapes for path in (shape.snapshot.path, shape.log.path)]
+        if self.full:
+            self._unlink(*paths)
+
+        def durable() -> None:
+            self._unlink(*paths)
+            if callback is not None:
+                callback()
+
+        return durable
 
     def next_source_id(self) -> int:
         self._next_id += 1
@@ -378,8 +407,8 @@ class Store(Registry):
         if self._wal.segment_bytes > CHECKPOINT_BYTES:
             self.begin_checkpoint()
 
-    def _forget(self, shape: Shape) -> None:
-        super()._forget(shape)
+    def _leave(self, shape: Shape) -> None:
+        super()._leave(shape)
         self._compacted.pop(shape.id, None)
 
     def _bound_kept(self, limit: int) -> None:
@@ -525,6 +554,17 @@ class Store(Registry):
         task = self._loop.run_in_executor(None, remove)
         self._deleting.add(task)
         task.add_done_callback(self._deleting.discard)
+
+    def _numbers_of_files(self) -> tuple[set[int], set[int]]:
+        """The shapes that have a log in a file, and those that have a snapshot in one. Raises OSError."""
+        logs: set[int] = set()
+        snapshots: set[int] = set()
+        for directory in os.scandir(self._shapes_directory):
+            for file in os.scandir(directory):
+                number, _, kind = file.name.partition(".")
+                if number.isdigit():
+                    (snapshots if kind == "snapshot" else logs).add(int(number))
+        return logs, snapshots
 
     def _files(self) -> Iterator[Path]:
         for directory in self._shapes_directory.iterdir():
