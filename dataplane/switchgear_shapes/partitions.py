@@ -28,8 +28,9 @@ _FILE = "partitions.json"
 # A partition that was created as one is linked to its parent by the transaction that made it. One that was attached
 # later may have had rows before, which are in no log.
 _TREES = """
-SELECT root::int8, t.relid::oid::int8, t.isleaf, i.xmin = a.xmin
+SELECT root::int8, t.relid::oid::int8, t.isleaf, i.xmin = a.xmin, c.relkind IN ('r', 'p') AND c.relpersistence = 'p'
 FROM unnest(ARRAY[{oids}]::oid[]) root CROSS JOIN LATERAL pg_catalog.pg_partition_tree(root::regclass) t
+JOIN pg_catalog.pg_class c ON c.oid = t.relid
 JOIN pg_catalog.pg_inherits i ON i.inhrelid = t.relid
 JOIN pg_catalog.pg_attribute a ON a.attrelid = t.relid AND a.attname = 'ctid'
 WHERE t.relid <> root::regclass
@@ -38,10 +39,12 @@ WHERE t.relid <> root::regclass
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A table below a root. `born`: it was made as a partition, and so began empty."""
+    """A table below a root. `born`: it was made as a partition, and so began empty. `logged`: its changes are in the
+    stream, as those of unlogged and foreign tables are not."""
 
     leaf: bool
     born: bool
+    logged: bool = True
 
 
 Tree = dict[int, Member]
@@ -54,8 +57,8 @@ def trees_query(roots: list[int]) -> str:
 def trees_of(roots: list[int], rows: list[Row]) -> dict[int, Tree]:
     """The trees of these roots from the rows of `trees_query`; empty for one that is gone."""
     trees: dict[int, Tree] = {root: {} for root in roots}
-    for root, oid, leaf, born in rows:
-        trees[int(root or 0)][int(oid or 0)] = Member(leaf == "t", born == "t")
+    for root, oid, leaf, born, logged in rows:
+        trees[int(root or 0)][int(oid or 0)] = Member(leaf == "t", born == "t", logged == "t")
     return trees
 
 
@@ -65,6 +68,8 @@ def broken(known: frozenset[int], now: Mapping[int, Member]) -> str | None:
         return "a partition of its table was dropped or detached"
     if any(not now[oid].born for oid in now.keys() - known):
         return "a partition was attached to its table, perhaps with rows"
+    if any(member.leaf and not member.logged for member in now.values()):
+        return "changes of a partition of its table are not replicated: it is an unlogged or a foreign table"
     return None
 
 
@@ -136,14 +141,14 @@ class Partitions:
             known = self._known.get(root)
             if known is None:
                 continue
+            reason = broken(known, tree)
+            if reason is not None:
+                self.on_broken(root, reason)
+            elif known != tree.keys():
+                self.on_grown(root)
             if known != tree.keys():
                 changed = True
                 self._known[root] = frozenset(tree)
-                reason = broken(known, tree)
-                if reason is not None:
-                    self.on_broken(root, reason)
-                else:
-                    self.on_grown(root)
             self.on_tree(root, _leaves(tree))
         if changed:
             self._write()

@@ -88,8 +88,12 @@ def follow_partitions(partitions: Partitions, store: Store, publication: Publica
             running.add(task)
             task.add_done_callback(running.discard)
 
+    def end(root: int, reason: str) -> None:
+        publication.forget(root)
+        _drop(store, shapes_of(root), reason)
+
     partitions.restore(roots_of(store))
-    partitions.on_broken = lambda root, reason: _drop(store, shapes_of(root), reason)
+    partitions.on_broken = end
     partitions.on_grown = publish
 
 
