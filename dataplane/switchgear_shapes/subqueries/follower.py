@@ -218,7 +218,9 @@ class Follower:
         gain comes first, so that a row which is here for another reason than before does not go in between.
         """
         suffix = b'"lsn":"%d","op_position":%%d}},\n' % lsn
-        lines = [row[1:] + suffix % (op + index) for index, row in enumerate(r for r in rows if r[:1] == LEAVES)]
+        # A client with a subset snapshot that sees the step's last transaction sees the others, too: it skips the rows.
+        moved = b'"txids":[%d],' % xids[-1] + suffix
+        lines = [row[1:] + moved % (op + index) for index, row in enumerate(r for r in rows if r[:1] == LEAVES)]
         for event, now in (("move-in", True), ("move-out", False)):
             patterns = [
                 (position, slot(self.shape.handle, key))
@@ -230,7 +232,7 @@ class Follower:
                 lines.append(event_line(event, patterns, xids, lsn, op + len(lines)))
         entering = [row[1:] for row in rows if row[:1] == ENTERS]
         for row in entering:
-            lines.append(row + suffix % (op + len(lines)))
+            lines.append(row + moved % (op + len(lines)))
         if entering:
             lines.append(mark_line + b"," + suffix % (op + len(lines)))
         return lines
