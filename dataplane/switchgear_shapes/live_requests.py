@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
+from switchgear_shapes.errors import ShapeError
 from switchgear_shapes.live import Live
 from switchgear_shapes.log.shape import Shape
 from switchgear_shapes.offsets import Offset
@@ -134,12 +135,16 @@ class EventStream:
             self.end()
             writer.abort()
             return
-        while (found := self._source.events_after(self.shape, self.offset)) is not None:
-            framed, self.offset = found
-            writer.write_chunk(framed)
-            if writer.buffered > MAX_EVENT_BUFFER:
-                self.on_stop()
-                return
+        try:
+            while (found := self._source.events_after(self.shape, self.offset)) is not None:
+                framed, self.offset = found
+                writer.write_chunk(framed)
+                if writer.buffered > MAX_EVENT_BUFFER:
+                    self.on_stop()
+                    return
+        except ShapeError:  # the client comes back, and is told
+            self.on_stop()
+            return
         self._keepalive.cancel()
         self._keepalive = asyncio.get_running_loop().call_later(self._keepalive_seconds, self._on_quiet)
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 
 from switchgear_shapes import answers, offsets
-from switchgear_shapes.errors import ShapeError
+from switchgear_shapes.errors import ShapeError, not_ready
 from switchgear_shapes.log.files import Handle
 from switchgear_shapes.log.registry import Registry
 from switchgear_shapes.log.shape import Shape
@@ -37,11 +37,24 @@ def unreadable() -> ShapeError:
     return ShapeError(500, {"message": "Unable to retrieve shape log: storage error"})
 
 
+def no_files(shape: Shape) -> None:
+    """Who only reads along: its writer has ended the shape, and is about to say so."""
+    raise not_ready("shape data to be loaded", retry_after=1)
+
+
 class Reader:
     """Builds the answers that carry a shape's data."""
 
-    def __init__(self, store: Registry, cache: answers.CacheRules, cursor: CursorRule) -> None:
+    def __init__(
+        self,
+        store: Registry,
+        cache: answers.CacheRules,
+        cursor: CursorRule,
+        on_missing: Callable[[Shape], None] = no_files,
+    ) -> None:
         self._store = store
+        self._on_missing = on_missing
+        """Ends a shape whose file is not there, or raises what the client is told."""
         self._cache = cache
         self._cursor = cursor
         self._memo_key: tuple[int, int, int, int] | None = None
@@ -135,6 +148,9 @@ class Reader:
             return self._body(request, base, headers, Slice(None, 0, 0, rows), b"")
         try:
             handle = self._store.files.get(snapshot.path)
+        except FileNotFoundError:
+            self._on_missing(shape)
+            return answers.must_refetch(request, base, None, sr.offset_text)
         except OSError as error:
             log.error("cannot read the snapshot of %s: %s", shape.handle, error)
             return answers.error_response(request, base, unreadable())
@@ -178,6 +194,9 @@ class Reader:
         shape_log = shape.log
         try:
             position = shape_log.position_of(offset, self._store.files)
+        except FileNotFoundError:
+            self._on_missing(shape)
+            return answers.must_refetch(request, base, None, sr.offset_text)
         except (OSError, ValueError, AssertionError) as error:
             log.error("cannot find a position in the log of %s: %s", shape.handle, error)
             raise unreadable() from None
@@ -192,10 +211,13 @@ class Reader:
         if reaches_end:
             control = answers.up_to_date(end_offset[0] if sr.live else max(self._store.seen_by(shape), end_offset[0]))
         headers = base + self._own_headers(request, sr, shape, end_offset, cursor, schema, reaches_end=reaches_end)
-        if end - position <= INLINE_BYTES:
-            return Response(200, headers, self._small_body(shape, position, end, control))
         try:
+            if end - position <= INLINE_BYTES:
+                return Response(200, headers, self._small_body(shape, position, end, control))
             piece = shape_log.slice(position, end, self._store.files)
+        except FileNotFoundError:
+            self._on_missing(shape)
+            return answers.must_refetch(request, base, None, sr.offset_text)
         except OSError as error:
             log.error("cannot read the log of %s: %s", shape.handle, error)
             raise unreadable() from None
@@ -226,11 +248,7 @@ class Reader:
         return b"[" + data + control + b"]" if control else b"[" + data[: -len(_SEPARATOR)] + b"]"
 
     def _read(self, shape: Shape, start: int, end: int) -> bytes:
-        try:
-            return shape.log.slice(start, end, self._store.files).read()
-        except OSError as error:
-            log.error("cannot read the log of %s: %s", shape.handle, error)
-            raise unreadable() from None
+        return shape.log.slice(start, end, self._store.files).read()
 
     def _body(self, request: Request, base: bytes, headers: bytes, piece: Slice, control: bytes) -> AnyResponse:
         if piece.size <= INLINE_BYTES:
@@ -251,15 +269,25 @@ class Reader:
     # -- events --
 
     def events_after(self, shape: Shape, offset: Offset) -> tuple[bytes, Offset] | None:
-        """The log behind `offset` as server-sent events (not framed), at most a chunk; and where they end."""
-        position = shape.log.position_of(offset, self._store.files)
-        end, end_offset = shape.log.chunk_after(position)
-        if position >= end:
-            return None
-        data = self._read(shape, position, end) if end - position > INLINE_BYTES else None
-        if data is None:
-            self._small_body(shape, position, end, b"")
-            data = self._memo
+        """The log behind `offset` as server-sent events (not framed), at most a chunk; and where they end.
+
+        Raises ShapeError.
+        """
+        try:
+            position = shape.log.position_of(offset, self._store.files)
+            end, end_offset = shape.log.chunk_after(position)
+            if position >= end:
+                return None
+            data = self._read(shape, position, end) if end - position > INLINE_BYTES else None
+            if data is None:
+                self._small_body(shape, position, end, b"")
+                data = self._memo
+        except FileNotFoundError:
+            self._on_missing(shape)
+            raise not_ready("shape data to be loaded", retry_after=1) from None
+        except (OSError, ValueError, AssertionError) as error:
+            log.error("cannot read the log of %s: %s", shape.handle, error)
+            raise unreadable() from None
         events = b"data: " + data[: -len(_SEPARATOR)].replace(_SEPARATOR, b"\n\ndata: ") + b"\n\n"
         if end == shape.log.visible:
             events += b"data: " + answers.up_to_date(end_offset[0]) + b"\n\n"

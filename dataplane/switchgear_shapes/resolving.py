@@ -52,21 +52,33 @@ class Resolver:
         relation = await catalog.get(params.schema, params.table)
         if relation is None:
             raise no_such_table(params)
+        failure: ShapeError | None = None
         try:
-            return await self._define(params, relation), relation
-        except ShapeError as error:  # perhaps not wrong, but newer than what is cached
+            definition = await self._define(params, relation)
+            if not self._unknown_here(definition):
+                return definition, relation
+        except ShapeError as error:
             if error.status != 400:
                 raise
-            catalog.forget(params.schema, params.table)
-            now = await catalog.get(params.schema, params.table)
-            if now is None:
-                raise no_such_table(params) from None
-            if now == relation and not _reads_others(params):
-                raise
-            with contextlib.suppress(WhereError):
-                for name in tables_of(params.where or "") if _reads_others(params) else ():
-                    catalog.forget(*name)
+            failure = error
+        # Perhaps not wrong, but newer than what is cached.
+        catalog.forget(params.schema, params.table)
+        now = await catalog.get(params.schema, params.table)
+        if now is None:
+            raise no_such_table(params)
+        if now == relation and not _reads_others(params):
+            if failure is not None:
+                raise failure
+            return definition, relation
+        with contextlib.suppress(WhereError):
+            for name in tables_of(params.where or "") if _reads_others(params) else ():
+                catalog.forget(*name)
         return await self._define(params, now), now
+
+    def _unknown_here(self, definition: Definition) -> bool:
+        """Whether a standby has no such shape: perhaps the table changed, of which nobody tells it."""
+        known = self._stack.known
+        return self._stack.read_only and known is not None and definition.identity not in known.by_identity
 
     async def _define(self, params: ShapeParams, relation: Relation) -> Definition:
         refused = obstacle(relation)

@@ -304,7 +304,7 @@ class Service:
         hub = self._hub = Hub(store, settings.subquery_buffer_transactions)
         self._ingest = Ingest(store, router, hub, settings.storage_dir)
         self._ingest.on_relation = lambda relation: self.catalog.forget(relation.schema, relation.name)
-        self._reader = Reader(store, self._cache, self._cursor)
+        self._reader = Reader(store, self._cache, self._cursor, lambda shape: store.drop(shape, "its file is gone"))
         self._steps = Steps(hub, self._ingest, store, self._snapshots, self.catalog, self._publication)
         self._steps.connected = lambda: self.active
         self._steps.nudge = self._upstream.ask_position
@@ -384,6 +384,10 @@ class Service:
                 self._evict(self.store)
             self._upstream.tick()
             if not self.active:
+                if time.monotonic() >= due:
+                    due = time.monotonic() + min(MAINTENANCE_SECONDS, self.settings.publication_refresh_period)
+                    if self.read_only:  # nobody tells a standby of changes that end no shape
+                        self.catalog.clear()
                 continue
             try:
                 await self._metrics.ask_slot(self._admin, self._names.slot)

@@ -7,6 +7,7 @@ A request that needs no waiting is answered synchronously.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import logging
 import time
@@ -41,6 +42,7 @@ BODY_LIMIT = 8_000_000
 DELETE_SECONDS = 30.0
 SNAPSHOT_START_SECONDS = 60.0
 CACHED_QUERY_BYTES = 2048
+SUBSET_ATTEMPTS = 2
 
 Answer = AnyResponse | Deferred | Awaitable[AnyResponse]
 
@@ -158,7 +160,8 @@ class ShapeApi:
             if sr.handle is None:
                 await self._started(shape)
                 failure = shape.snapshot.failure
-                if failure is not None and failure.status == 409:  # the table was altered since it was last looked at
+                # The table was altered since it was last looked at, or the shape was evicted at once.
+                if failure.status == 409 if failure is not None else not shape.alive:
                     shape = await self._resolver.shape(sr.params)
         finally:
             self._turns.leave()
@@ -166,6 +169,14 @@ class ShapeApi:
 
     async def _subset(self, call: Call, sr: ShapeRequest) -> AnyResponse:
         """Some of the shape's rows as they are now, beside its log."""
+        for _ in range(SUBSET_ATTEMPTS):
+            with contextlib.suppress(TableChanged):  # what was known of it is old, which need not end the shape
+                return await self._try_subset(call, sr)
+            self._stack.catalog.forget(sr.params.schema, sr.params.table)
+        return answers.must_refetch(call.request, call.base, None, sr.offset_text)
+
+    async def _try_subset(self, call: Call, sr: ShapeRequest) -> AnyResponse:
+        """Raises TableChanged."""
         await self._ready()
         query = await self._resolver.subset(sr)
         shape = await self._resolver.find(sr.params, query.definition, query.relation)
@@ -182,14 +193,10 @@ class ShapeApi:
         offset = shape.log.latest if sr.offset is None or sr.offset == BEFORE_ALL else sr.offset
         schema = schema_header(query.relation, shape.definition.columns)
         headers = call.base + answers.subset_headers(shape.handle, offset, schema)
-        try:
-            # By the shape's own definition: keys of tables without a primary key depend on its salt.
-            fields = header_fields(shape.definition, shape.handle)
-            query = replace(query, definition=shape.definition, fields=fields)
-            return await self._stack.subsets.answer(query, headers, call.request.on_close)
-        except TableChanged:
-            self._stack.catalog.forget(sr.params.schema, sr.params.table)
-            return answers.must_refetch(call.request, call.base, None, sr.offset_text)
+        # By the shape's own definition: keys of tables without a primary key depend on its salt.
+        fields = header_fields(shape.definition, shape.handle)
+        query = replace(query, definition=shape.definition, fields=fields)
+        return await self._stack.subsets.answer(query, headers, call.request.on_close)
 
     # -- with a shape --
 
@@ -221,9 +228,20 @@ class ShapeApi:
 
     @property
     def _reader(self) -> Reader:
+        """Raises ShapeError when it went while the request waited: another instance has taken over."""
         reader = self._stack.reader
-        assert reader is not None, "shapes exist only with a store"
+        if reader is None:
+            raise errors.not_ready(self._stack.waiting_for, retry_after=1)
         return reader
+
+    def _now(self, shape: Shape) -> Shape:
+        """The shape after a wait: in a hand-over the same one comes from another place. Raises ShapeError."""
+        if shape.alive:
+            return shape
+        known = self._stack.known
+        if known is None:
+            raise errors.not_ready(self._stack.waiting_for, retry_after=1)
+        return known.by_handle.get(shape.handle, shape)
 
     async def _read_catalog(self, call: Call, sr: ShapeRequest, shape: Shape) -> AnyResponse:
         """Read the table again for the schema header; it may have become another one."""
@@ -242,11 +260,11 @@ class ShapeApi:
                 self._stack.store.drop(shape, "its table was dropped or replaced")
             return answers.must_refetch(call.request, call.base, None, sr.offset_text)
         schema = schema_header(relation, definition.columns)
-        return await _settled(self._at_position(call, sr, shape, schema))
+        return await _settled(self._at_position(call, sr, self._now(shape), schema))
 
     async def _snapshot_start(self, call: Call, sr: ShapeRequest, shape: Shape, schema: bytes | None) -> AnyResponse:
         await self._started(shape)
-        return self._initial(call, sr, shape, schema)
+        return self._initial(call, sr, self._now(shape), schema)
 
     async def _started(self, shape: Shape) -> None:
         """Wait until the snapshot has rows for readers, or has failed."""
@@ -264,7 +282,7 @@ class ShapeApi:
         if failure is not None and failure.status != 409:
             raise failure
         if failure is not None or not shape.alive:
-            return answers.must_refetch(call.request, call.base, None, sr.offset_text)
+            return self._gone(call, sr)
         return self._reader.chunk(call.request, call.base, sr, shape, 0, schema)
 
     async def _snapshot_end(self, call: Call, sr: ShapeRequest, shape: Shape) -> AnyResponse:
@@ -282,7 +300,8 @@ class ShapeApi:
 
     def _log(self, call: Call, sr: ShapeRequest, shape: Shape, offset: Offset, schema: bytes | None) -> Answer:
         known = self._stack.known
-        assert known is not None, "there is a shape"
+        if known is None or not shape.alive:
+            return self._gone(call, sr)
         if sr.live:
             offset = shape.log.resume(offset)
         ahead = offset > shape.log.latest and offset[0] > known.commit_lsn
@@ -295,6 +314,12 @@ class ShapeApi:
         answerer = LogAnswerer(self._stack, call.request, call.base, sr, shape, offset, schema, ahead)
         timeout = self._settings.long_poll_timeout
         return self._wait(call, shape, answerer, timeout / 2 if ahead else timeout)
+
+    def _gone(self, call: Call, sr: ShapeRequest) -> Response:
+        """The shape ended while the request waited. Raises ShapeError when that is not known."""
+        if not self._stack.serving:
+            raise errors.not_ready(self._stack.waiting_for, retry_after=1)
+        return answers.must_refetch(call.request, call.base, None, sr.offset_text)
 
     def _wait(self, call: Call, shape: Shape, answerer: LogAnswerer, seconds: float) -> Answer:
         if self._stack.live.stopped:

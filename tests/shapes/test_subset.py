@@ -210,10 +210,25 @@ def test_many_at_once(world: World) -> None:
 
 
 def test_a_table_that_changes(world: World) -> None:
+    """A client without a handle gets the table as it is; one that has the old shape is told so, and by what."""
     table = world.table("id int PRIMARY KEY", "VALUES (1)")
-    assert ids(world.get(table, subset__order_by="id")) == ["1"]
+    old = world.get(table, subset__order_by="id")
+    assert ids(old) == ["1"]
     world.database.execute(f"ALTER TABLE {table} ADD COLUMN c int DEFAULT 5")
-    response = world.get(table, subset__order_by="id")
-    assert response.status_code == 409
     again = world.get(table, subset__order_by="id")
+    assert again.status_code == 200
     assert again.json()["data"][0]["value"] == {"id": "1", "c": "5"}
+    assert again.headers["electric-handle"] != old.headers["electric-handle"]
+    late = world.get(table, offset="0_0", handle=old.headers["electric-handle"], subset__order_by="id")
+    assert (late.status_code, late.headers["electric-handle"]) == (409, again.headers["electric-handle"])
+
+
+def test_a_table_that_changes_where_the_shape_does_not_look(world: World) -> None:
+    """The shape goes on, and so do its subsets."""
+    table = world.table("id int PRIMARY KEY, v int", "VALUES (1, 2)")
+    old = world.get(table, columns="id,v", subset__order_by="id")
+    assert ids(old) == ["1"]
+    handle = old.headers["electric-handle"]
+    world.database.execute(f"ALTER TABLE {table} ADD COLUMN c int DEFAULT 5")
+    again = world.get(table, columns="id,v", offset="0_0", handle=handle, subset__order_by="id")
+    assert (again.status_code, again.headers["electric-handle"]) == (200, handle)
