@@ -9,17 +9,18 @@ import os
 import resource
 import signal
 import sys
+from pathlib import Path
 
 from switchgear_model import logs
 from switchgear_streams.errors import StartError
 from switchgear_streams.house import House
 from switchgear_streams.service import Service
 from switchgear_streams.settings import Settings, SettingsError, load
+from switchgear_streams.workers import placing
+from switchgear_streams.workers.launch import launch
 from switchgear_wire.listener import Server, serve
 
 log = logging.getLogger("switchgear.streams")
-
-DRAIN_SECONDS = 10.0
 
 
 def main() -> None:
@@ -35,6 +36,8 @@ def main() -> None:
     # Long lists of plain data are made all the time and hold no cycles.
     gc.set_threshold(50_000, 20, 50)
     try:
+        if settings.workers > 1:
+            sys.exit(launch(settings))
         asyncio.run(run(settings))
     except StartError as error:
         log.error("cannot start: %s", error)
@@ -54,8 +57,16 @@ def raise_file_limit() -> None:
             log.warning("only %d open files are allowed: %s", soft, error)
 
 
+def names(place: Path) -> list[str]:
+    """What is in a directory, if it is there."""
+    return [each.name for each in place.iterdir()] if place.is_dir() else []
+
+
 async def run(settings: Settings) -> None:
     """Serve until a signal comes."""
+    problem = placing.problem(names(settings.data_dir), 1)
+    if problem is not None:
+        raise StartError(f"{settings.data_dir}: {problem}")
     service = Service(settings) if settings.services is None else House(settings)
     service.start()
     gc.freeze()
@@ -68,7 +79,7 @@ async def run(settings: Settings) -> None:
     await stop.wait()
     log.info("stopping")
     service.drain()
-    await server.drain(DRAIN_SECONDS)
+    await server.drain(settings.drain_seconds)
     await service.stop()
     log.info("stopped")
 

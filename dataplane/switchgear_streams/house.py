@@ -6,34 +6,49 @@ request for none gets the answer of a wrong secret, so that names do not leak.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
+from typing import Protocol
 
 from switchgear_streams import answers
 from switchgear_streams.service import Service, unauthorised
 from switchgear_streams.settings import Settings
 from switchgear_wire.metrics import render_all
 from switchgear_wire.request import Request
-from switchgear_wire.response import AnyResponse, Response
+from switchgear_wire.response import AnyResponse, Outcome, Response
 
 _SYSTEM = (b"/health", b"/ready", b"/live", b"/metrics")
+
+
+Result = Outcome | Awaitable[AnyResponse] | Awaitable[Outcome]
+
+
+class Face(Protocol):
+    """What answers for a service."""
+
+    def handle(self, request: Request) -> Result: ...
+    def usage(self, request: Request) -> Result: ...
 
 
 class House:
     """What `Service` is to one, for several."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.services = [Service(one) for one in settings.services or ()]
+    def __init__(
+        self, settings: Settings, services: list[Service] | None = None, faces: Sequence[Face] | None = None
+    ) -> None:
+        """`faces`: what stands before each service, if it is not asked itself."""
+        self.services = [Service(one) for one in settings.services or ()] if services is None else services
+        pairs: list[tuple[Settings, Face]] = [
+            (service.settings, face) for service, face in zip(self.services, faces or self.services, strict=True)
+        ]
         root = settings.root_path.encode() + b"/"
         self._roots = [root]
         prefix, _, rest = root.partition(b"/v1/stream/")
         if not prefix:
             self._roots.append(b"/v1/yjs/" + rest)
         self._by_name = {
-            one.settings.service.encode(): one
-            for one in self.services
-            if one.settings.service is not None and one.settings.host_name is None
+            each.service.encode(): face for each, face in pairs if each.service is not None and each.host_name is None
         }
-        self._by_host = {one.settings.host_name: one for one in self.services if one.settings.host_name is not None}
+        self._by_host = {each.host_name: face for each, face in pairs if each.host_name is not None}
 
     def start(self) -> None:
         """All of them, one after the other. Raises StartError, OSError."""
@@ -51,7 +66,7 @@ class House:
     def error_headers(self, request: Request | None) -> bytes:
         return answers.BASE
 
-    def handle(self, request: Request) -> AnyResponse | Awaitable[AnyResponse]:
+    def handle(self, request: Request) -> Result:
         """The handler."""
         path = request.path
         if path in _SYSTEM:
@@ -72,10 +87,14 @@ class House:
             return unauthorised() if found is None else found.usage(request)
         return answers.problem(404, "NOT_FOUND", "Streams are below the root path and their service's name.")
 
-    def _system(self, request: Request) -> AnyResponse | Awaitable[AnyResponse]:
+    def _system(self, request: Request) -> Result:
         if request.path == b"/metrics" and request.method in ("GET", "HEAD"):
             headers = answers.BASE + b"content-type: text/plain; version=0.0.4; charset=utf-8\r\n" + answers.NO_STORE
-            return Response(200, headers, render_all([one.metrics for one in self.services]))
+            return Response(200, headers, self.metrics())
         # They start and stop together; one whose periodic work is stuck speaks for all.
         worst = next((one for one in self.services if not one.well), self.services[0])
         return worst.handle(request)
+
+    def metrics(self) -> bytes:
+        """Of all services."""
+        return render_all([one.metrics for one in self.services])

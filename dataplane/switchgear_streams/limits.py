@@ -11,10 +11,21 @@ from switchgear_wire.request import Request
 
 
 @dataclass
+class Others:
+    """What the other processes of the same service hold, as far as it is known here."""
+
+    streams: int = 0
+    held: int = 0
+    live: int = 0
+    connections: int = 0
+
+
+@dataclass
 class Rate:
     """At most `per_second` appends a second, and two seconds' worth at once. `now`: any clock in seconds."""
 
     per_second: int
+    taken: int = 0
     _left: float = 0.0
     _at: float = field(default=-1e9)
 
@@ -23,7 +34,12 @@ class Rate:
         left = min(2.0 * self.per_second, self._left + (now - self._at) * self.per_second)
         self._at = now
         self._left = left - 1.0 if left >= 1.0 else left
+        self.taken += left >= 1.0
         return left >= 1.0
+
+    def elsewhere(self, number: int) -> None:
+        """So many were done in other processes."""
+        self._left = max(-2.0 * self.per_second, self._left - number)
 
 
 @dataclass
@@ -33,13 +49,14 @@ class Seats:
 
     most: int
     taken: int = 0
+    others: Others = field(default_factory=Others)
 
     def take(self, request: Request) -> bool:
         """Has the connection of this request a seat, or gets one?"""
         held = request.lease
         if held is self:
             return True
-        if self.taken >= self.most:
+        if self.taken + self.others.connections >= self.most:
             return False
         if held is not None:
             held.leave()

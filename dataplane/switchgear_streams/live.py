@@ -79,9 +79,9 @@ class Hub:
             self.lives.pop(live.stream, None)
             live.stream.live = None
 
-    def busy(self, most: int | None) -> bool:
-        """Are there as many live reads as there may be?"""
-        return most is not None and self.long_polls + self.subscribers >= most
+    def busy(self, most: int | None, others: int = 0) -> bool:
+        """Are there as many live reads as there may be? `others`: those in other processes."""
+        return most is not None and self.long_polls + self.subscribers + others >= most
 
     def buffered(self) -> int:
         """Bytes that wait for SSE subscribers' sockets."""

@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable
-from urllib.parse import urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 import orjson
 
@@ -20,7 +20,7 @@ from switchgear_streams import answers, live, measures, reads, recovery, segment
 from switchgear_streams import request as commands
 from switchgear_streams.checkpoint import Checkpointer
 from switchgear_streams.disk import Disk
-from switchgear_streams.limits import Rate, Seats
+from switchgear_streams.limits import Others, Rate, Seats
 from switchgear_streams.rules.retention import Retention
 from switchgear_streams.settings import Settings
 from switchgear_streams.store import Store
@@ -29,6 +29,7 @@ from switchgear_streams.subscriptions.api import Api
 from switchgear_streams.subscriptions.engine import Engine
 from switchgear_streams.trimming import Trimmer
 from switchgear_streams.wal import Log, Room
+from switchgear_streams.workers.placing import SUBSCRIPTIONS, first_generation
 from switchgear_streams.writes import Writes
 from switchgear_streams.yjs import api as yjs
 from switchgear_streams.yjs.compactor import Compactor
@@ -55,6 +56,8 @@ _RETRY = b"retry-after: 1\r\n"
 _TOUCH_EVERY = 10
 _TIDY_EVERY = 30
 _STALE_TICK = 30.0
+_NO_LIMIT = 2_000_000
+"""The default of --max-streams, which guards the memory of one process, not a customer's bill."""
 
 Answer = AnyResponse | Awaitable[AnyResponse]
 
@@ -76,8 +79,11 @@ def unauthorised() -> Response:
 class Service:
     """One streams server over one data directory."""
 
-    def __init__(self, settings: Settings, clock: Callable[[], int] = wall_clock) -> None:
+    def __init__(self, settings: Settings, clock: Callable[[], int] = wall_clock, worker: int | None = None) -> None:
+        """`worker`: the number of this process, where several share the service (`workers`)."""
         self.settings = settings
+        self.others = Others()
+        self._worker = worker
         self._clock = clock
         self._prefix = settings.root_path.encode() + b"/"
         self._prefix_length = len(self._prefix)
@@ -93,7 +99,8 @@ class Service:
         self._bodies = 0
         self._ticker: asyncio.Task[None] | None = None
         self._ticked = time.monotonic()
-        self.metrics = Registry(**({} if settings.service is None else {"service": settings.service}))
+        labels = {} if settings.service is None else {"service": settings.service}
+        self.metrics = Registry(**labels, **({} if worker is None else {"worker": str(worker)}))
         self._requests = measures.requests(self.metrics)
         self._posts = self._requests["POST"]
         self._unauthorized = self.metrics.counter("streams_unauthorized_total", "Requests without the right secret.")
@@ -101,7 +108,7 @@ class Service:
         self._rate = None if rate is None else Rate(rate)
         self._limited = self.metrics.counter("streams_limited_total", "Requests refused by a limit of the service.")
         most = settings.max_connections
-        self._seats = None if most is None else Seats(most)
+        self._seats = None if most is None else Seats(most, others=self.others)
         if self._seats is not None:
             measures.watch_connections(self.metrics, self._seats)
         self._expired = self.metrics.counter("streams_expired_total", "Streams removed because their time was over.")
@@ -118,26 +125,27 @@ class Service:
         packs = segments.Packs(self._disk)
         self.wal = Log(self._disk, log_id, self.settings.wal_segment_bytes, self._fatal)
         default = Retention(self.settings.retention_seconds, self.settings.retention_bytes)
-        self.store = Store(packs, self.wal, self._clock, default)
+        self.store = Store(packs, self.wal, self._clock, default, first_generation(self._worker or 0))
         writer, covered = recovery.load_catalog(self._disk, self.store, report)
         recovery.replay(self._disk, self.store, log_id, covered, report)
         recovery.check_packs(self._disk, self.store, report)
         self.store.collect_deadlines()
         self.wal.start(report.last_number, report.old)
         self.checkpointer = Checkpointer(self.store, self._disk, writer, self._fatal, self.settings.checkpoint_bytes)
-        self._reader = reads.Reader(self.store)
-        self.hub = live.Hub(self.store, self._reader, self.settings.long_poll_timeout, self._cacheable)
-        self._trimmer = Trimmer(self.store, self._reader)
-        self._writes = Writes(self.store, self._reader, self.settings.max_streams, self.settings.max_bytes)
-        self._engine = Engine(
-            self.store, self._reader, self._writes.append, self.settings.allow_loopback_webhooks, self._fixed_root_url()
+        self.reader = reads.Reader(self.store)
+        self.hub = live.Hub(self.store, self.reader, self.settings.long_poll_timeout, self._cacheable)
+        self._trimmer = Trimmer(self.store, self.reader)
+        limits = self.settings
+        self.writes = Writes(self.store, self.reader, limits.max_streams, limits.max_bytes, self.others)
+        self.engine = Engine(
+            self.store, self.reader, self.writes.append, self.settings.allow_loopback_webhooks, self._fixed_root_url()
         )
-        self._subscriptions = Api(self._engine, self.settings.root_path, self._root_url)
+        self._subscriptions = Api(self.engine, self.settings.root_path, self._root_url)
         self._start_yjs()
         measures.watch(self.metrics, self.store, self.checkpointer, self.hub, report)
         measures.watch_usage(self.metrics, self.store.usage, self._clock)
         measures.watch_retention(self.metrics, self._trimmer, self.checkpointer)
-        measures.watch_subscriptions(self.metrics, self._engine)
+        measures.watch_subscriptions(self.metrics, self.engine)
         for line in report.damage:
             log.error("data was damaged: %s", line)
         if report.torn_bytes:
@@ -150,7 +158,9 @@ class Service:
         )
         if report.replayed:
             self.checkpointer.request()
-        self._engine.start()
+        self.engine.load()
+        if self._worker is None:
+            self.engine.start()
         self._ticker = asyncio.ensure_future(self._tick())
         self._ready = True
 
@@ -158,7 +168,7 @@ class Service:
         root = self.settings.yjs_root
         if root is None:
             return
-        documents = Documents(self.store, self._reader, self._writes)
+        documents = Documents(self.store, self.reader, self.writes)
         self._compactor = Compactor(documents, self.settings.yjs_compaction_bytes)
         self._yjs = yjs.Api(
             documents, self._compactor, root.encode(), self.settings.max_document_bytes, self._read, self._body
@@ -175,7 +185,7 @@ class Service:
         """After the listener is closed: make everything durable and leave nothing to replay."""
         if self._ticker is not None:
             self._ticker.cancel()
-        await self._engine.stop()
+        await self.engine.stop()
         if self._compactor is not None:
             await self._compactor.stop()
         self._stopped = True
@@ -201,7 +211,7 @@ class Service:
             beats += 1
             try:
                 self.hub.tick()
-                self._engine.tick()
+                self.engine.tick()
                 self._sweep()
                 if touching or beats % _TOUCH_EVERY == 0:
                     touching = self.store.flush_touches()
@@ -228,6 +238,45 @@ class Service:
             asyncio.get_running_loop().call_later(_SWEEP_PAUSE, self._sweep)
 
     # -- requests --
+
+    def subject(self, request: Request) -> bytes | None:
+        """The name of the stream (or whatever all streams of it share) that a request is about, None for none."""
+        path = request.path
+        if path.startswith(self._prefix):
+            if self._subscriptions.mine(path):
+                return SUBSCRIPTIONS
+            name = path[self._prefix_length :]
+            return unquote_to_bytes(name) if b"%" in name else name
+        return None if self._yjs is None else self._yjs.document(path)
+
+    def fork_source(self, request: Request) -> bytes | None:
+        """What a PUT with the secret forks from. Raises HttpError."""
+        if b"stream-forked-from" not in request.headers or not self._allowed(request):
+            return None
+        return commands.create(request.headers, self._fork_prefix).forked_from
+
+    def shared(self) -> tuple[int, int, int, int, int]:
+        """Streams, bytes kept, live reads, connections, and appends so far: what counts against limits."""
+        hub, seats, rate = self.hub, self._seats, self._rate
+        return (
+            len(self.store.streams),
+            self.store.usage.held,
+            hub.long_polls + hub.subscribers,
+            0 if seats is None else seats.taken,
+            0 if rate is None else rate.taken,
+        )
+
+    def appended_elsewhere(self, number: int) -> None:
+        """So many appends of this service were accepted by other processes."""
+        if self._rate is not None:
+            self._rate.elsewhere(number)
+
+    @property
+    def limited(self) -> bool:
+        """Is there any limit to share?"""
+        limits = self.settings
+        some = (limits.max_bytes, limits.max_append_rate, limits.max_live_reads, limits.max_connections)
+        return any(one is not None for one in some) or limits.max_streams < _NO_LIMIT
 
     def error_headers(self, request: Request | None) -> bytes:
         """For answers that wire makes itself."""
@@ -264,7 +313,7 @@ class Service:
         if method == "PUT":
             return self._put(request, key)
         if method == "DELETE":
-            return self._writes.delete(key)
+            return self.writes.delete(key)
         return self._wrong_method(b"GET, POST, PUT, DELETE, HEAD, OPTIONS")
 
     def _seated(self, request: Request, seats: Seats) -> bool:
@@ -325,7 +374,7 @@ class Service:
         if type(stream) is Stream and headers.keys().isdisjoint(_SPECIAL) and request.body_complete:
             body = request.body_now()
             if body and len(body) <= self.settings.max_body_bytes:
-                pending = self._writes.plain(stream, headers.get(b"content-type"), body)
+                pending = self.writes.plain(stream, headers.get(b"content-type"), body)
                 if pending is not None:
                     return pending
             return self._post_body(request, self._key(request), body or b"")
@@ -341,10 +390,10 @@ class Service:
     def _post_body(self, request: Request, key: bytes, body: bytes) -> Answer:
         if len(body) > self.settings.max_body_bytes:
             raise BodyTooLarge(self.settings.max_body_bytes)
-        return self._writes.append(key, commands.append(request.headers), body)
+        return self.writes.append(key, commands.append(request.headers), body)
 
     async def _post_later(self, request: Request, key: bytes, command: commands.Append) -> AnyResponse:
-        answer = self._writes.append(key, command, await self._body(request, self.settings.max_body_bytes))
+        answer = self.writes.append(key, command, await self._body(request, self.settings.max_body_bytes))
         return answer if isinstance(answer, Response) else await answer
 
     def _put(self, request: Request, key: bytes) -> Answer:
@@ -355,11 +404,11 @@ class Service:
             return self._put_later(request, key, command, location)
         if len(body) > self.settings.max_body_bytes:
             raise BodyTooLarge(self.settings.max_body_bytes)
-        return self._writes.create(key, command, body, location)
+        return self.writes.create(key, command, body, location)
 
     async def _put_later(self, request: Request, key: bytes, command: commands.Create, location: bytes) -> AnyResponse:
         body = await self._body(request, self.settings.max_body_bytes)
-        answer = self._writes.create(key, command, body, location)
+        answer = self.writes.create(key, command, body, location)
         return answer if isinstance(answer, Response) else await answer
 
     def _location(self, request: Request) -> bytes:
@@ -435,9 +484,9 @@ class Service:
         if isinstance(stream, Response):
             return stream
         try:
-            position = self._reader.position(stream, command.offset)
-            self._reader.check(stream, position)
-            if command.live is not None and self.hub.busy(self.settings.max_live_reads):
+            position = self.reader.position(stream, command.offset)
+            self.reader.check(stream, position)
+            if command.live is not None and self.hub.busy(self.settings.max_live_reads, self.others.live):
                 return self._refused(
                     answers.problem(429, "TOO_MANY_LIVE_READS", "As many live reads as this service may have.", _RETRY)
                 )
@@ -466,12 +515,12 @@ class Service:
         return Response(200, headers, b"[]" if stream.json else b"")
 
     def _catch_up(self, request: Request, stream: Stream, position: int, cursor: bytes = b"") -> AnyResponse:
-        found = self._reader.range(stream, position, reads.CHUNK)
+        found = self.reader.range(stream, position, reads.CHUNK)
         closed = found.tail and stream.visible_closed
         etag = answers.etag(stream, position, found.end, closed)
         headers = answers.BASE + self._cacheable + b"etag: %b\r\n" % etag
         if etag in request.headers.get(b"if-none-match", b"").replace(b" ", b"").split(b","):
-            self._reader.release(found.held)
+            self.reader.release(found.held)
             return Response(304, headers + cursor)
         headers += (
             answers.content_type(stream)
@@ -521,10 +570,13 @@ class Service:
 
     async def _usage(self) -> Response:
         """What the service used, once it is durable: no crash can take back what this says."""
-        now = self._clock()
-        report = self.store.usage.report(now)
+        return Response(200, answers.BASE + _JSON, orjson.dumps(await self.durable_usage()))
+
+    async def durable_usage(self) -> dict[str, int]:
+        """See `_usage`."""
+        report = self.store.usage.report(self._clock())
         await self.wal.wait(self.wal.flush())
-        return Response(200, answers.BASE + _JSON, orjson.dumps(report))
+        return report
 
     def _system(self, request: Request) -> Answer:
         path = request.path

@@ -11,6 +11,7 @@ from pathlib import Path
 from switchgear_streams import tenants
 from switchgear_streams.rules.lifetime import MAX_TTL
 from switchgear_streams.rules.retention import MAX_BYTES
+from switchgear_streams.workers.placing import MOST
 from switchgear_wire.listener import Limits
 
 MIB = 1_048_576
@@ -48,6 +49,9 @@ class Settings:
     services: tuple[Settings, ...] | None = None
     """All of them, where a process serves several."""
     public_root_url: str | None = None
+    workers: int = 1
+    """Processes; with more than one each has a part of the streams."""
+    drain_seconds: float = 10.0
     yjs_compaction_bytes: int = MIB
     max_document_bytes: int = 16 * MIB
 
@@ -77,6 +81,11 @@ def parser() -> argparse.ArgumentParser:
     add("--host", help="address to listen on (SWITCHGEAR_HOST; default 127.0.0.1)")
     add("--port", help="port to listen on, 0 for any (SWITCHGEAR_PORT; default 4437)")
     add("--data-dir", help="directory of the data, used by one process at a time (SWITCHGEAR_DATA_DIR; required)")
+    add(
+        "--workers",
+        help=f"processes that share the streams by a hash of their names (1 to {MOST}, default 1); stays as it is for"
+        " the life of the data",
+    )
     add("--long-poll-timeout-ms", help="how long a long-poll waits (default 30000)")
     add("--root-path", help="path in front of every stream's path (default /v1/stream)")
     add(
@@ -178,6 +187,7 @@ def load(argv: Sequence[str], environment: Mapping[str, str]) -> Settings:
         retention_bytes=whole("--retention-bytes", given.retention_bytes, 0, 1, MAX_BYTES) or None,
         allow_loopback_webhooks=given.allow_loopback_webhooks,
         public_root_url=public_root_url,
+        workers=whole("--workers", given.workers, 1, 1, MOST),
         yjs_compaction_bytes=whole("--yjs-compaction-bytes", given.yjs_compaction_bytes, MIB, 1024, 1024 * MIB),
         max_document_bytes=whole(
             "--max-document-bytes", given.max_document_bytes, min(16 * MIB, segment // 4), 1024, segment // 4

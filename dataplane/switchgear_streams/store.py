@@ -42,13 +42,15 @@ MAX_TIME = 1 << 63
 class Store:
     """See the module."""
 
-    def __init__(self, packs: Packs, wal: Log, clock: Callable[[], int], default: Retention | None = None) -> None:
+    def __init__(
+        self, packs: Packs, wal: Log, clock: Callable[[], int], default: Retention | None = None, first: int = 1
+    ) -> None:
         self.packs = packs
         self.log = wal
         self.clock = clock
         """Unix milliseconds."""
         self.streams: dict[bytes, Stream | bytes] = {}
-        self.next_generation = 1
+        self.next_generation = first
         self.dirty: dict[Stream, None] = {}
         """Streams that changed since the last checkpoint."""
         self.removed: dict[bytes, None] = {}
@@ -74,6 +76,8 @@ class Store:
         """Set while a checkpoint waits for deletions under way: no new one may begin."""
         self.on_change: Callable[[Stream], None] | None = None
         """Told of every creation, deletion, and first append in a block, before it is durable (`stream.last_block`)."""
+        self.on_removed: Callable[[bytes], None] = lambda key: None
+        """Told of every name at which there is no stream any more."""
         self.usage = Usage()
         self.damaged = 0
         self.appends = 0
@@ -373,6 +377,7 @@ class Store:
                 self.hydrated.pop(lost.key, None)
                 self.removed[lost.key] = None
                 self.unsealed += 256
+                self.on_removed(lost.key)
             self.dirty.pop(lost, None)
             lost.dirty = False
             self.usage.dropped(lost.key, lost.held, time)

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from switchgear_streams import answers
+from switchgear_streams.limits import Others
 from switchgear_streams.pending import Pending
 from switchgear_streams.reads import Reader
 from switchgear_streams.request import Append, Create
@@ -31,10 +32,18 @@ ROOM_WAIT = 10.0
 class Writes:
     """See the module."""
 
-    def __init__(self, store: Store, reader: Reader, max_streams: int, max_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        reader: Reader,
+        max_streams: int,
+        max_bytes: int | None = None,
+        others: Others | None = None,
+    ) -> None:
         self._store = store
         self._reader = reader
         self._max_streams = max_streams
+        self._others = others or Others()
         self._max_bytes = (1 << 63) if max_bytes is None else max_bytes
 
     # -- POST --
@@ -75,7 +84,7 @@ class Writes:
             stored, count = messages.to_stored(body)
             if not count:
                 return answers.problem(400, "EMPTY_ARRAY", "Nothing to append: the array is empty.")
-        if stored and store.usage.held + len(stored) > self._max_bytes:
+        if stored and store.usage.held + self._others.held + len(stored) > self._max_bytes:
             return self._no_space()
         size = len(stored) + len(key) + 8192
         if store.log.room(size) is not Room.OK:
@@ -113,7 +122,7 @@ class Writes:
         ):
             return None
         stored = messages.to_stored(body)[0] if stream.json else body
-        if not stored or self._store.usage.held + len(stored) > self._max_bytes:
+        if not stored or self._store.usage.held + self._others.held + len(stored) > self._max_bytes:
             return None
         if self._store.log.room(len(stored) + len(stream.key) + 8192) is not Room.OK:
             return None
@@ -134,7 +143,7 @@ class Writes:
             return answers.problem(409, "STREAM_GONE", "A deleted stream is kept here for its forks; use another path.")
         if stream is not None and not stream.expired(now):
             return self._settled(stream, self._existing(stream, command, location))
-        if stream is None and len(store.streams) >= self._max_streams:
+        if stream is None and len(store.streams) + self._others.streams >= self._max_streams:
             return answers.problem(
                 429, "TOO_MANY_STREAMS", f"This service holds {self._max_streams} streams; delete some.", _RETRY
             )
@@ -149,7 +158,7 @@ class Writes:
         stored = body
         if body and made.json:
             stored, _ = messages.to_stored(body)
-        if stored and store.usage.held + len(stored) > self._max_bytes:
+        if stored and store.usage.held + self._others.held + len(stored) > self._max_bytes:
             return self._no_space()
         size = len(stored) + len(key) + len(made.meta()) + 8192
         if store.log.room(size) is not Room.OK:

@@ -19,11 +19,14 @@ import httptools
 from switchgear_wire.answers import NO_BODY, closing, date_header, error_response
 from switchgear_wire.errors import ClientGone, HttpError
 from switchgear_wire.files import SENDFILE_FROM, send_parts, send_short
+from switchgear_wire.handover import Arrival, Kept, descriptor
 from switchgear_wire.request import Lease, Request
 from switchgear_wire.response import (
     AnyResponse,
     Deferred,
+    Elsewhere,
     FileResponse,
+    Outcome,
     Response,
     StreamResponse,
     status_line,
@@ -42,6 +45,9 @@ MAX_DISCARDED = 262_144
 # is closed: a close with unread bytes would be a reset, and the client might never see the answer.
 LINGER_SECONDS = 2.0
 _OTHER_VERSION = HttpError(505, "HTTP_VERSION", "Only HTTP/1.1 and HTTP/1.0 are spoken here.")
+_NOT_KEPT = HttpError(
+    503, "ANOTHER_PROCESS", "Send this again on a new connection, not behind a large request.", b"retry-after: 0\r\n"
+)
 _HEAD_TOO_LARGE = HttpError(431, "HEADERS_TOO_LARGE", "URL and headers are too large; send a POST body, or less.")
 
 
@@ -55,15 +61,19 @@ class Connection(asyncio.BufferedProtocol):
         "_head_bytes",
         "_in_head",
         "_incoming",
+        "_kept",
         "_lingering",
         "_lost",
+        "_moving",
         "_parser",
         "_queue",
         "_reading_paused",
         "_server",
+        "_skipped",
         "_task",
         "_url",
         "_writer",
+        "arrival",
         "deadline",
         "last_buffered",
         "lease",
@@ -73,8 +83,12 @@ class Connection(asyncio.BufferedProtocol):
         "write_paused",
     )
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, arrival: Arrival | None = None) -> None:
         self._server = server
+        self.arrival = arrival
+        self._kept = Kept() if server.shared else None
+        self._skipped: Request | None = None
+        self._moving = False
         self._parser = httptools.HttpRequestParser(self)
         self._incoming: Request | None = None
         self._queue: deque[Request] = deque()
@@ -110,8 +124,11 @@ class Connection(asyncio.BufferedProtocol):
             )
             self.transport.write(closing(error_response(busy), self._server.error_headers(None)))
             self.transport.close()
+            self._forget_arrival()
             return
         self.deadline = self._server.now + self._server.limits.head_timeout
+        if self.arrival is not None:
+            self._receive(memoryview(self.arrival.data))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = True
@@ -119,6 +136,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._drain_waiter is not None and not self._drain_waiter.done():
             self._drain_waiter.set_result(None)
         self._queue.clear()
+        self._forget_arrival()
         if self.lease is not None:
             self.lease.leave()
         for request in (self._incoming, self._active):
@@ -147,15 +165,20 @@ class Connection(asyncio.BufferedProtocol):
         return self._server.inbox
 
     def buffer_updated(self, nbytes: int) -> None:
+        self._receive(self._server.inbox[:nbytes])
+
+    def _receive(self, data: memoryview) -> None:
         if self._lingering:
-            self._discarded += nbytes
+            self._discarded += len(data)
             if self._discarded > 64 * MAX_DISCARDED:
                 self.abort()
             return
         if self._in_head:
-            self._head_bytes += nbytes
+            self._head_bytes += len(data)
+        if self._kept is not None:
+            self._kept.take(data, self._incoming is None and self._active is None and not self._queue)
         try:
-            self._parser.feed_data(self._server.inbox[:nbytes])
+            self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             # We speak HTTP/1.1 only: the request is answered as if it had not asked, and the connection ends.
             if self._queue:
@@ -217,11 +240,29 @@ class Connection(asyncio.BufferedProtocol):
         request.has_body = bool(request.content_length) or b"transfer-encoding" in headers
         self._head_bytes = 0
         self._in_head = False
+        if self.arrival is not None and self._arrived(self.arrival, request):
+            return
         self._queue.append(request)
+
+    def _forget_arrival(self) -> None:
+        arrival, self.arrival = self.arrival, None
+        if arrival is not None:
+            arrival.drop()
+
+    def _arrived(self, arrival: Arrival, request: Request) -> bool:
+        """The first requests of a connection from elsewhere. Is this one handled?"""
+        kept = self._kept
+        if kept is not None and kept.handled < arrival.handled:
+            kept.handled += 1
+            self._skipped = request
+            return True
+        request.note = arrival.note
+        self.arrival = None
+        return False
 
     def on_body(self, body: bytes) -> None:
         request = self._incoming
-        if request is None:
+        if request is None or request is self._skipped:
             return
         self.deadline = self._server.now + self._server.limits.body_stall_timeout
         if request.discarded:
@@ -237,6 +278,7 @@ class Connection(asyncio.BufferedProtocol):
         self._head_bytes = 0
         if request is not None:
             request.complete()
+            self._skipped = None
 
     # -- request body --
 
@@ -252,7 +294,8 @@ class Connection(asyncio.BufferedProtocol):
     def update_reading(self) -> None:
         request = self._incoming
         pause = not self._lingering and (
-            len(self._queue) >= MAX_PIPELINED
+            self._moving
+            or len(self._queue) >= MAX_PIPELINED
             or (request is not None and request.buffered >= self._server.limits.high_water)
         )
         if pause != self._reading_paused and not self.transport.is_closing():
@@ -268,6 +311,8 @@ class Connection(asyncio.BufferedProtocol):
         while self._active is None and self._queue:
             request = self._active = self._queue.popleft()
             self._server.requests.value += 1
+            if self._kept is not None:
+                self._kept.handled += 1
             if request.body_complete:
                 self.deadline = 0.0
             try:
@@ -276,7 +321,7 @@ class Connection(asyncio.BufferedProtocol):
                 result = self._failed(request, error)
             if type(result) is Response:
                 self._send(request, result)
-            elif isinstance(result, (FileResponse, StreamResponse, Response)):
+            elif isinstance(result, (FileResponse, StreamResponse, Response, Elsewhere)):
                 self._respond(request, result)
             elif isinstance(result, Deferred):
                 result.listen(partial(self._on_answer, request))
@@ -290,8 +335,7 @@ class Connection(asyncio.BufferedProtocol):
     def _on_answer(self, request: Request, answer: AnyResponse | None) -> None:
         """A deferred answer is there. Whoever brings it has others to serve: nothing is raised."""
         if answer is None or request.closed:
-            if isinstance(answer, FileResponse) and answer.on_done is not None:
-                answer.on_done()
+            _unwanted(answer)
             return
         try:
             self._respond(request, answer)
@@ -301,10 +345,10 @@ class Connection(asyncio.BufferedProtocol):
             log.exception("cannot answer %s %s", request.method, request.path)
             self.abort()
 
-    def _on_result(self, request: Request, done: asyncio.Future[AnyResponse]) -> None:
+    def _on_result(self, request: Request, done: asyncio.Future[Outcome]) -> None:
         if request.closed:
-            if not done.cancelled():
-                done.exception()
+            if not done.cancelled() and done.exception() is None:
+                _unwanted(done.result())
             return
         try:
             result = done.result()
@@ -314,7 +358,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._active is None and self._queue:
             self._dispatch()
 
-    async def _await(self, request: Request, result: Awaitable[AnyResponse]) -> None:
+    async def _await(self, request: Request, result: Awaitable[AnyResponse] | Awaitable[Outcome]) -> None:
         try:
             answer = await result
         except ClientGone:
@@ -323,8 +367,7 @@ class Connection(asyncio.BufferedProtocol):
         except Exception as error:
             answer = self._failed(request, error)
         if request.closed:
-            if isinstance(answer, FileResponse) and answer.on_done is not None:
-                answer.on_done()
+            _unwanted(answer)
             return
         self._respond(request, answer)
         if self._active is None and self._queue:
@@ -339,7 +382,7 @@ class Connection(asyncio.BufferedProtocol):
         made.headers += self._server.error_headers(request)
         return made
 
-    def _respond(self, request: Request, response: AnyResponse) -> None:
+    def _respond(self, request: Request, response: Outcome) -> None:
         if isinstance(response, Response):
             self._send(request, response)
         elif isinstance(response, FileResponse):
@@ -349,8 +392,53 @@ class Connection(asyncio.BufferedProtocol):
                 return
             self.transport.write(head)
             self._task = asyncio.ensure_future(self._send_file(request, response))
+        elif isinstance(response, Elsewhere):
+            self._move(request, response)
         else:
             self._start_stream(request, response)
+
+    # -- going on elsewhere --
+
+    def _move(self, request: Request, elsewhere: Elsewhere) -> None:
+        """What was answered before goes out first."""
+        if self._kept is None or self._kept.lost:
+            elsewhere.drop()
+            request.keep_alive = False
+            answer = error_response(_NOT_KEPT)
+            answer.headers += self._server.error_headers(request)
+            self._send(request, answer)
+            return
+        self._moving = True
+        self.update_reading()
+        if self.transport.get_write_buffer_size():
+            self._task = asyncio.ensure_future(self._move_later(elsewhere, self._kept))
+        else:
+            self._leave(elsewhere, self._kept)
+
+    async def _move_later(self, elsewhere: Elsewhere, kept: Kept) -> None:
+        # Rare, so asked again and again; `check` aborts one that takes nothing.
+        while not self._lost and self.transport.get_write_buffer_size():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        self._leave(elsewhere, kept)
+
+    def _leave(self, elsewhere: Elsewhere, kept: Kept) -> None:
+        try:
+            fd = -1 if self._lost or self.transport.is_closing() else descriptor(self.transport)
+        except OSError as error:
+            log.error("cannot hand a connection over: %s", error)
+            fd = -1
+        if fd < 0:
+            elsewhere.drop()
+        else:
+            elsewhere.take(fd, kept.bytes(), kept.handled - 1)
+            for one in (self._incoming, self._active):
+                if one is not None:
+                    one.done()
+            self._incoming = self._active = None
+        self._queue.clear()
+        self.abort()
+
+    # -- answering --
 
     def _head(self, request: Request, status: int, headers: bytes, length: int | None) -> bytes:
         if (
@@ -514,3 +602,11 @@ class Connection(asyncio.BufferedProtocol):
                 self._refuse(HttpError(408, "REQUEST_TIMEOUT", "The request's head did not arrive in time."))
             else:
                 self.transport.close()
+
+
+def _unwanted(answer: Outcome | None) -> None:
+    """An answer for nobody: it may hold something."""
+    if isinstance(answer, FileResponse) and answer.on_done is not None:
+        answer.on_done()
+    elif isinstance(answer, Elsewhere):
+        answer.drop()

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from switchgear_wire.connection import Connection
+from switchgear_wire.handover import Arrival
 from switchgear_wire.metrics import Counter
 from switchgear_wire.request import Request
 from switchgear_wire.response import Handler
 
 INBOX_BYTES = 262_144
+BACKLOG = 4096
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class Server:
         self.port = 0
         self.now = 0.0
         """A coarse clock (loop time, moved on by the sweep), exact enough for deadlines of seconds."""
+        self.shared = False
+        """May connections go on in another process?"""
         self._connections: set[Connection] = set()
         self._listener: asyncio.Server | None = None
         self._sweep: asyncio.TimerHandle | None = None
@@ -56,19 +60,27 @@ class Server:
     def connections(self) -> int:
         return len(self._connections)
 
-    async def start(self, host: str, port: int, reuse_port: bool) -> None:
+    async def start(self, host: str, port: int, sock: socket.socket | None = None) -> None:
         loop = asyncio.get_running_loop()
         self.now = loop.time()
-        self._listener = await loop.create_server(
-            lambda: Connection(self), host, port, reuse_port=reuse_port or None, backlog=4096
-        )
+        if sock is None:
+            self._listener = await loop.create_server(lambda: Connection(self), host, port, backlog=BACKLOG)
+        else:
+            self._listener = await loop.create_server(lambda: Connection(self), sock=sock, backlog=BACKLOG)
         self.port = self._listener.sockets[0].getsockname()[1]
         for sock in self._listener.sockets:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._tick()
 
+    async def adopt(self, fd: int, arrival: Arrival) -> None:
+        """Go on with a connection of another process. Raises OSError."""
+        sock = socket.socket(fileno=fd)
+        sock.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.connect_accepted_socket(lambda: Connection(self, arrival), sock)
+
     def accept(self, connection: Connection) -> bool:
-        if self.draining or len(self._connections) >= self.limits.max_connections:
+        if (self.draining and connection.arrival is None) or len(self._connections) >= self.limits.max_connections:
             self.refused.value += 1
             return False
         self._connections.add(connection)
@@ -122,9 +134,8 @@ async def serve(
     *,
     limits: Limits | None = None,
     error_headers: Callable[[Request | None], bytes] = lambda request: b"",
-    reuse_port: bool = False,
 ) -> Server:
     """Listen on host:port. `error_headers` go on the answers that wire itself makes (CORS, say). Raises OSError."""
     server = Server(handler, limits or Limits(), error_headers)
-    await server.start(host, port, reuse_port)
+    await server.start(host, port)
     return server

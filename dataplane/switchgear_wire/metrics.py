@@ -116,6 +116,21 @@ def render_all(registries: Sequence[Registry]) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
+def merge(texts: Sequence[bytes]) -> bytes:
+    """Expositions of several processes whose labels differ, in one: each family once."""
+    families: dict[bytes, list[bytes]] = {}
+    for text in texts:
+        family: list[bytes] = []
+        for line in text.splitlines():
+            if line.startswith(b"# HELP "):
+                family = families.setdefault(line.split(b" ", 3)[2], [])
+                if not family:
+                    family.append(line)
+            elif not line.startswith(b"# TYPE ") or len(family) == 1:
+                family.append(line)
+    return b"".join(line + b"\n" for family in families.values() for line in family)
+
+
 def _render(name: str, labels: str, series: Counter | Histogram) -> list[str]:
     if isinstance(series, Histogram):
         lines, running = [], 0

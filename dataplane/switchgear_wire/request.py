@@ -47,6 +47,7 @@ class Request:
         "http10",
         "keep_alive",
         "method",
+        "note",
         "path",
         "peer",
         "query",
@@ -65,6 +66,8 @@ class Request:
         self.content_length: int | None = None
         self.has_body = False
         self.closed = False
+        self.note: object = None
+        """What is to be known of it where its connection came from another process."""
         self._chunks: deque[bytes] = deque()
         self._buffered = 0
         self._complete = False

@@ -116,6 +116,19 @@ class Deferred:
             self._listener(answer)
 
 
+class Elsewhere:
+    """No answer: another process has it. `take(fd, data, handled)` gets the connection (`handover`) and owns `fd`.
+
+    `drop` is called instead when the connection cannot go. Only a server that keeps what comes in can give this.
+    """
+
+    __slots__ = ("drop", "take")
+
+    def __init__(self, take: Callable[[int, bytes, int], None], drop: Callable[[], None] = lambda: None) -> None:
+        self.take = take
+        self.drop = drop
+
+
 class Writer(Protocol):
     """The body of a StreamResponse. Writing after `closed` does nothing."""
 
@@ -145,4 +158,5 @@ class Writer(Protocol):
 
 
 AnyResponse: TypeAlias = Response | FileResponse | StreamResponse
-Handler: TypeAlias = "Callable[[Request], AnyResponse | Deferred | Awaitable[AnyResponse]]"
+Outcome: TypeAlias = AnyResponse | Elsewhere
+Handler: TypeAlias = "Callable[[Request], Outcome | Deferred | Awaitable[AnyResponse] | Awaitable[Outcome]]"

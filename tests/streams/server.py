@@ -16,6 +16,8 @@ from typing import Any
 import httpx
 
 HOST = "127.0.0.1"
+# So that any test can be run against several workers, too.
+WORKERS = os.environ.get("STREAMS_TEST_WORKERS", "")
 ZERO = "0000000000000000_0000000000000000"
 JSON = {"content-type": "application/json"}
 TEXT = {"content-type": "text/plain"}
@@ -52,6 +54,8 @@ class StreamsServer:
     def start(self, *, wait: bool = True, port: int = 0) -> StreamsServer:
         command = [sys.executable, "-m", self._module, "--port", str(port), "--data-dir", str(self.data)]
         command += ["--long-poll-timeout-ms", str(self._long_poll_ms), *self._flags]
+        if WORKERS and self._module == "switchgear_streams" and "--workers" not in self._flags:
+            command += ["--workers", WORKERS]
         environment = {**os.environ, **self._environment}
         environment.pop("STREAMS_SECRET", None)
         if self._flags_only:
@@ -115,9 +119,9 @@ class StreamsServer:
 
     def metric(self, name: str) -> float:
         text = httpx.get(f"{self.url}/metrics", trust_env=False).text
-        found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.M)
+        found = re.findall(rf"^{re.escape(name)}(?:{{worker=\"\d+\"}})? (\S+)$", text, re.M)
         assert found, f"no metric {name} in {text}"
-        return float(found[1])
+        return sum(map(float, found))
 
 
 def events(text: str) -> list[tuple[str, str]]:

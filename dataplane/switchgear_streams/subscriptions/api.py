@@ -22,6 +22,7 @@ from switchgear_streams.subscriptions.config import PULL_WAKE, WEBHOOK, Ack
 from switchgear_streams.subscriptions.engine import MAX_SUBSCRIPTIONS, Engine
 from switchgear_streams.subscriptions.errors import Refused, fenced, invalid, unknown
 from switchgear_streams.subscriptions.journal import links_size
+from switchgear_streams.subscriptions.neighbours import Seen
 from switchgear_streams.subscriptions.state import LEASED, Subscription, already_claimed, no_pending_work
 from switchgear_wire.errors import BodyTooLarge, HttpError
 from switchgear_wire.request import Request
@@ -126,6 +127,7 @@ class Api:
                 raise Refused(
                     409, "SUBSCRIPTION_ALREADY_EXISTS", "It exists with another configuration; delete it first."
                 )
+            await engine.caught_up()
             await engine.settled()
             return _answer(200, views.shown(engine, existing, engine.base_of(existing)))
         if len(engine.subscriptions) >= MAX_SUBSCRIPTIONS:
@@ -135,6 +137,7 @@ class Api:
         return _answer(201, views.shown(engine, made, engine.base_of(made)))
 
     async def _get(self, request: Request, name: str) -> Response:
+        await self._engine.caught_up()
         found = self._find(name)
         shown = views.shown(self._engine, found, self._engine.base_of(found))
         await self._engine.settled()
@@ -151,7 +154,11 @@ class Api:
         found = self._find(name)
         if found.config.wake_stream in paths:
             raise invalid("The wake stream cannot be one of the streams: every wake would cause the next.")
-        await self._engine.link(found, [path.encode() for path in paths])
+        keys = [path.encode() for path in paths]
+        await self._engine.neighbours.watch(found, keys)
+        if found.removed:
+            raise unknown()
+        await self._engine.link(found, keys)
         return Response(204, answers.BASE)
 
     async def _unlink(self, name: str, raw: bytes) -> Response:
@@ -173,6 +180,7 @@ class Api:
         if found.config.type != PULL_WAKE:
             raise invalid("Only pull-wake subscriptions are claimed; a webhook's work is delivered.")
         await engine.keyring()
+        await engine.caught_up()
         now = engine.store.clock()
         if found.removed:
             raise unknown()
@@ -203,10 +211,14 @@ class Api:
     async def _progress(self, request: Request, name: str, kind: str, holder: str) -> Response:
         """Callback and ack: acknowledge, keep the lease, or end the wake."""
         ack, found, claims = await self._authorised(request, name, kind)
-        engine, now = self._engine, self._engine.store.clock()
-        acks = self._positions(found, ack)
+        engine = self._engine
+        await engine.caught_up()
+        acks = await self._positions(found, ack)
         engine.require_room(links_size(acks))
+        # From here to `save` nothing waits, so that no two requests move one wake.
+        self._still(found, ack, claims)
         engine.catch_up()
+        now = engine.store.clock()
         changed = engine.acknowledge(found, acks)
         answer: dict[str, Any] = {"ok": True, "next_wake": False}
         if ack.done:
@@ -240,15 +252,21 @@ class Api:
             raise Refused(401, "TOKEN_INVALID", "The token belongs to another subscription.")
         ack = config.parse_ack(await request.read(MAX_BODY))
         found = self._find(name)
+        self._still(found, ack, claims)
+        return ack, found, claims
+
+    def _still(self, found: Subscription, ack: Ack, claims: tokens.Claims) -> None:
+        """Is the wake the one that the token is for? Raises Refused."""
+        if found.removed:
+            raise unknown()
         if found.incarnation != claims.incarnation:
             raise fenced()
         found.check(ack.wake_id, ack.generation, claims.generation)
-        if found.expired(engine.store.clock()):
-            engine.kick(found)
+        if found.expired(self._engine.store.clock()):
+            self._engine.kick(found)
             raise fenced()
-        return ack, found, claims
 
-    def _positions(self, subscription: Subscription, ack: Ack) -> dict[bytes, tuple[int, int]]:
+    async def _positions(self, subscription: Subscription, ack: Ack) -> dict[bytes, tuple[int, int]]:
         """All acks as key → (generation, position), or none: Raises Refused 409 INVALID_OFFSET."""
         made: dict[bytes, tuple[int, int]] = {}
         for path, token in ack.acks:
@@ -259,14 +277,16 @@ class Api:
             link, stream = subscription.links.get(key), self._engine.stream(key)
             if link is None or stream is None or link.generation != stream.generation:
                 raise _bad_offset(path, "is no stream of this subscription")
-            position = self._position(path, token, stream)
+            position = await self._position(path, token, key, stream)
             if position < link.position:
                 raise _bad_offset(path, "is acknowledged beyond this offset already")
             made[key] = (link.generation, max(position, made.get(key, (0, 0))[1]))
         return made
 
-    def _position(self, path: str, token: str, stream: Stream) -> int:
+    async def _position(self, path: str, token: str, key: bytes, stream: Seen) -> int:
         try:
+            if not isinstance(stream, Stream):
+                return await self._engine.neighbours.position(key, token)
             return self._engine.reader.position(stream, offsets.parse(token))
         except (HttpError, OSError) as error:
             raise _bad_offset(path, str(error)) from None

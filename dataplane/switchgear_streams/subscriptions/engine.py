@@ -28,6 +28,7 @@ from switchgear_streams.subscriptions.config import WEBHOOK
 from switchgear_streams.subscriptions.delivery import Courier, Undelivered
 from switchgear_streams.subscriptions.errors import Refused, no_room
 from switchgear_streams.subscriptions.journal import Journal, links_size
+from switchgear_streams.subscriptions.neighbours import Seen
 from switchgear_streams.subscriptions.state import FOREVER, LEASED, OFFERED, WAKING, Link, Subscription
 from switchgear_streams.subscriptions.watch import Watch
 from switchgear_wire.response import Response
@@ -66,15 +67,23 @@ class Engine(Watch):
         self.delivered = 0
         self.undelivered = 0
 
+    def use_appender(self, append: Appender) -> None:
+        """Write wake events with this, wherever their streams are."""
+        self._append = append
+
     # -- life --
 
-    def start(self) -> None:
-        """Take up what the disk knows of."""
+    def load(self) -> None:
+        """Read what the disk knows of."""
         self.ring, found = self.journal.load()
-        if not found:
-            return
         for subscription in found:
             self.subscriptions[subscription.id] = subscription
+
+    def start(self) -> None:
+        """Take it up. What the neighbours have must be known by now."""
+        found = list(self.subscriptions.values())
+        if not found:
+            return
         now = self.store.clock()
         for key, one in self.store.streams.items():
             mine = [each for each in found if key in each.links or each.globs(key)]
@@ -84,15 +93,17 @@ class Engine(Watch):
                     self._refresh(each, key, stream)
         for subscription in found:
             for key in [key for key in subscription.links if key not in self.store.streams]:
-                self._refresh(subscription, key, None)
+                self._refresh(subscription, key, self.neighbours.get(key))
             self.kick(subscription)
+        for key, _ in self.neighbours.items():
+            self.noticed(key)
         self._look()
         log.info("%d subscriptions, %d with work", len(found), sum(1 for each in found if each.pending))
 
     async def stop(self) -> None:
         """No new deliveries; those under way get a moment. What is cut off is delivered again after the next start."""
         self._stopped = True
-        self.store.on_change = None
+        self._look()
         for timer in self._timers.values():
             timer.cancel()
         tasks = {*self._deliveries, *self._steps.values()}
@@ -140,15 +151,24 @@ class Engine(Watch):
     async def add(self, subscription: Subscription) -> None:
         """Link the streams that there are, at their tails, and make it durable. Raises Refused."""
         subscription_keys = [path.encode() for path in subscription.config.streams]
+        await self.neighbours.watch(subscription, subscription_keys)
+        try:
+            await self._add(subscription, subscription_keys)
+        except BaseException:
+            self.neighbours.forget(subscription)
+            raise
+
+    async def _add(self, subscription: Subscription, subscription_keys: list[bytes]) -> None:
+        if subscription.id in self.subscriptions:  # meanwhile
+            raise Refused(409, "SUBSCRIPTION_ALREADY_EXISTS", "It was made by another request just now; try again.")
         subscription.links = {key: self._tail_link(key, True) for key in subscription_keys}
         # From here to `create` nothing waits, so that no stream's first append can fall between.
         for key in self.store.streams:
             if key not in subscription.links and subscription.globs(key):
-                stream = self._found(key)
-                if stream is not None:
-                    subscription.links[key] = Link(stream.generation, stream.visible, False)
-                    if len(subscription.links) > MAX_LINKED:
-                        raise Refused(400, "INVALID_REQUEST", f"More than {MAX_LINKED} streams match; narrow it down.")
+                self._link_found(subscription, key, self._found(key))
+        for key, seen in self.neighbours.items():
+            if key not in subscription.links and subscription.globs(key):
+                self._link_found(subscription, key, seen)
         if not self.journal.room(len(subscription.snapshot())):
             raise no_room()
         done = self.journal.create(subscription)
@@ -156,6 +176,13 @@ class Engine(Watch):
         self._forget_matches()
         self._look()
         await done
+
+    @staticmethod
+    def _link_found(subscription: Subscription, key: bytes, stream: Seen | None) -> None:
+        if stream is not None:
+            subscription.links[key] = Link(stream.generation, stream.visible, False)
+            if len(subscription.links) > MAX_LINKED:
+                raise Refused(400, "INVALID_REQUEST", f"More than {MAX_LINKED} streams match; narrow it down.")
 
     def link(self, subscription: Subscription, paths: list[bytes]) -> asyncio.Future[Any]:
         """Explicit links, at the tails of streams that were not linked yet."""
@@ -194,11 +221,18 @@ class Engine(Watch):
             del self.subscriptions[subscription.id]
         self._forget_matches()
         self._look()
+        self.neighbours.forget(subscription)
 
     async def settled(self) -> None:
         """Until everything that was accepted so far is durable."""
         wal = self.store.log
+        await self.neighbours.settled()
         await wal.wait(wal.flush())
+
+    async def caught_up(self) -> None:
+        """Until everything that anybody was told of is noticed. (Everything here without waiting: `catch_up`.)"""
+        await self.neighbours.catch_up()
+        self.catch_up()
 
     def require_room(self, size: int = 4096) -> None:
         """Raises Refused 507."""

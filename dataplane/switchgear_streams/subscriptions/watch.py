@@ -1,16 +1,14 @@
-"""What subscriptions have to do with streams: which ones are theirs, and what in them is new. Notices what is durable.
-
-Invariant: without subscriptions the store has nobody to tell (`store.on_change` is None), and nothing is done here.
-"""
+"""What subscriptions have to do with streams: which ones are theirs, and what in them is new."""
 
 from __future__ import annotations
 
-import asyncio
 from abc import ABC, abstractmethod
 
 from switchgear_streams import catalog
 from switchgear_streams.store import Store
 from switchgear_streams.stream import Stream
+from switchgear_streams.subscriptions.changes import Changes
+from switchgear_streams.subscriptions.neighbours import Neighbours, Seen
 from switchgear_streams.subscriptions.state import Link, Subscription
 
 _CACHE = 100_000
@@ -21,10 +19,10 @@ class Watch(ABC):
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self.neighbours = Neighbours()
         self.subscriptions: dict[str, Subscription] = {}
         self._linked: dict[bytes, tuple[Subscription, ...]] = {}
-        self._changed: dict[bytes, int] = {}
-        self._watching = False
+        self._changes = Changes(store, lambda key: bool(self._matching(key)), self.noticed)
         self._stopped = False
 
     @abstractmethod
@@ -32,46 +30,33 @@ class Watch(ABC):
         """A stream of this subscription changed."""
 
     def _look(self) -> None:
-        self.store.on_change = self._on_change if self.subscriptions and not self._stopped else None
+        self._changes.listen(bool(self.subscriptions) and not self._stopped)
 
     # -- streams --
 
-    def stream(self, key: bytes) -> Stream | None:
+    def stream(self, key: bytes) -> Seen | None:
         """The stream as readers see it."""
         found = self.store.get(key)
-        return None if found is None else self._usable(found, self.store.clock())
+        return self.neighbours.get(key) if found is None else self._usable(found, self.store.clock())
 
     @staticmethod
     def _usable(stream: Stream, now: int) -> Stream | None:
         return stream if stream.durable_born and not stream.gone and not stream.expired(now) else None
 
-    def _on_change(self, stream: Stream) -> None:
-        """A change of `stream` was put on the log: look again when it is durable."""
-        key = stream.key
-        if self._matching(key):
-            self._changed[key] = stream.last_block
-            self._await_durable()
-
-    def _await_durable(self) -> None:
-        if not self._watching and self._changed:
-            self._watching = True
-            wal = self.store.log
-            wal.wait(min(self._changed.values(), default=0)).add_done_callback(self._durable)
-
-    def _durable(self, _: asyncio.Future[None]) -> None:
-        self._watching = False
-        self.catch_up()
-        self._await_durable()
-
     def catch_up(self) -> None:
         """Take notice of everything that is durable by now."""
-        ready = [key for key, block in self._changed.items() if block <= self.store.log.durable]
-        for key in ready:
-            del self._changed[key]
-            stream = self.stream(key)
-            for subscription in self._matching(key):
-                self._refresh(subscription, key, stream)
-                self.kick(subscription)
+        self._changes.catch_up()
+
+    def noticed(self, key: bytes) -> None:
+        """The stream of this name is not as it was."""
+        stream = self.stream(key)
+        for subscription in self._matching(key):
+            self._refresh(subscription, key, stream)
+            self.kick(subscription)
+
+    def wanted(self, key: bytes) -> bool:
+        """Does any subscription look at the stream of this name?"""
+        return bool(self._matching(key))
 
     def _matching(self, key: bytes) -> tuple[Subscription, ...]:
         found = self._linked.get(key)
@@ -86,7 +71,7 @@ class Watch(ABC):
             self._linked[key] = found
         return found
 
-    def _refresh(self, subscription: Subscription, key: bytes, stream: Stream | None) -> None:
+    def _refresh(self, subscription: Subscription, key: bytes, stream: Seen | None) -> None:
         """Bring link and pending work in line with the stream (None: it is not there)."""
         link = subscription.links.get(key)
         if stream is None:

@@ -58,6 +58,15 @@ class Api:
         self._read = read
         self._body = body
 
+    def document(self, path: bytes) -> bytes | None:
+        """The key of the document that a path names, if it names one."""
+        if not path.startswith(self.root):
+            return None
+        try:
+            return paths.document(path, self.root, self._with_service)
+        except Refused:
+            return None
+
     async def handle(self, request: Request, location: bytes) -> AnyResponse:
         try:
             return await self._route(request, location)

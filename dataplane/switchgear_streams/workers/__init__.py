@@ -1,0 +1,1 @@
+"""Several processes behind one port: each has the streams that its share of the hash names."""

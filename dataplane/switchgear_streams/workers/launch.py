@@ -1,0 +1,153 @@
+"""Starts the workers of one server, and ends all of them when one ends.
+
+What it must not do: anything with data. Invariants: no worker outlives the launcher (each holds the end of a pipe whose
+other end is here), and none goes on without the others; the ports' sockets are made here, so that an address in use is
+a start that fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+
+from switchgear_streams.errors import StartError
+from switchgear_streams.settings import Settings
+from switchgear_streams.workers import placing, worker
+
+log = logging.getLogger("switchgear.streams")
+
+
+def launch(settings: Settings) -> int:
+    """Run until a signal comes, or a worker ends. Returns the exit status. Raises StartError, OSError."""
+    place = settings.data_dir
+    place.mkdir(parents=True, exist_ok=True, mode=0o750)
+    problem = placing.problem((each.name for each in place.iterdir()), settings.workers)
+    if problem is not None:
+        raise StartError(f"{place}: {problem}")
+    count = settings.workers
+    listeners = listen(settings.host, settings.port, count)
+    pairs = {
+        (low, high): socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for low in range(count)
+        for high in range(low + 1, count)
+    }
+    lifeline = os.pipe()
+    gc.freeze()
+    pids = [
+        _fork(index, lambda index=index: _work(settings, index, pairs, listeners, lifeline))  # type: ignore[misc]
+        for index in range(count)
+    ]
+    os.close(lifeline[0])
+    for ends in pairs.values():
+        for end in ends:
+            end.close()
+    for listener in listeners:
+        listener.close()
+    return _wait(pids)
+
+
+def listen(host: str, port: int, count: int) -> list[socket.socket]:
+    """One socket a worker, all on the same port: the kernel spreads new connections over them. Raises OSError."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    made: list[socket.socket] = []
+    with socket.socket(family, kind, protocol) as probe:  # an address that somebody else listens on is an error
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(address)
+        probe.listen(1)
+        address = probe.getsockname()
+    for _ in range(count):
+        sock = socket.socket(family, kind, protocol)
+        made.append(sock)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.bind(address)
+    return made
+
+
+def _fork(index: int, work: Callable[[], int]) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        status = work()
+    except BaseException:
+        log.exception("worker %d failed", index)
+        status = 1
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _work(
+    settings: Settings,
+    index: int,
+    pairs: dict[tuple[int, int], tuple[socket.socket, socket.socket]],
+    listeners: list[socket.socket],
+    lifeline: tuple[int, int],
+) -> int:
+    """One worker, in its process."""
+    os.close(lifeline[1])
+    threading.Thread(target=_end_with, args=(lifeline[0],), daemon=True, name="lifeline").start()
+    sockets: dict[int, socket.socket] = {}
+    for (low, high), (left, right) in pairs.items():
+        mine, other = (left, right) if index == low else (right, left)
+        if index in (low, high):
+            sockets[high if index == low else low] = mine
+            other.close()
+        else:
+            mine.close()
+            other.close()
+    for number, listener in enumerate(listeners):
+        if number != index:
+            listener.close()
+    try:
+        asyncio.run(worker.run(settings, index, sockets, listeners[index]))
+    except (StartError, OSError, TimeoutError) as error:
+        log.error("worker %d cannot start: %s", index, error)
+        return 1
+    return 0
+
+
+def _end_with(fd: int) -> None:
+    """Nothing ever comes; the end does when the launcher has gone."""
+    os.read(fd, 1)
+    os._exit(worker.LOST)
+
+
+def _wait(pids: list[int]) -> int:
+    """Pass signals on. The first worker that ends without being told to takes all others along."""
+    told = False
+
+    def stop(number: int, frame: object) -> None:
+        nonlocal told
+        told = True
+        for pid in pids:
+            _kill(pid, signal.SIGTERM)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    left, status = set(pids), 0
+    while left:
+        pid, raw = os.wait()
+        left.discard(pid)
+        code = os.waitstatus_to_exitcode(raw)
+        if code != 0 or not told:
+            status = status or (code if code > 0 else worker.LOST)
+            for other in left:
+                _kill(other, signal.SIGKILL)
+    return status
+
+
+def _kill(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
