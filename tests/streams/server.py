@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -107,9 +108,20 @@ class StreamsServer:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(30)
 
-    def kill(self) -> None:
+    @property
+    def workers(self) -> list[int]:
+        """The processes of its workers, if it has several."""
         assert self.process is not None
-        self.process.kill()
+        pid = self.process.pid
+        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    def kill(self, chance: random.Random | None = None) -> None:
+        """kill -9; with `chance`, of any of its processes, which is the end of all."""
+        assert self.process is not None
+        pids = [self.process.pid]
+        if chance is not None and "--workers" in self._flags:
+            pids += self.workers
+        os.kill(pids[0] if chance is None else chance.choice(pids), signal.SIGKILL)
         self.process.wait(30)
 
     def end(self) -> None:

@@ -210,7 +210,7 @@ class World:
 
     def restart(self) -> None:
         if self.chance.random() < 0.5:
-            self.server.kill()
+            self.server.kill(self.chance)
         else:
             assert self.server.stop() == 0
         assert "Traceback" not in self.server.log
@@ -252,6 +252,23 @@ def test_histories(tmp_path: Path, client: httpx.Client, seed: int) -> None:
         world.check()
         world.restart()
         print(f"seed {seed}: {world.done}")
+        assert server.stop() == 0
+    finally:
+        server.end()
+
+
+@pytest.mark.crash
+@pytest.mark.parametrize("seed", [100, 101])
+def test_histories_of_several_workers(tmp_path: Path, client: httpx.Client, seed: int) -> None:
+    """Forks lie with their sources, names with their hash; any process may be the one that is killed."""
+    server = StreamsServer(tmp_path, "--checkpoint-bytes", "3000", "--workers", str(seed - 98))
+    try:
+        server.start()
+        world = World(server, client, seed)
+        for _ in range(STEPS):
+            world.step()
+        world.check()
+        world.restart()
         assert server.stop() == 0
     finally:
         server.end()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import gc
 import logging
 import os
@@ -16,11 +17,16 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 from switchgear_streams.errors import StartError
 from switchgear_streams.settings import Settings
 from switchgear_streams.workers import placing, worker
+
+LOCK = "LOCK"
+_LOCK_SECONDS = 5.0
 
 log = logging.getLogger("switchgear.streams")
 
@@ -29,6 +35,7 @@ def launch(settings: Settings) -> int:
     """Run until a signal comes, or a worker ends. Returns the exit status. Raises StartError, OSError."""
     place = settings.data_dir
     place.mkdir(parents=True, exist_ok=True, mode=0o750)
+    _take(place / LOCK)
     problem = placing.problem((each.name for each in place.iterdir()), settings.workers)
     if problem is not None:
         raise StartError(f"{place}: {problem}")
@@ -52,6 +59,20 @@ def launch(settings: Settings) -> int:
     for listener in listeners:
         listener.close()
     return _wait(pids)
+
+
+def _take(path: Path) -> None:
+    """The directory is ours until the last worker has ended. (Those of a launcher that was killed take a moment.)"""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise StartError(f"{path.parent} is used by another process") from None
+            time.sleep(0.02)
 
 
 def listen(host: str, port: int, count: int) -> list[socket.socket]:

@@ -19,7 +19,7 @@ SUBSCRIPTIONS = b"\0subscription/"
 _MIX = 0x9E3779B1
 _STRIPE = 10**14
 _DIRECTORY = re.compile(r"worker\.([0-9]+)\.of\.([0-9]+)")
-_KEPT = ("lost+found",)
+_KEPT = ("LOCK", "lost+found")
 
 
 def home(key: bytes, workers: int) -> int:
