@@ -72,6 +72,8 @@ class Relation:
     """`pg_class.relpersistence`: p permanent, u unlogged, t temporary."""
     stamp: str = ""
     """What `stamp_expression` gives in Postgres for the table as it is here."""
+    server_version: int = 0
+    """Of the Postgres that said so, as `server_version_num` (150004)."""
 
     @property
     def signature(self) -> tuple[tuple[str, int], ...]:
@@ -106,7 +108,8 @@ SELECT c.oid::int8, n.nspname, c.relname, c.relkind, c.relreplident,
           FROM pg_catalog.pg_collation o, pg_catalog.pg_database b
           WHERE o.oid = a.attcollation AND b.datname = current_database())),
        c.relpersistence,
-       {stamp}
+       {stamp},
+       current_setting('server_version_num')
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -213,6 +216,7 @@ def _relation(oid: int, rows: list[Row]) -> Relation:
         pk=tuple(name for _, name in keyed),
         persistence=first[17] or "",
         stamp=first[18] or "",
+        server_version=int(first[19] or 0),
     )
 
 

@@ -20,7 +20,8 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from switchgear_shapes.postgres.session import DISPLAY_SETTINGS
 from tests.shapes.server import Client, ShapesServer
-from tests.shapes.where_support import VALUES, Table, column_name, conditions
+from tests.shapes.where_expressions import conditions
+from tests.shapes.where_support import VALUES, Table, column_name
 from tests.support.postgres import Database
 
 pytestmark = [pytest.mark.pg, pytest.mark.crash, pytest.mark.timeout(900)]

@@ -1,8 +1,8 @@
 """Arithmetic on numbers and times, with Postgres' result types, rounding and errors. Pure.
 
 `SIGNATURES` are the operators; `function` gives what one does to its values. ValueError and ArithmeticError stand for
-Postgres' errors. Not here, because two machines may differ in the last digit, or two versions of Postgres in an
-infinity: powers, and timestamps subtracted from each other.
+Postgres' errors. Powers are for constants only: two machines may differ in their last digit, but what is computed once
+is the same for all.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterator
 from decimal import ROUND_HALF_UP, Context, Decimal
 from typing import Any
 
-from switchgear_shapes.where import moments, values
+from switchgear_shapes.where import times, values
 from switchgear_shapes.where import types as t
 from switchgear_shapes.where.expression import Type
-from switchgear_shapes.where.moments import Interval
 
 Signature = tuple[str, tuple[Type, ...], Type]
 
@@ -42,41 +41,24 @@ def _signatures() -> Iterator[Signature]:
     for kind in (*_INTEGERS, t.NUMERIC, t.FLOAT4, t.FLOAT8):
         for name in ("unary -", "unary +", "unary @"):
             yield name, (kind,), kind
-    yield "unary -", (t.INTERVAL,), t.INTERVAL
     yield "unary |/", (t.FLOAT8,), t.FLOAT8
-    yield from _moments()
-
-
-def _moments() -> Iterator[Signature]:
-    sums = [
-        (t.DATE, t.INT4, t.DATE),
-        (t.DATE, t.TIME, t.TIMESTAMP),
-        (t.DATE, t.INTERVAL, t.TIMESTAMP),
-        *((kind, t.INTERVAL, kind) for kind in (t.TIMESTAMP, t.TIMESTAMPTZ, t.TIME)),
-    ]
-    for left, right, result in sums:
-        yield "+", (left, right), result
-        yield "+", (right, left), result
-        if right != t.TIME:
-            yield "-", (left, right), result
-    yield "+", (t.INTERVAL, t.INTERVAL), t.INTERVAL
-    yield "-", (t.INTERVAL, t.INTERVAL), t.INTERVAL
-    yield "-", (t.DATE, t.DATE), t.INT4
-    yield "-", (t.TIME, t.TIME), t.INTERVAL
+    yield "^", (t.FLOAT8, t.FLOAT8), t.FLOAT8
+    yield "^", (t.NUMERIC, t.NUMERIC), t.NUMERIC
+    yield from times.SIGNATURES
 
 
 SIGNATURES: tuple[Signature, ...] = tuple(_signatures())
 NAMES = frozenset(name for name, _, _ in SIGNATURES)
 
 
-def function(name: str, args: tuple[Type, ...], result: Type) -> Callable[..., Any]:
+def function(name: str, args: tuple[Type, ...], result: Type, rule: str = "") -> Callable[..., Any]:
     if result.name in t.INTEGERS and args[0].name in t.INTEGERS:
         return _integers(name, result.name)
     if result == t.NUMERIC:
         return _NUMERIC[name]
     if result.name in t.FLOATS:
         return _floats(name, single=result == t.FLOAT4)
-    return _times(name, args)
+    return times.function(name, args, rule)
 
 
 # -- integers --
@@ -206,11 +188,19 @@ def _float_quotient(a: float, b: float) -> float:
     return a / b if b else math.nan
 
 
+def _power(a: float, b: float) -> float:
+    value = math.pow(a, b)
+    if value == 0 and a != 0 and not (math.isinf(a) or math.isinf(b)):
+        raise OverflowError
+    return value
+
+
 _FLOAT: dict[str, Callable[..., float]] = {
     "+": lambda a, b: a + b,
     "-": lambda a, b: a - b,
     "*": lambda a, b: a * b,
     "/": _float_quotient,
+    "^": _power,
     "unary -": lambda a: -a,
     "unary +": lambda a: a,
     "unary @": abs,
@@ -231,105 +221,3 @@ def _floats(name: str, *, single: bool) -> Callable[..., float]:
         return values.float4(value) if single else value
 
     return checked
-
-
-# -- times --
-
-_INFINITE = moments.INFINITE_INTERVAL
-_MINUS_INFINITE = moments.MINUS_INFINITE_INTERVAL
-
-
-def _stamp_plus(stamp: int, span: Interval) -> int:
-    endless = {_INFINITE: moments.STAMP_MAX, _MINUS_INFINITE: moments.STAMP_MIN}.get(span)
-    if stamp in (moments.STAMP_MAX, moments.STAMP_MIN):
-        if endless is not None and endless != stamp:
-            raise ValueError("timestamp out of range")
-        return stamp
-    if endless is not None:
-        return endless
-    if span.months:
-        days, micros = divmod(stamp, moments.DAY)
-        year, month, day = moments.civil_from_days(days)
-        months = year * 12 + month - 1 + span.months
-        year, month = months // 12, months % 12 + 1
-        day = min(day, moments.month_days(year, month))
-        stamp = moments.check_stamp(moments.days_from_civil(year, month, day) * moments.DAY + micros)
-    if span.days:
-        stamp = moments.check_stamp(stamp + span.days * moments.DAY)
-    return moments.check_stamp(stamp + span.micros)
-
-
-def negated(span: Interval) -> Interval:
-    if span == _INFINITE:
-        return _MINUS_INFINITE
-    if span == _MINUS_INFINITE:
-        return _INFINITE
-    return moments.check_interval(Interval(-span.months, -span.days, -span.micros))
-
-
-def _interval_plus(a: Interval, b: Interval) -> Interval:
-    endless = [x for x in (a, b) if x in (_INFINITE, _MINUS_INFINITE)]
-    if endless:
-        if len(set(endless)) > 1:
-            raise ValueError("interval out of range")
-        return endless[0]
-    return moments.check_interval(Interval(a.months + b.months, a.days + b.days, a.micros + b.micros))
-
-
-def _date_plus(days: int, count: int) -> int:
-    if days in (moments.DATE_MAX, moments.DATE_MIN):
-        return days
-    return moments.check_date(days + count)
-
-
-def _days_between(a: int, b: int) -> int:
-    if {a, b} & {moments.DATE_MAX, moments.DATE_MIN}:
-        raise ValueError("cannot subtract infinite dates")
-    return a - b
-
-
-def _midnight(days: int) -> int:
-    if days in (moments.DATE_MAX, moments.DATE_MIN):
-        return moments.STAMP_MAX if days > 0 else moments.STAMP_MIN
-    return moments.check_stamp(days * moments.DAY)
-
-
-def _date_at(days: int, micros: int) -> int:
-    midnight = _midnight(days)
-    return midnight if midnight in (moments.STAMP_MAX, moments.STAMP_MIN) else moments.check_stamp(midnight + micros)
-
-
-def _time_plus(micros: int, span: Interval) -> int:
-    if span in (_INFINITE, _MINUS_INFINITE):
-        raise ValueError("cannot add infinite interval to time")
-    return (micros + span.micros) % moments.DAY
-
-
-_PLUS: dict[tuple[str, str], Callable[[Any, Any], Any]] = {
-    ("date", "int4"): _date_plus,
-    ("date", "time"): _date_at,
-    ("date", "interval"): lambda days, span: _stamp_plus(_midnight(days), span),
-    ("timestamp", "interval"): _stamp_plus,
-    ("timestamptz", "interval"): _stamp_plus,
-    ("time", "interval"): _time_plus,
-    ("interval", "interval"): _interval_plus,
-}
-
-
-def _times(name: str, args: tuple[Type, ...]) -> Callable[..., Any]:
-    if name == "unary -":
-        return negated
-    left, right = args[0].name, args[1].name
-    if name == "+":
-        if (left, right) in _PLUS:
-            return _PLUS[left, right]
-        swapped = _PLUS[right, left]
-        return lambda a, b: swapped(b, a)
-    if (left, right) == ("date", "date"):
-        return _days_between
-    if (left, right) == ("time", "time"):
-        return lambda a, b: Interval(0, 0, a - b)
-    plus = _PLUS[left, right]
-    if right == "int4":
-        return lambda a, b: plus(a, -b)
-    return lambda a, b: plus(a, negated(b))

@@ -207,6 +207,25 @@ def element(array: ArrayValue, *subscripts: int) -> Any:
     return array.items[offset]
 
 
+def part(array: ArrayValue, ends: list[tuple[int | None, int | None]]) -> ArrayValue:
+    """`array[a:b][c:d]`, None for an end that is left out: what lies within both, its bounds counted from 1."""
+    if len(ends) > len(array.lengths):
+        return EMPTY
+    ranges = []
+    for index, (low, length) in enumerate(zip(array.bounds, array.lengths, strict=True)):
+        first, last = ends[index] if index < len(ends) else (None, None)
+        first = low if first is None else max(first, low)
+        last = low + length - 1 if last is None else min(last, low + length - 1)
+        if first > last:
+            return EMPTY
+        ranges.append(range(first - low, last - low + 1))
+    offsets = [0]
+    for places, length in zip(ranges, array.lengths, strict=True):
+        offsets = [offset * length + place for offset in offsets for place in places]
+    lengths = tuple(map(len, ranges))
+    return ArrayValue(lengths, (1,) * len(lengths), tuple(array.items[offset] for offset in offsets))
+
+
 def concatenated(a: ArrayValue | None, b: ArrayValue | None) -> ArrayValue | None:
     """`a || b`, of one dimension or none. Raises ValueError for others that Postgres refuses or we do not know."""
     if a is None or not a.lengths:

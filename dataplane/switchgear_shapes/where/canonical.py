@@ -40,6 +40,7 @@ def condition(node: Expression) -> Expression:
 
 
 def negation(node: Expression) -> Expression:
+    node = condition(node)
     match node:
         case Const(_, text):
             return NULL if text is None else truth(text == "f")
@@ -50,7 +51,7 @@ def negation(node: Expression) -> Expression:
         case Call(_, "<" | "<=" | ">" | ">=", args, rule):
             return Call(t.BOOL, NEGATED[node.name], args, rule)
         case _:
-            return Not(condition(node))
+            return Not(node)
 
 
 def conjunction(args: list[Expression]) -> Expression:
@@ -110,7 +111,7 @@ def _ordered(parts: list[Expression]) -> list[Expression]:
     return sorted(parts, key=repr) if len(parts) > 1 and all(map(cannot_fail, parts)) else parts
 
 
-_CALM: Final = frozenset({"=", "<", "<=", ">", ">=", "~~", "~~*", "IS TRUE", "IS FALSE", "IS DISTINCT FROM", "lower"})
+_CALM: Final = frozenset({"=", "<", "<=", ">", ">=", "IS TRUE", "IS FALSE", "IS DISTINCT FROM", "lower"})
 
 
 def cannot_fail(node: Expression) -> bool:
@@ -122,6 +123,8 @@ def cannot_fail(node: Expression) -> bool:
             return all(map(cannot_fail, args))
         case Not(arg) | IsNull(arg) | InList(arg):
             return cannot_fail(arg)
+        case Call(_, "~~" | "~~*", (text, pattern)):
+            return isinstance(pattern, Const) and cannot_fail(text)
         case Call(_, name, args):
             return name in _CALM and all(map(cannot_fail, args))
         case _:

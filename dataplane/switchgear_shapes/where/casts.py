@@ -10,7 +10,7 @@ from collections.abc import Callable
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
-from switchgear_shapes.where import moments, values
+from switchgear_shapes.where import documents, moments, values
 from switchgear_shapes.where.comparing import date_as_stamp
 from switchgear_shapes.where.expression import Type
 from switchgear_shapes.where.types import CATEGORY, EXPLICIT, FLOATS, IMPLICIT, INTEGERS, STRINGS
@@ -96,6 +96,10 @@ def _stamp_to_date(stamp: int) -> int:
     return moments.DATE_MIN if stamp == moments.STAMP_MIN else stamp // moments.DAY
 
 
+def _stamp_to_time(stamp: int) -> int | None:
+    return None if stamp in (moments.STAMP_MAX, moments.STAMP_MIN) else stamp % moments.DAY
+
+
 def _date_to_stamp(days: int) -> int:
     if days in (moments.DATE_MAX, moments.DATE_MIN):
         return date_as_stamp(days)
@@ -106,6 +110,10 @@ def _interval_to_time(value: moments.Interval) -> int:
     return value.micros % moments.DAY
 
 
+def _from_document(to: Cast) -> Cast:
+    return lambda value: to(documents.number(value))
+
+
 _SPECIAL: dict[tuple[str, str], Cast] = {
     ("bool", "int4"): int,
     ("int4", "bool"): bool,
@@ -113,12 +121,21 @@ _SPECIAL: dict[tuple[str, str], Cast] = {
     ("float4", "numeric"): _float4_to_numeric,
     ("date", "timestamp"): _date_to_stamp,
     ("timestamp", "date"): _stamp_to_date,
+    ("timestamp", "time"): _stamp_to_time,
     ("time", "interval"): lambda value: moments.Interval(0, 0, value),
     ("interval", "time"): _interval_to_time,
     ("bpchar", "text"): _strip,
     ("bpchar", "varchar"): _strip,
     ("bpchar", "name"): lambda value: _to_name(_strip(value)),
     ("text", "name"): _to_name,
+    **{("jsonb", kind): _from_document(_to_int(kind)) for kind in INTEGERS},
+    ("jsonb", "numeric"): documents.number,
+    ("jsonb", "float4"): _from_document(_to_float4),
+    ("jsonb", "float8"): _from_document(_to_float8),
+    ("jsonb", "bool"): documents.boolean,
+    **{(kind, "jsonb"): lambda value: values.read_document(value.decode()) for kind in ("json", "text", "varchar")},
+    ("bpchar", "jsonb"): lambda value: values.read_document(value.decode()),
+    **{("json", kind): lambda value: value for kind in ("text", "varchar", "bpchar")},
     ("varchar", "name"): _to_name,
 }
 

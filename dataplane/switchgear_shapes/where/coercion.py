@@ -6,6 +6,7 @@ What could depend on a setting, or on a collation that we do not know, is refuse
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from switchgear_shapes.where import types as t
 from switchgear_shapes.where.casts import cast as find_cast
 from switchgear_shapes.where.errors import at
 from switchgear_shapes.where.expression import Call, Const, Expression, Not, Type
-from switchgear_shapes.where.grammar import OFFSET, Tree, names_of
+from switchgear_shapes.where.grammar import Tree
 
 MAX_NUMBER_BITS = 14_000
 """Of a number with a base: Python turns no integer above 4,300 digits into text."""
@@ -63,9 +64,12 @@ def _same_text(first: Type, second: Type) -> bool:
     return {first.name, second.name} <= {"text", "varchar"} and first.array == second.array
 
 
+_STEADY = frozenset({*t.INTEGERS, "numeric", "float8", "bool", "uuid", "jsonb"})
+
+
 def _steady_input(target: Type) -> bool:
     """Whether the input function reads all that Postgres' does, and depends on no setting."""
-    return target.name in t.INTEGERS or target.name in ("numeric", "float8", "bool", "uuid") or target.name in t.STRINGS
+    return target.name in _STEADY or target.name in t.STRINGS
 
 
 class Coercion:
@@ -123,7 +127,7 @@ class Coercion:
         expression = term.expression
         if isinstance(expression, Const) and expression.type == t.UNKNOWN:
             if isinstance(expression, Parameter):
-                self._fix_parameter(expression.number, target, term.location)
+                self.fix_parameter(expression.number, target, term.location)
             constant = (
                 Const(target, None) if expression.text is None else self.read(target, expression.text, term.location)
             )
@@ -132,13 +136,10 @@ class Coercion:
         if source == target or (not explicit and _same_text(source, target)):
             return term
         from_text = source.name in t.STRINGS and not isinstance(expression, Const)
-        if explicit and from_text and target == t.JSONB and not self.by_database:
-            raise at(term.location, "casting text to jsonb is not supported; cast a constant, or store it as jsonb")
         if explicit and from_text and not self.by_database and not _steady_input(target):
             raise at(term.location, f"casting text to {t.shown(target)} depends on settings; cast a constant instead")
-        if source == t.JSONB and t.category(target) in "BN" and not self.by_database:
-            # Of null, Postgres makes an error before 18, and NULL since.
-            raise at(term.location, "jsonb is not cast to numbers or booleans; take text with ->> and cast that")
+        if source == t.JSONB and t.category(target) in "BN":
+            expression = self._null_as_null(expression, term.location)
         if not explicit and not t.implicit(source, target):
             raise at(term.location, f"unknown cast from type {t.shown(source)} to type {t.shown(target)}")
         if find_cast(source, target) is None:
@@ -147,7 +148,16 @@ class Coercion:
         collation = term.collation if source.name in t.STRINGS else None
         return dataclasses.replace(term, expression=cast, collation=collation)
 
-    def _fix_parameter(self, number: int, kind: Type, location: int) -> None:
+    def _null_as_null(self, document: Expression, location: int) -> Expression:
+        """A jsonb of which a number or a boolean is made: of `null`, Postgres makes an error before 18, and NULL since.
+        Here it is always NULL."""
+        match document:
+            case Call(_, "nullif", (_, Const(t.JSONB, "null"))):
+                return document
+            case _:
+                return self.fold(Call(t.JSONB, "nullif", (document, Const(t.JSONB, "null"))), location)
+
+    def fix_parameter(self, number: int, kind: Type, location: int) -> None:
         first = self.param_types.setdefault(number, kind)
         if first != kind and not _same_text(first, kind):
             raise at(location, f"type conflict for ${number}: used as {t.shown(first)} and as {t.shown(kind)}")
@@ -170,27 +180,6 @@ class Coercion:
     def explicit_cast(self, term: Term, target: Type, location: int) -> Term:
         made = self.coerce(dataclasses.replace(term, location=max(term.location, 0)), target, explicit=True)
         return dataclasses.replace(made, location=location)
-
-    def type_named(self, node: Tree) -> Type:
-        names = names_of(node.get("names", []))
-        location = node.get("location", OFFSET) - OFFSET
-        name = names[-1] if names else ""
-        array = bool(node.get("arrayBounds"))
-        if node.get("setof") or node.get("pct_type") or len(names) > 2:
-            raise at(location, f"unsupported type {'.'.join(names)}")
-        if len(names) == 1 or names[0] == "pg_catalog":
-            known = t.SYNONYMS.get(name, name)
-            if known in t.CASTABLE:
-                if node.get("typmods") and not (known == "bpchar" and names[0] == "pg_catalog"):
-                    raise at(location, f"unsupported type {known} with a modifier")
-                if node.get("typmods"):
-                    raise at(location, "unsupported type char(n)")
-                return Type(known, array)
-        for column in self.relation.columns:
-            kind = column_type(column)
-            if kind.enum is not None and kind.name == name and names[0] != "pg_catalog":
-                return Type(kind.name, array, kind.enum)
-        raise at(location, f"unsupported type {name}")
 
     def common_type(self, terms: list[Term]) -> Type | None:
         """The type that Postgres would give a list of these (its UNION rules); None if they have none in common."""
@@ -228,8 +217,15 @@ class Coercion:
         if kind.array or kind.name not in t.STRINGS:
             return ""
         merged = self.merged(left, right)
-        if merged.explicit:
-            return ""
+        return "" if merged.explicit else self._order_rule(name, merged, location)
+
+    def check_ordered(self, name: str, terms: list[Term], location: int) -> str:
+        """The rule of a function that gives one of several texts by their order."""
+        merged = self.merged(*terms)
+        return collations.ASCII if merged.explicit else self._order_rule(name, merged, location)
+
+    def _order_rule(self, name: str, merged: Term, location: int) -> str:
+        """How text is compared under a collation that nobody wrote."""
         if merged.ambiguous:
             raise at(location, 'the columns have different collations; use COLLATE "C"')
         if self.by_database:
@@ -251,3 +247,13 @@ class Coercion:
         if rule is None:
             raise at(location, 'letters\' case under this collation is not known; use COLLATE "C" or compare exactly')
         return rule
+
+
+class Resolving(Coercion, ABC):
+    """What the modules that type one kind of node each need of the resolver."""
+
+    @abstractmethod
+    def resolve(self, tree: Tree) -> Term: ...
+
+    @abstractmethod
+    def binary(self, name: str, left: Term, right: Term, location: int) -> Term: ...

@@ -1,4 +1,4 @@
-"""jsonb: literals → the text that Postgres prints, and what its operators do with that text. Pure.
+"""jsonb: what its operators do with the text that Postgres prints. Pure.
 
 A value is its text as jsonb's output function prints it, in bytes. That text is canonical but for the trailing zeros of
 numbers, so parts of a document are slices of it, exactly as Postgres prints them. Nothing here recurses over a
@@ -10,93 +10,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from decimal import Decimal
+from typing import Any
 
 from switchgear_shapes.where.arrays import ArrayValue
-
-MAX_DEPTH = 100
-"""Of a literal."""
-MAX_DIGITS = 262_144
-"""Of all numbers in a literal: 1e100000 is a short text for a long one."""
+from switchgear_shapes.where.json_input import quoted
 
 _STRING = rb'"[^"\\]*(?:\\.[^"\\]*)*"'
 _TOKEN = re.compile(_STRING + rb"|[\[\]{},]")
 _KEY = re.compile(_STRING)
 _FRACTION = re.compile(_STRING + rb"|\d+\.\d+")
-_SPECIAL = re.compile(rb'[\x00-\x1f"\\]')
 _INDEX = re.compile(rb"[ \t\n\v\f\r]*([+-]?)0*([0-9]+)")
-_SHORT = {8: rb"\b", 9: rb"\t", 10: rb"\n", 12: rb"\f", 13: rb"\r", 34: rb"\"", 92: rb"\\"}
 _QUOTE, _COMMA = b'",'
 _OPENING, _CLOSING = b"[{", b"]}"
-
-
-# -- literals --
-
-
-def read_jsonb(text: str, number: Callable[[str], str]) -> bytes:
-    """What Postgres prints of a literal; `number` is for its numbers. Raises ValueError."""
-    digits = 0
-
-    def counted(literal: str) -> _Number:
-        nonlocal digits
-        printed = number(literal)
-        digits += len(printed)
-        if digits > MAX_DIGITS:
-            raise ValueError("too many digits")
-        return _Number(printed)
-
-    try:
-        value = json.loads(text, parse_int=counted, parse_float=counted, parse_constant=_refuse)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    return _written(value, MAX_DEPTH)
-
-
-class _Number(str):
-    """A number as it is printed."""
-
-    __slots__ = ()
-
-
-def _refuse(word: str) -> NoReturn:
-    raise ValueError(f"{word} is not in JSON")
-
-
-def _written(value: Any, depth: int) -> bytes:
-    if depth == 0:
-        raise ValueError("nested too deeply")
-    match value:
-        case None:
-            return b"null"
-        case bool():
-            return b"true" if value else b"false"
-        case _Number():
-            return value.encode()
-        case str():
-            return _quoted_text(value)
-        case list():
-            return b"[" + b", ".join(_written(item, depth - 1) for item in value) + b"]"
-        case _:
-            # Keys by length, then bytes; of equal ones json.loads keeps the last, as Postgres does.
-            members = sorted(((key.encode(), item) for key, item in value.items()), key=lambda m: (len(m[0]), m[0]))
-            shown = [_quoted_text(key.decode()) + b": " + _written(item, depth - 1) for key, item in members]
-            return b"{" + b", ".join(shown) + b"}"
-
-
-def _quoted_text(value: str) -> bytes:
-    if "\0" in value:
-        raise ValueError("a NUL character")
-    return quoted(value.encode())
-
-
-def quoted(value: bytes) -> bytes:
-    """A string as it stands in a document."""
-    return b'"' + _SPECIAL.sub(_escape, value) + b'"'
-
-
-def _escape(match: re.Match[bytes]) -> bytes:
-    byte = match[0][0]
-    return _SHORT.get(byte) or b"\\u%04x" % byte
 
 
 # -- comparing --
@@ -244,6 +170,33 @@ def has_any(value: bytes, names: ArrayValue) -> bool:
 
 def has_all(value: bytes, names: ArrayValue) -> bool:
     return all(has_key(value, name) for name in names.items if name is not None)
+
+
+_KINDS = {b"{": b"object", b"[": b"array", b'"': b"string", b"t": b"boolean", b"f": b"boolean", b"n": b"null"}
+
+
+def kind(value: bytes) -> bytes:
+    """`jsonb_typeof`."""
+    return _KINDS.get(value[:1], b"number")
+
+
+def length(value: bytes) -> int:
+    """`jsonb_array_length`."""
+    if value[:1] != b"[":
+        raise ValueError("cannot get array length of a non-array")
+    return sum(1 for _ in _parts(value))
+
+
+def number(value: bytes) -> Decimal:
+    if value[:1] not in b"-0123456789":
+        raise ValueError("no number")
+    return Decimal(value.decode("ascii"))
+
+
+def boolean(value: bytes) -> bool:
+    if value not in (b"true", b"false"):
+        raise ValueError("no boolean")
+    return value == b"true"
 
 
 def _step(value: bytes, step: bytes | int) -> bytes | None:

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 from switchgear_shapes.replication.pgoutput import Values
-from switchgear_shapes.where import arithmetic, arrays, casts, collations, documents, like, moments
+from switchgear_shapes.where import arithmetic, arrays, casts, collations, documents, json_text, like, moments, sizes
 from switchgear_shapes.where.comparing import comparison, value_key
 from switchgear_shapes.where.expression import Call, Const, Type
+from switchgear_shapes.where.types import JSON, TEXT, TIMESTAMP
 from switchgear_shapes.where.values import to_text
 
 Evaluate = Callable[[Values], Any]
@@ -73,6 +74,12 @@ def lazy(node: Call) -> Callable[[list[Evaluate]], Evaluate] | None:
             return lambda args: lambda row: over(compare, args[0](row), args[1](row))
         case "coalesce":
             return _coalesce
+        case "nullif":
+            equal = comparison("=", node.args[0].type, node.args[1].type)
+            return lambda args: _nullif(equal, *args)
+        case "[:]":
+            omitted = [isinstance(arg, Const) and arg.text is None for arg in node.args[1:]]
+            return lambda args: _slice(omitted, *args)
         case "greatest" | "least":
             return lambda args: _extreme(
                 comparison(">" if node.name == "greatest" else "<", node.type, node.type), args
@@ -107,6 +114,33 @@ def _extreme(better: Callable[[Any, Any], bool], args: list[Evaluate]) -> Evalua
     return extreme
 
 
+def _nullif(equal: Callable[[Any, Any], bool], left: Evaluate, right: Evaluate) -> Evaluate:
+    def nullif(row: Values) -> Any:
+        a, b = left(row), right(row)
+        return None if a is not None and b is not None and equal(a, b) else a
+
+    return nullif
+
+
+def _slice(omitted: list[bool], array: Evaluate, *ends: Evaluate) -> Evaluate:
+    def slice_(row: Values) -> Any:
+        value, found = array(row), [end(row) for end in ends]
+        if value is None or any(end is None and not left_out for end, left_out in zip(found, omitted, strict=True)):
+            return None
+        return arrays.part(value, list(zip(found[::2], found[1::2], strict=True)))
+
+    return slice_
+
+
+def _zoned(node: Call) -> Callable[[Any, int], int]:
+    """`AT TIME ZONE 'UTC'`, or an interval east of it."""
+    if node.args[0].type == TEXT:
+        return lambda zone, moment: moment
+    if node.type == TIMESTAMP:
+        return lambda zone, moment: moments.shifted(moment, zone.micros)
+    return lambda zone, moment: moments.shifted(moment, -zone.micros)
+
+
 def _shower(kind: Type) -> Callable[[Any], bytes]:
     return lambda value: to_text(kind, value).encode()
 
@@ -138,13 +172,22 @@ def strict(node: Call) -> Callable[..., Any]:
             if function is not None:
                 return function
         case "~~":
-            return lambda text, pattern: like.matcher(pattern)(text)
+            return like.matches
         case "~~*":
-            return lambda text, pattern: like.matcher(collations.lower(pattern, rule))(collations.lower(text, rule))
+            return lambda text, pattern: like.matches(collations.lower(text, rule), collations.lower(pattern, rule))
         case "@>" if not node.args[0].type.array:
             return documents.contains
         case name if name in documents.OPERATORS:
-            return documents.OPERATORS[name]
+            operators = json_text.OPERATORS if node.args[0].type == JSON else documents.OPERATORS
+            return operators[name]
+        case "jsonb_typeof":
+            return documents.kind
+        case "json_typeof":
+            return json_text.kind
+        case "jsonb_array_length":
+            return documents.length
+        case "json_array_length":
+            return json_text.length
         case "@>" | "&&":
             key = value_key(_element(node.args[0].type))
             meets = arrays.contains if node.name == "@>" else arrays.overlaps
@@ -152,13 +195,15 @@ def strict(node: Call) -> Callable[..., Any]:
         case "||":
             return operator.add
         case "timezone":
-            return lambda zone, moment: moment
+            return _zoned(node)
+        case "sized":
+            return sizes.sized(node.type)
         case "array_ndims":
             return lambda array: len(array.lengths) or None
-        case "justify_days" | "justify_hours":
+        case "justify_days" | "justify_hours" | "justify_interval":
             return getattr(moments, node.name)  # type: ignore[no-any-return]
         case name if name in arithmetic.NAMES:
-            return arithmetic.function(name, tuple(arg.type for arg in node.args), node.type)
+            return arithmetic.function(name, tuple(arg.type for arg in node.args), node.type, rule)
         case "[]":
             return arrays.element
         case "lower":

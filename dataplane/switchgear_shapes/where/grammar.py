@@ -150,3 +150,11 @@ def node_of(tree: Tree) -> tuple[str, Tree]:
 def names_of(strings: list[Tree]) -> list[str]:
     """A list of String nodes (a name with its qualifiers); other nodes, such as `*`, count as `*`."""
     return [string["String"].get("sval", "") if "String" in string else "*" for string in strings]
+
+
+def operator_of(node: Tree, location: int) -> str:
+    """An expression's operator, which must be one of Postgres' own."""
+    names = names_of(node["name"])
+    if len(names) > 1 and names[:-1] != ["pg_catalog"]:
+        raise at(location, f"unknown binary operator {'.'.join(names)}")
+    return names[-1]

@@ -7,6 +7,7 @@ with a regular expression for `%____x%`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -20,6 +21,13 @@ _MANY_COMPARISONS = 50_000
 """From so many on, a piece is looked for with `_search_bits`."""
 
 
+BAD_PATTERN = "LIKE pattern must not end with escape character"
+_TOKEN = re.compile(rb"%|_|\\.?|[^%_\\]+", re.DOTALL)
+_SPECIAL = re.compile(rb"[\\%_]")
+_REMEMBERED_LENGTH = 1_000
+"""Longer patterns, which may come from rows, are not kept."""
+
+
 class BadPattern(ValueError):
     """The pattern ends with its escape character."""
 
@@ -27,32 +35,65 @@ class BadPattern(ValueError):
 def pieces(pattern: bytes) -> list[list[bytes | None]]:
     """The pattern between its `%`s: literals, and None for `_`."""
     found: list[list[bytes | None]] = [[]]
-    position = 0
-    while position < len(pattern):
-        char = pattern[position : position + 1]
-        position += 1
-        if char == b"%":
-            found.append([])
+    literal = bytearray()
+    for token in _TOKEN.finditer(pattern):
+        part = token[0]
+        if part not in (b"%", b"_"):
+            if part == b"\\":
+                raise BadPattern(BAD_PATTERN)
+            literal += part.removeprefix(b"\\")
             continue
-        if char == b"\\":
-            if position == len(pattern):
-                raise BadPattern("LIKE pattern must not end with escape character")
-            char = pattern[position : position + 1]
-            position += 1
-        elif char == b"_":
+        if literal:
+            found[-1].append(bytes(literal))
+            literal.clear()
+        if part == b"_":
             found[-1].append(None)
-            continue
-        last = found[-1]
-        if last and last[-1] is not None:
-            last[-1] += char
         else:
-            last.append(char)
+            found.append([])
+    if literal:
+        found[-1].append(bytes(literal))
     return found
+
+
+def matches(text: bytes, pattern: bytes) -> bool:
+    """Whether the text is LIKE a pattern that may be bad: BadPattern only where Postgres gets to the pattern's end."""
+    make = matcher if len(pattern) <= _REMEMBERED_LENGTH else _matcher
+    if not _ends_with_escape(pattern):
+        return make(pattern)(text)
+    if make(_reaching_end(pattern[:-1]))(text):
+        raise BadPattern(BAD_PATTERN)
+    return False
+
+
+def _ends_with_escape(pattern: bytes) -> bool:
+    return (len(pattern) - len(pattern.rstrip(b"\\"))) % 2 == 1
+
+
+def _reaching_end(pattern: bytes) -> bytes:
+    """The pattern of the texts with which matching gets to what follows the pattern.
+
+    There must be a character left then; but behind a `%` matching looks beyond all wildcards at once, so that it is
+    enough if there was one before.
+    """
+    cut = pieces(pattern)
+    wild = next((n for n in range(1, len(cut)) if all(part is None for piece in cut[n:] for part in piece)), None)
+    if wild is None:
+        return pattern + b"_%"
+    ones = sum(len(piece) for piece in cut[wild:])
+    return b"%".join(map(_written, cut[:wild])) + b"_" * max(ones, 1) + b"%"
+
+
+def _written(piece: list[bytes | None]) -> bytes:
+    return b"".join(b"_" if part is None else _SPECIAL.sub(rb"\\\g<0>", part) for part in piece)
 
 
 @lru_cache(maxsize=1024)
 def matcher(pattern: bytes) -> Matcher:
     """Whether a text is LIKE the pattern. Raises BadPattern."""
+    return _matcher(pattern)
+
+
+def _matcher(pattern: bytes) -> Matcher:
     cut = pieces(pattern)
     if all(None not in piece for piece in cut):
         return _literal_matcher([piece[0] or b"" if piece else b"" for piece in cut])

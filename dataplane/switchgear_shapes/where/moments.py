@@ -208,6 +208,7 @@ def print_time(micros: int) -> str:
     return _print_clock(micros)
 
 
+_SECONDS = re.compile(r"[+-]?\d{1,9}", re.ASCII)
 _FIELD = re.compile(r"\s*([+-]?\d{1,18})(?:\.(\d{1,9}))?\s*([a-z]+)", re.ASCII)
 _ISO = re.compile(
     r"P(?:(-?\d{1,10})Y)?(?:(-?\d{1,10})M)?(?:(-?\d{1,10})W)?(?:(-?\d{1,10})D)?"
@@ -235,6 +236,8 @@ def read_interval(text: str) -> Interval:
     infinite = _infinite(stripped)
     if infinite is not None:
         return INFINITE_INTERVAL if infinite > 0 else MINUS_INFINITE_INTERVAL
+    if _SECONDS.fullmatch(stripped):
+        return Interval(0, 0, int(stripped) * 1_000_000)
     iso = _ISO.fullmatch(stripped)
     if iso is not None and len(stripped) > 1 and not stripped.endswith("T"):
         y, mo, w, d, h, mi, sign, s, fraction = iso.groups()
@@ -277,9 +280,10 @@ def _read_verbose_interval(text: str) -> Interval:
 
 
 def check_interval(value: Interval) -> Interval:
-    if not (-(1 << 31) < value.months < (1 << 31) - 1 and -(1 << 31) < value.days < (1 << 31) - 1):
-        raise ValueError("interval out of range")
-    if not -(1 << 63) < value.micros < (1 << 63) - 1:
+    fits = all(
+        low <= part <= high for part, low, high in zip(value, MINUS_INFINITE_INTERVAL, INFINITE_INTERVAL, strict=True)
+    )
+    if not fits or value in (INFINITE_INTERVAL, MINUS_INFINITE_INTERVAL):
         raise ValueError("interval out of range")
     return value
 
@@ -333,3 +337,42 @@ def justify_days(value: Interval) -> Interval:
         return value
     days, months = _justified(value.days, value.months, 30)
     return check_interval(Interval(months, days, value.micros))
+
+
+def justify_interval(value: Interval) -> Interval:
+    """Hours to days, days to months, and all with one sign."""
+    if value in (INFINITE_INTERVAL, MINUS_INFINITE_INTERVAL):
+        return value
+    months, days, micros = value
+    if (days > 0 and micros > 0) or (days < 0 and micros < 0):  # lest the days overflow
+        months, days = _carried(days, 30, months)
+    days, micros = _carried(micros, DAY, days)
+    months, days = _carried(days, 30, months)
+    if months > 0 and (days, micros) < (0, 0):
+        months, days = months - 1, days + 30
+    elif months < 0 and (days, micros) > (0, 0):
+        months, days = months + 1, days - 30
+    if days > 0 and micros < 0:
+        days, micros = days - 1, micros + DAY
+    elif days < 0 and micros > 0:
+        days, micros = days + 1, micros - DAY
+    return check_interval(Interval(months, days, micros))
+
+
+def shifted(moment: int, micros: int) -> int:
+    """A timestamp in another zone; the infinities are everywhere the same."""
+    return moment if moment in (STAMP_MAX, STAMP_MIN) else check_stamp(moment + micros)
+
+
+def _carried(low: int, unit: int, high: int) -> tuple[int, int]:
+    whole = abs(low) // unit * (1 if low >= 0 else -1)
+    return high + whole, low - whole * unit
+
+
+def rounded(micros: int, digits: int) -> int:
+    """A time or a timestamp with so many digits of its second, half away from zero."""
+    if micros in (STAMP_MAX, STAMP_MIN):
+        return micros
+    unit: int = 10 ** (6 - digits)
+    cut = (abs(micros) + unit // 2) // unit * unit
+    return cut if micros >= 0 else -cut

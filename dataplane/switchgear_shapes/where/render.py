@@ -92,6 +92,14 @@ class _Renderer:
         if name == "ARRAY":
             kind = f"::{_type(node.type)}" if node.type.enum is None else ""
             return f"(ARRAY[{', '.join(self.condition(arg) for arg in args)}]{kind})"
+        if name == "sized":
+            sizes = ", ".join(arg.text or "" for arg in args[1:] if isinstance(arg, Const))
+            return f"CAST({self.condition(args[0])} AS {_type(node.type)}({sizes}))"
+        if name == "[:]":
+            ends = ["" if isinstance(arg, Const) and arg.text is None else self.operand(arg) for arg in args[1:]]
+            return f"({self.operand(args[0])})" + "".join(
+                f"[{low}:{high}]" for low, high in zip(ends[::2], ends[1::2], strict=True)
+            )
         if name.startswith("unary "):
             return f"{name[6:]} ({self.condition(args[0])})"
         operands = [self.operand(arg) for arg in args]

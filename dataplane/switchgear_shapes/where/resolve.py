@@ -11,21 +11,33 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from switchgear_shapes.relations import Relation
-from switchgear_shapes.where import canonical, collations, like, operators, resolve_arrays, resolve_calls, resolve_json
+from switchgear_shapes.where import (
+    canonical,
+    collations,
+    operators,
+    resolve_arrays,
+    resolve_calls,
+    resolve_casts,
+    resolve_comparisons,
+    resolve_json,
+    resolve_text,
+    times,
+)
 from switchgear_shapes.where import types as t
-from switchgear_shapes.where.coercion import Coercion, Parameter, Term, column_type
+from switchgear_shapes.where.coercion import Parameter, Resolving, Term, column_type
 from switchgear_shapes.where.errors import WhereError, at
 from switchgear_shapes.where.expression import Call, Column, Const, Expression, InSubquery, IsNull, Type
-from switchgear_shapes.where.grammar import OFFSET, Tree, names_of, node_of
+from switchgear_shapes.where.grammar import OFFSET, Tree, names_of, node_of, operator_of
 
 MAX_DEPTH = 100
-_LIKE = {"~~": False, "!~~": True, "~~*": False, "!~~*": True}
+ENDLESS_INTERVALS = 170_000
+"""The version of Postgres from which on intervals can be infinite."""
 
 
 SubqueryResolver = Callable[["Resolver", Tree, tuple[Term, ...], int], InSubquery]
 
 
-class Resolver(Coercion):
+class Resolver(Resolving):
     """Types the nodes of one clause, with the columns of one table."""
 
     def __init__(
@@ -105,22 +117,6 @@ class Resolver(Coercion):
             raise at(location, f"parameter ${number} was not provided")
         return Term(Parameter(t.UNKNOWN, self.params[number], number), location)
 
-    # -- casts and coercion --
-
-    def _cast(self, node: Tree, location: int) -> Term:
-        target = self.type_named(node["typeName"])
-        kind, array = node_of(node["arg"])
-        if (
-            kind == "A_ArrayExpr"
-            and target.array
-            and all(node_of(e)[0] != "A_ArrayExpr" for e in array.get("elements", []))
-        ):
-            item = resolve_arrays.element_type(target)
-            items = [self.explicit_cast(self.resolve(e), item, location) for e in array.get("elements", [])]
-            return resolve_arrays.of_type(self, items, target, location)
-        term = self.resolve(node["arg"])
-        return self.explicit_cast(term, target, location)
-
     # -- boolean structure --
 
     def _as_bool(self, term: Term) -> Expression | None:
@@ -149,7 +145,7 @@ class Resolver(Coercion):
             raise at(location, f"IS NULL of the composite column {expression.name} is not supported")
         if isinstance(expression, Const):
             if isinstance(expression, Parameter):
-                self._fix_parameter(expression.number, t.TEXT, location)
+                self.fix_parameter(expression.number, t.TEXT, location)
             test: Expression = canonical.truth(expression.text is None)
         else:
             test = IsNull(expression)
@@ -185,7 +181,7 @@ class Resolver(Coercion):
         return handler(self, node, location)
 
     def _operation(self, node: Tree, location: int) -> Term:
-        name = self._operator(node, location)
+        name = operator_of(node, location)
         right = self.resolve(node["rexpr"])
         if "lexpr" not in node:
             return self._unary(f"unary {name}", right, location)
@@ -200,16 +196,11 @@ class Resolver(Coercion):
         call = Call(chosen.result, name, (self.coerce(arg, chosen.args[0]).expression,))
         return Term(self.fold(call, location), location)
 
-    def _operator(self, node: Tree, location: int) -> str:
-        names = names_of(node["name"])
-        if len(names) > 1 and names[:-1] != ["pg_catalog"]:
-            raise at(location, f"unknown binary operator {'.'.join(names)}")
-        return names[-1]
-
     def binary(self, name: str, left: Term, right: Term, location: int) -> Term:
-        self._check_usable(left, right)
-        if resolve_json.is_operation(left, right):
+        if resolve_json.is_operation(name, left, right):
+            self._check_usable(right)
             return resolve_json.operation(self, name, left, right, location)
+        self._check_usable(left, right)
         if left.type.array or right.type.array:
             return dataclasses.replace(left, expression=resolve_arrays.operation(self, name, left, right, location))
         if not operators.known(name):
@@ -224,15 +215,32 @@ class Resolver(Coercion):
             rule = self.check_comparable(name, first, second, chosen.args[0], location)
             made = canonical.comparison(name, first.expression, second.expression, rule)
             return Term(self.fold(made, location), location)
-        if name in _LIKE:
-            return Term(self._like(name, first, second, location), location)
-        call = self.fold(Call(chosen.result, name, (first.expression, second.expression)), location)
+        if name in resolve_text.LIKE:
+            return Term(resolve_text.like_test(self, name, first, second, location), location)
+        args = (first.expression, second.expression)
+        call = self.fold(Call(chosen.result, name, args, self._computed(name, args, location)), location)
         if chosen.result == t.TEXT:
             return dataclasses.replace(self.merged(first, second), expression=call, location=location)
         return Term(call, location)
 
+    def _computed(self, name: str, args: tuple[Expression, Expression], location: int) -> str:
+        """The rule of a computation. Raises WhereError for one that two servers may do differently."""
+        kinds = {arg.type for arg in args}
+        if name == "-" and len(kinds) == 1 and kinds <= {t.TIMESTAMP, t.TIMESTAMPTZ}:
+            return times.NO_ENDLESS if self.relation.server_version < ENDLESS_INTERVALS else ""
+        if self.by_database or name not in ("^", "*", "/"):
+            return ""
+        constant = all(isinstance(arg, Const) for arg in args)
+        if name == "^" and (t.NUMERIC in kinds or not constant):
+            raise at(location, "powers are computed of constants only, and not of numeric ones; write the number")
+        if t.INTERVAL in kinds and not constant and not (name == "*" and any(map(_is_whole, args))):
+            raise at(location, "an interval that is no constant is only multiplied, and by integers")
+        return ""
+
     def _check_usable(self, *terms: Term) -> None:
         for term in terms:
+            if term.type == t.JSON:
+                raise at(term.location, "json has no comparisons; compare what ->> gives, or cast it to jsonb")
             if term.type != t.UNKNOWN and not t.usable(term.type):
                 what = f"column {term.expression.name} of" if isinstance(term.expression, Column) else "a value of"
                 raise at(term.location, f"{what} type {t.shown(term.type)} can only be tested with IS [NOT] NULL")
@@ -246,117 +254,6 @@ class Resolver(Coercion):
             raise at(location, "Could not select an operator overload")
         rule = "" if name in ("=", "<>") else collations.DATABASE
         return self.fold(canonical.comparison(name, sides[0].expression, sides[1].expression, rule), location)
-
-    # -- text --
-
-    def _like(self, name: str, left: Term, right: Term, location: int) -> Expression:
-        merged = self.merged(left, right)
-        if not merged.explicit and (
-            merged.ambiguous or (merged.collation is not None and not merged.collation.deterministic)
-        ):
-            raise at(location, 'LIKE needs one deterministic collation; use COLLATE "C"')
-        rule = self.case_rule(location, left, right) if name.endswith("*") else ""
-        pattern = right.expression
-        if not isinstance(pattern, Const) and not self.by_database:
-            # Postgres raises an error for a bad pattern only where matching gets to its end.
-            raise at(location, "the pattern of LIKE and ILIKE must be a constant")
-        if isinstance(pattern, Const) and pattern.text is not None:
-            try:
-                like.matcher(pattern.text.encode())
-            except like.BadPattern as error:
-                raise at(location, str(error)) from None
-        if any(isinstance(side.expression, Const) and side.expression.text is None for side in (left, right)):
-            return canonical.NULL
-        args = (left.expression, right.expression)
-        call = self.fold(Call(t.BOOL, name.removeprefix("!"), args, rule), location)
-        return canonical.negation(call) if _LIKE[name] else call
-
-    def _collate(self, node: Tree, location: int) -> Term:
-        names = names_of(node["collname"])
-        if names not in (["C"], ["POSIX"], ["pg_catalog", "C"], ["pg_catalog", "POSIX"]):
-            raise at(location, f'collation {".".join(names)} is not supported; only COLLATE "C" is')
-        term = self.resolve(node["arg"])
-        if term.type == t.UNKNOWN:
-            term = self.coerce(term, t.TEXT)
-        if term.type.array or term.type.name not in t.STRINGS:
-            raise at(location, f"collations are not supported by type {t.shown(term.type)}")
-        expression = term.expression
-        if term.collation is not None and not term.collation.deterministic:
-            expression = Call(term.type, "collate", (expression,))
-        return dataclasses.replace(term, expression=expression, explicit=True, ambiguous=False, location=location)
-
-    # -- BETWEEN, IN, DISTINCT --
-
-    def _between(self, node: Tree, location: int) -> Term:
-        kind = node["kind"].removeprefix("AEXPR_")
-        low_tree, high_tree = node["rexpr"]["List"]["items"]
-        arg, low, high = self.resolve(node["lexpr"]), self.resolve(low_tree), self.resolve(high_tree)
-        made = self._range(arg, low, high, location)
-        if kind.endswith("_SYM"):
-            made = canonical.disjunction([made, self._range(arg, high, low, location)])
-        return Term(canonical.negation(made) if kind.startswith("NOT") else made, location)
-
-    def _range(self, arg: Term, low: Term, high: Term, location: int) -> Expression:
-        above = self.binary(">=", arg, low, location).expression
-        return canonical.conjunction([above, self.binary("<=", arg, high, location).expression])
-
-    def _in(self, node: Tree, location: int) -> Term:
-        left = self.resolve(node["lexpr"])
-        items = [self.resolve(item) for item in node["rexpr"]["List"]["items"]]
-        common = self.common_type([left, *items]) if len(items) > 1 else None
-        parts = []
-        for item in items:
-            fitting = common is None or item.type == common or left.type.enum is not None
-            coerced = item if fitting or common is None else self.coerce(item, common)
-            parts.append(self.binary("=", left, coerced, location).expression)
-        made = canonical.disjunction(parts)
-        return Term(canonical.negation(made) if self._operator(node, location) == "<>" else made, location)
-
-    def _distinct(self, node: Tree, location: int) -> Term:
-        left, right = self.resolve(node["lexpr"]), self.resolve(node["rexpr"])
-        made = self.distinct(left, right, location)
-        return Term(canonical.negation(made) if node["kind"] == "AEXPR_NOT_DISTINCT" else made, location)
-
-    def distinct(self, left: Term, right: Term, location: int) -> Expression:
-        for side, other in ((left, right), (right, left)):
-            if isinstance(side.expression, Const) and side.expression.text is None:
-                if isinstance(other.expression, Const):
-                    return canonical.truth(other.expression.text is not None)
-                return canonical.negation(IsNull(other.expression))
-        compared = self.binary("=", left, right, location).expression
-        match compared:
-            case Call(_, "=", args):
-                return Call(t.BOOL, "IS DISTINCT FROM", args)
-            case Const(_, text):
-                return canonical.truth(text == "f")
-            case _:  # a boolean expression compared with a constant
-                sides = (self.coerce(left, t.BOOL).expression, self.coerce(right, t.BOOL).expression)
-                return Call(t.BOOL, "IS DISTINCT FROM", sides)
-
-    # -- arrays --
-
-    def _any_or_all(self, node: Tree, location: int) -> Term:
-        name = self._operator(node, location)
-        sides = (self.resolve(node["lexpr"]), self.resolve(node["rexpr"]))
-        return resolve_arrays.any_or_all(self, self, name, node["kind"].endswith("ALL"), sides, location)
-
-    def _array(self, node: Tree, location: int) -> Term:
-        return resolve_arrays.constructor(self, [self.resolve(item) for item in node.get("elements", [])], location)
-
-    def _indirection(self, node: Tree, location: int) -> Term:
-        return resolve_arrays.subscript(self, self, node, location)
-
-    # -- functions --
-
-    def _function(self, node: Tree, location: int) -> Term:
-        return resolve_calls.function(self, self, node, location)
-
-    def _coalesce(self, node: Tree, location: int) -> Term:
-        return resolve_calls.coalesce(self, [self.resolve(arg) for arg in node["args"]], location)
-
-    def _extreme(self, node: Tree, location: int) -> Term:
-        name = "least" if node.get("op") == "IS_LEAST" else "greatest"
-        return resolve_calls.extreme(self, name, [self.resolve(arg) for arg in node["args"]], location)
 
     # -- subqueries --
 
@@ -378,6 +275,17 @@ class Resolver(Coercion):
         return Term(self._subquery(self, node["subselect"]["SelectStmt"], left, location), location)
 
 
+def _is_whole(factor: Expression) -> bool:
+    """Whether a float is an integer for certain."""
+    match factor:
+        case Const(Type("float8"), text):
+            return text is None or float(text).is_integer()
+        case Call(Type("float8"), "cast", (arg,)):
+            return arg.type.name in t.INTEGERS
+        case _:
+            return False
+
+
 def _operator_name(node: Tree) -> str:
     return ".".join(names_of(node.get("name", [])))
 
@@ -386,30 +294,31 @@ _HANDLERS: dict[str, Callable[[Resolver, Any, int], Term]] = {
     "ColumnRef": Resolver._column,
     "A_Const": Resolver._constant,
     "ParamRef": Resolver._parameter,
-    "TypeCast": Resolver._cast,
+    "TypeCast": resolve_casts.cast,
     "BoolExpr": Resolver._bool_expr,
     "NullTest": Resolver._null_test,
     "BooleanTest": Resolver._boolean_test,
     "A_Expr": Resolver._a_expr,
-    "CollateClause": Resolver._collate,
+    "CollateClause": resolve_text.collate,
     "SubLink": Resolver._sublink,
-    "FuncCall": Resolver._function,
-    "CoalesceExpr": Resolver._coalesce,
-    "MinMaxExpr": Resolver._extreme,
-    "A_ArrayExpr": Resolver._array,
-    "A_Indirection": Resolver._indirection,
+    "FuncCall": resolve_calls.function,
+    "CoalesceExpr": resolve_calls.coalesce,
+    "MinMaxExpr": resolve_calls.extreme,
+    "A_ArrayExpr": resolve_arrays.constructor,
+    "A_Indirection": resolve_arrays.subscript,
 }
 _EXPRESSIONS: dict[str, Callable[[Resolver, Any, int], Term]] = {
     "OP": Resolver._operation,
     "LIKE": Resolver._operation,
     "ILIKE": Resolver._operation,
-    "OP_ANY": Resolver._any_or_all,
-    "OP_ALL": Resolver._any_or_all,
-    "DISTINCT": Resolver._distinct,
-    "NOT_DISTINCT": Resolver._distinct,
-    "IN": Resolver._in,
-    "BETWEEN": Resolver._between,
-    "NOT_BETWEEN": Resolver._between,
-    "BETWEEN_SYM": Resolver._between,
-    "NOT_BETWEEN_SYM": Resolver._between,
+    "OP_ANY": resolve_arrays.any_or_all,
+    "OP_ALL": resolve_arrays.any_or_all,
+    "DISTINCT": resolve_comparisons.distinct,
+    "NOT_DISTINCT": resolve_comparisons.distinct,
+    "NULLIF": resolve_calls.nullif,
+    "IN": resolve_comparisons.in_list,
+    "BETWEEN": resolve_comparisons.between,
+    "NOT_BETWEEN": resolve_comparisons.between,
+    "BETWEEN_SYM": resolve_comparisons.between,
+    "NOT_BETWEEN_SYM": resolve_comparisons.between,
 }

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Protocol
 
 from switchgear_shapes.where import arrays, canonical, operators, values
 from switchgear_shapes.where import types as t
-from switchgear_shapes.where.coercion import Coercion, Term
+from switchgear_shapes.where.coercion import Coercion, Resolving, Term
 from switchgear_shapes.where.errors import at
 from switchgear_shapes.where.expression import Call, Const, Expression, Type
-from switchgear_shapes.where.grammar import Tree, node_of
+from switchgear_shapes.where.grammar import Tree, node_of, operator_of
 
 _OPERATORS = frozenset({"=", "<>", "@>", "<@", "&&", "||"})
 NO_OVERLOAD = "Could not select an operator overload"
-
-
-class Resolving(Protocol):
-    """What these functions need of the resolver."""
-
-    def resolve(self, tree: Tree) -> Term: ...
-
-    def binary(self, name: str, left: Term, right: Term, location: int) -> Term: ...
 
 
 def element_type(kind: Type) -> Type:
@@ -32,8 +23,9 @@ def array_type(kind: Type) -> Type:
     return Type(kind.name, True, kind.enum)
 
 
-def constructor(typing: Coercion, items: list[Term], location: int) -> Term:
+def constructor(typing: Resolving, node: Tree, location: int) -> Term:
     """ARRAY[items]: constants as one constant, otherwise one dimension."""
+    items = [typing.resolve(item) for item in node.get("elements", [])]
     if not items:
         raise at(location, "cannot determine type of empty array")
     inner = [item for item in items if item.type.array]
@@ -118,28 +110,28 @@ def _check_collation(typing: Coercion, left: Term, right: Term, kind: Type, loca
         typing.check_comparable("=", left, right, element_type(kind), location)
 
 
-def any_or_all(
-    resolver: Resolving, typing: Coercion, name: str, every: bool, sides: tuple[Term, Term], at_: int
-) -> Term:
+def any_or_all(typing: Resolving, node: Tree, location: int) -> Term:
     """`left name ANY (array)` or ALL: over a constant array as OR or AND of its elements."""
-    left, right = sides
+    name, every = operator_of(node, location), node["kind"].endswith("ALL")
+    left, right = typing.resolve(node["lexpr"]), typing.resolve(node["rexpr"])
     if right.type == t.UNKNOWN:
         if left.type == t.UNKNOWN or left.type.array:
-            raise at(at_, "argument of ANY must be an array")
+            raise at(location, "argument of ANY must be an array")
         right = typing.coerce(right, array_type(t.TEXT if left.type == t.VARCHAR else left.type))
     if not right.type.array:
-        raise at(at_, "argument of ANY must be an array")
+        raise at(location, "argument of ANY must be an array")
     item = element_type(right.type)
     array = right.expression
     if isinstance(array, Const):
         if array.text is None:
-            return Term(canonical.NULL, at_)
+            return Term(canonical.NULL, location)
         parts = []
         for value in values.read(right.type, array.text).items:
             constant = Const(item, None if value is None else values.to_text(item, value))
-            parts.append(resolver.binary(name, left, dataclasses.replace(right, expression=constant), at_).expression)
-        return Term(canonical.conjunction(parts) if every else canonical.disjunction(parts), at_)
-    return Term(_over_column(typing, name, every, left, right, at_), at_)
+            element = dataclasses.replace(right, expression=constant)
+            parts.append(typing.binary(name, left, element, location).expression)
+        return Term(canonical.conjunction(parts) if every else canonical.disjunction(parts), location)
+    return Term(_over_column(typing, name, every, left, right, location), location)
 
 
 def _over_column(typing: Coercion, name: str, every: bool, left: Term, right: Term, location: int) -> Expression:
@@ -166,19 +158,62 @@ def _over_column(typing: Coercion, name: str, every: bool, left: Term, right: Te
     return Call(t.BOOL, f"{name} {'ALL' if every else 'ANY'}", (expression, right.expression))
 
 
-def subscript(resolver: Resolving, typing: Coercion, node: Tree, location: int) -> Term:
-    """`array[i]`, `array[i][j]`; slices are not taken."""
-    base = resolver.resolve(node["arg"])
+def subscript(typing: Resolving, node: Tree, location: int) -> Term:
+    """`array[i]`, `array[i][j]`, `array[a:b]`, and `document['key']`."""
+    base = typing.resolve(node["arg"])
+    place = max(base.location, 0)
+    parts = [_indices(part, place) for part in node["indirection"]]
+    if base.type == t.JSONB:
+        return _member(typing, base, parts, place)
     if not base.type.array:
         raise at(location, f"cannot subscript type {t.shown(base.type)}")
-    indexes = []
-    for part in node["indirection"]:
-        kind, fields = node_of(part)
-        if kind != "A_Indices" or fields.get("is_slice"):
-            raise at(max(base.location, 0), "slices and fields are not supported in this context")
-        index = resolver.resolve(fields["uidx"])
-        if index.type not in (t.UNKNOWN, t.INT2, t.INT4):
-            raise at(max(base.location, 0), "array subscript must have type integer")
-        indexes.append(typing.coerce(index, t.INT4).expression)
+    if any(part.get("is_slice") for part in parts):
+        return _slice(typing, base, parts, place)
+    indexes = [_index(typing, part["uidx"], place) for part in parts]
     call = Call(element_type(base.type), "[]", (base.expression, *indexes))
-    return dataclasses.replace(base, expression=typing.fold(call, max(base.location, 0)))
+    return dataclasses.replace(base, expression=typing.fold(call, place))
+
+
+def _indices(part: Tree, location: int) -> Tree:
+    kind, fields = node_of(part)
+    if kind != "A_Indices":
+        raise at(location, "fields of values are not supported in this context")
+    return fields
+
+
+def _index(typing: Resolving, tree: Tree, location: int) -> Expression:
+    index = typing.resolve(tree)
+    if index.type not in (t.UNKNOWN, t.INT2, t.INT4):
+        raise at(location, "array subscript must have type integer")
+    return typing.coerce(index, t.INT4).expression
+
+
+def _slice(typing: Resolving, base: Term, parts: list[Tree], location: int) -> Term:
+    """With a lower and an upper end for each dimension; where there is one slice, `[i]` is `[1:i]`."""
+    ends: list[Expression] = []
+    for part in parts:
+        first = "1" if not part.get("is_slice") else None
+        for name, otherwise in (("lidx", first), ("uidx", None)):
+            end = _index(typing, part[name], location) if name in part else Const(t.INT4, otherwise)
+            if name in part and isinstance(end, Const) and end.text is None:
+                return dataclasses.replace(base, expression=Const(base.type, None))
+            ends.append(end)
+    call = Call(base.type, "[:]", (base.expression, *ends))
+    return dataclasses.replace(base, expression=typing.fold(call, location))
+
+
+def _member(typing: Resolving, base: Term, parts: list[Tree], location: int) -> Term:
+    """A path into a jsonb, as with `#>`: a number is an index or the key of that name."""
+    steps = []
+    for part in parts:
+        if part.get("is_slice"):
+            raise at(location, "jsonb subscript does not support slices")
+        step = typing.resolve(part["uidx"])
+        if step.type == t.INT2:
+            step = typing.coerce(step, t.INT4)
+        if step.type not in (t.UNKNOWN, t.TEXT, t.VARCHAR, t.INT4):
+            raise at(location, "a subscript of jsonb must be text or an integer")
+        steps.append(typing.coerce(step, t.TEXT, explicit=True).expression)
+    path = typing.fold(Call(array_type(t.TEXT), "ARRAY", tuple(steps)), location)
+    call = typing.fold(Call(t.JSONB, "#>", (base.expression, path)), location)
+    return Term(call, base.location)

@@ -29,6 +29,7 @@ TIME: Final = Type("time")
 TIMESTAMP: Final = Type("timestamp")
 TIMESTAMPTZ: Final = Type("timestamptz")
 INTERVAL: Final = Type("interval")
+JSON: Final = Type("json")
 JSONB: Final = Type("jsonb")
 BYTEA: Final = Type("bytea")
 
@@ -97,6 +98,7 @@ EXPLICIT: Final = {
 
 _CASTABLE_NAMES = (
     "bool date float4 float8 int2 int4 int8 jsonb text time timestamp timestamptz uuid varchar interval numeric"
+    " bpchar name"
 )
 CASTABLE: Final = frozenset(_CASTABLE_NAMES.split())
 """What `::type` may name."""

@@ -6,6 +6,7 @@
 | numeric | Decimal, with its scale, NaN and infinities included |
 | text, varchar, bpchar (padded), name, uuid, enums | bytes |
 | jsonb | bytes, see `documents` |
+| json | bytes as written, see `json_text` |
 | date, time, timestamp, timestamptz, interval | see `moments` |
 
 Readers raise ValueError or ArithmeticError; errors are the caller's to turn into a refusal or "not this row".
@@ -19,7 +20,7 @@ from collections.abc import Callable
 from decimal import Context, Decimal
 from typing import Any
 
-from switchgear_shapes.where import arrays, documents, moments
+from switchgear_shapes.where import arrays, json_input, moments
 from switchgear_shapes.where.expression import Type
 from switchgear_shapes.where.types import INTEGERS, STRINGS
 
@@ -30,6 +31,8 @@ _BLANK = " \t\n\r\f\v"
 _INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
 _NUMERIC = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,6})?", re.ASCII)
 _UUID = re.compile(r"[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}")
+MAX_LITERAL_DEPTH = 100
+"""Of a jsonb."""
 _FLOAT4 = struct.Struct("<f")
 
 
@@ -202,6 +205,11 @@ def read_name(text: str) -> bytes:
     return encoded
 
 
+def read_document(text: str, max_depth: int | None = None) -> bytes:
+    """A jsonb, as Postgres prints it."""
+    return json_input.read_jsonb(text, lambda number: print_numeric(read_numeric(number)), max_depth)
+
+
 READ: dict[str, Callable[[str], Any]] = {
     "bool": read_bool,
     "int2": _read_int("int2"),
@@ -215,7 +223,7 @@ READ: dict[str, Callable[[str], Any]] = {
     "bpchar": read_text,
     "name": read_name,
     "uuid": read_uuid,
-    "jsonb": lambda text: documents.read_jsonb(text, lambda number: print_numeric(read_numeric(number))),
+    "jsonb": lambda text: read_document(text, MAX_LITERAL_DEPTH),
     "date": moments.read_date,
     "time": moments.read_time,
     "timestamp": lambda text: moments.read_stamp(text, zoned=False),
