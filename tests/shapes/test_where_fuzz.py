@@ -17,8 +17,8 @@ id small big title code price ratio done key at doc mood tags pair items users =
 AND OR NOT IN BETWEEN IS NULL TRUE LIKE ILIKE ESCAPE ANY ALL ARRAY [ ] ( ) , ; :: . 1 0 -1 1.5 1e400 'x' '' '{1}' $1 $2
 NULL true lower( coalesce( greatest( concat( int4 text numeric[] interval timestamptz COLLATE "C" SELECT FROM WHERE CASE
 WHEN THEN END DISTINCT ROW( now() AT TIME ZONE 'UTC' E'\' '\' B'1' X'1' 0x1F 1_000 -- /* */ " ' é
-data -> ->> #> #>> ? ?| '{"a":[1.0]}' jsonb json jsonb_typeof( NULLIF( varchar(2) char(3) numeric(4,1) interval '+02' '1' *
-^ title LIKE [1:2] ['a'] justify_interval( bpchar timestamp(0)
+data -> ->> #> #>> ? ?| '{"a":[1.0]}' jsonb json jsonb_typeof( NULLIF( varchar(2) char(3) numeric(4,1) interval '+02'
+'1' * ^ title LIKE [1:2] ['a'] justify_interval( bpchar timestamp(0)
 """
 TOKENS = TOKEN_TEXT.split()
 texts = st.one_of(
