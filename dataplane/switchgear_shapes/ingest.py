@@ -9,7 +9,6 @@ takes them (`advance`), so that memory stays bounded.
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from switchgear_shapes.errors import snapshot_failed
 from switchgear_shapes.log.frames import Batch, Entry
 from switchgear_shapes.log.shape import Buffered, Shape
 from switchgear_shapes.log.store import Store
+from switchgear_shapes.passed import Passed
 from switchgear_shapes.pending import Lines, Pending, pieces
 from switchgear_shapes.replication import pgoutput
 from switchgear_shapes.replication.pgoutput import RelationMessage, Values
@@ -32,7 +32,6 @@ BATCH_BYTES = 4 * 1024 * 1024
 PARTS_LIMIT = 16 * 1024 * 1024
 """Bytes on their way to the disk at which a large transaction waits."""
 BUFFER_LIMIT = 64 * 1024 * 1024
-RECENT_TRANSACTIONS = 1024
 
 
 class ProtocolViolation(Exception):
@@ -47,7 +46,7 @@ class Ingest:
         self._router = router
         self._hub = hub
         self._relations: dict[int, RelationMessage] = {}
-        self._recent: dict[int, deque[tuple[int, int, int]]] = {}
+        self.passed = Passed()
         self._entries: list[Entry] = []
         self._batch_bytes = 0
         self._batch_end: tuple[int, int] | None = None
@@ -99,7 +98,7 @@ class Ingest:
         self._later = []
         self._submitted = self.begun_lsn = self.passed_lsn = 0
         self._quiet_lsn = 0
-        self._recent.clear()
+        self.passed.clear()
 
     def message(self, data: bytes, start: int) -> None:
         """One pgoutput message. Raises MalformedMessage, ProtocolViolation."""
@@ -225,10 +224,8 @@ class Ingest:
         """
         if registered > self.transactions and self._in_transaction and not mark.sees(self._xid, self._lsn):
             return False
-        for oid in self._router.sources(shape.definition.oid):
-            for number, xid, lsn in self._recent.get(oid, ()):
-                if number <= registered and not mark.sees(xid, lsn):
-                    return False
+        if not self.passed.all_seen(self._router.sources(shape.definition.oid), mark, number=registered):
+            return False
         held = shape.filter
         assert held is not None
         held.mark = mark
@@ -250,7 +247,7 @@ class Ingest:
 
     def all_seen(self, oids: Iterable[int], lsn: int, mark: SnapshotMark) -> bool:
         """Whether the snapshot sees the tables' transactions up to `lsn`, as far as they have passed."""
-        return all(mark.sees(xid, at) for oid in oids for _, xid, at in self._recent.get(oid, ()) if at <= lsn)
+        return self.passed.all_seen(oids, mark, lsn=lsn)
 
     def append(self, entries: list[Entry]) -> None:
         """Log what became known only after its transaction had passed."""
@@ -424,10 +421,7 @@ class Ingest:
         self._in_transaction = False
         self.transactions += 1
         for oid in self._oids:
-            recent = self._recent.get(oid)
-            if recent is None:
-                recent = self._recent[oid] = deque(maxlen=RECENT_TRANSACTIONS)
-            recent.append((self.transactions, self._xid, self._lsn))
+            self.passed.add(oid, self.transactions, self._xid, self._lsn)
         self.passed_lsn = max(self.passed_lsn, commit.end_lsn)
         if self._hub_follows:
             self._later += self._hub.commit(self._xid, self._lsn, self._op, self)

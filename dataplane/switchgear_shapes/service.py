@@ -390,7 +390,9 @@ class Service:
                         self.catalog.clear()
                 continue
             try:
-                await self._metrics.ask_slot(self._admin, self._names.slot)
+                mark = await self._metrics.ask_slot(self._admin, self._names.slot)
+                if mark is not None and self._ingest is not None:
+                    self._ingest.passed.prune(mark)
                 if time.monotonic() >= due and self.store is not None and self._hub is not None:
                     due = time.monotonic() + min(
                         self.settings.publication_refresh_period, self.settings.schema_reconciler_period

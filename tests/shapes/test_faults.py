@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -285,6 +286,79 @@ def server_on(tmp_path: Path) -> Iterator[Callable[..., ShapesServer]]:
     yield make
     for server in made:
         server.close()
+
+
+def test_commits_that_pass_long_before_they_are_visible(
+    own_server: Callable[..., OwnServer], server_on: Callable[..., ShapesServer]
+) -> None:
+    """A synchronous standby that is away holds a commit back, which is in the stream; a thousand others follow.
+
+    A shape that is made now has it neither in its snapshot nor ever in its log: it must not be made before it is seen.
+    """
+    database = own_server(18).start().database()
+    database.execute(ITEMS)
+    server = server_on(database.url).start()
+    first = synced(server)
+    database.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+    database.execute("SELECT pg_reload_conf()")
+
+    def insert() -> None:
+        with database.connect() as connection:
+            connection.execute("SET synchronous_commit = on")
+            connection.execute("INSERT INTO items VALUES (1000000, 'held back')")
+
+    held = threading.Thread(target=insert, daemon=True)
+    with database.connect() as connection:
+        connection.execute("SET synchronous_commit = local")
+        held.start()
+        waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+        server.wait(lambda: bool(connection.execute(waiting).fetchall()), 20, "the commit to be held back")
+        for number in range(1100):
+            connection.execute("INSERT INTO items VALUES (%s, 'x')", [number + 1000])
+        server.wait(lambda: bool(first.sync() or len(first.rows) == 1102), 40, "all rows, in the stream")
+        refused = server.get(table="items", columns="id", offset="-1")
+        assert refused.status_code == 503, refused.text[:200]
+        assert "does not become visible" in refused.json()["message"]
+        connection.execute("ALTER SYSTEM RESET synchronous_standby_names")
+        connection.execute("SELECT pg_reload_conf()")
+    held.join(20)
+    late = Client(server, table="items", columns="id")
+    late.sync()
+    assert set(late.rows) == set(first.rows)
+
+
+def test_a_snapshot_among_a_thousand_open_transactions(
+    own_server: Callable[..., OwnServer], server_on: Callable[..., ShapesServer]
+) -> None:
+    """Each is in the log of a shape that was made meanwhile, and told as running by snapshots and subsets."""
+    count = 1100
+    database = own_server(18, max_prepared_transactions=str(count)).start().database()
+    database.execute(ITEMS)
+    server = server_on(database.url).start()
+    synced(server)
+    with database.connect() as connection:
+        for number in range(count):
+            for statement in (
+                "BEGIN",
+                f"INSERT INTO items VALUES ({1000 + number})",
+                f"PREPARE TRANSACTION '{number}'",
+            ):
+                connection.execute(statement.encode())
+        connection.execute("INSERT INTO items VALUES (2)")  # with a later id than all of those
+        client = Client(server, table="items", columns="id")
+        client.sync()
+        assert len(client.rows) == 2
+        (end,) = [m["headers"] for m in client.messages if m["headers"].get("control") == "snapshot-end"]
+        assert len(end["xip_list"]) == count
+        subset = server.get(table="items", columns="id", offset="-1", subset__order_by="id").json()
+        assert len(subset["metadata"]["xip_list"]) == count
+        for number in range(count):
+            connection.execute(f"COMMIT PREPARED '{number}'".encode())
+        server.wait(lambda: bool(client.sync() or len(client.rows) == count + 2), 40, "all rows")
+    server.kill()
+    server.start()
+    client.sync()
+    assert (len(client.rows), client.restarts) == (count + 2, 0)
 
 
 def test_a_slot_that_fell_too_far_behind(
