@@ -453,10 +453,12 @@ def test_a_claim_sees_what_was_acknowledged_just_before(several: StreamsServer, 
     """An append that was answered is in the claim that follows, though another worker has the stream."""
     client.put(several.stream("wakes"), headers=JSON)
     for number, name in enumerate(one_of_each("claimed") * 5):
-        client.put(several.stream(name), headers=JSON)
+        before = client.put(several.stream(name), headers=JSON).headers["stream-next-offset"]
         url = several.stream(f"__ds/subscriptions/claim{number}")
         body = {"type": "pull-wake", "streams": [name], "wake_stream": "wakes"}
-        assert client.put(url, json=body).status_code == 201
+        made = client.put(url, json=body)
+        assert made.status_code == 201
+        assert [one["tail_offset"] for one in made.json()["streams"]] == [before]
         tail = client.post(several.stream(name), headers=JSON, json={"n": number}).headers["stream-next-offset"]
         claim = client.post(f"{url}/claim", json={"worker": "w"})
         assert claim.status_code == 200, claim.text
