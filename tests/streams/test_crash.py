@@ -6,6 +6,7 @@ import json
 import random
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,8 +14,8 @@ import httpx
 import pytest
 
 from tests.streams.server import JSON, OCTETS, TEXT, StreamsServer, read_all, read_messages
+from tests.streams.states import applied, change
 
-ROUNDS = 12
 WRITERS = 6
 STREAMS = 3
 
@@ -30,7 +31,7 @@ class Writer:
     unknown: list[int] = field(default_factory=list)
 
     def run(self, url: str) -> None:
-        with httpx.Client(trust_env=False, timeout=20) as client:
+        with httpx.Client(trust_env=False, timeout=20, verify=False) as client:
             while True:
                 number, self.number = self.number, self.number + 1
                 try:
@@ -54,7 +55,7 @@ class Churner:
 
     def run(self, server: StreamsServer) -> None:
         chance = random.Random(self.number)
-        with httpx.Client(trust_env=False, timeout=20) as client:
+        with httpx.Client(trust_env=False, timeout=20, verify=False) as client:
             while True:
                 self.number += 1
                 name = f"churn-{self.number}"
@@ -99,7 +100,7 @@ class Follower:
     seen: list[list[object]] = field(default_factory=list)
 
     def run(self, url: str, stop: threading.Event) -> None:
-        with httpx.Client(trust_env=False, timeout=20) as client:
+        with httpx.Client(trust_env=False, timeout=20, verify=False) as client:
             while not stop.is_set():
                 try:
                     answer = client.get(url, params={"offset": self.offset, "live": "long-poll"})
@@ -111,45 +112,131 @@ class Follower:
                 self.offset = answer.headers["stream-next-offset"]
 
 
+@dataclass
+class Table:
+    """A state stream kept by key: the last value of each key that was acknowledged, or one whose answer nobody saw."""
+
+    name: str
+    rows: dict[str, set[int | None]] = field(default_factory=dict)
+    number: int = 0
+
+    def run(self, url: str) -> None:
+        chance = random.Random(f"{self.name}-{self.number}")
+        with httpx.Client(trust_env=False, timeout=20, verify=False) as client:
+            while True:
+                self.number += 1
+                key, gone = f"k{chance.randrange(40)}", chance.random() < 0.2
+                value = None if gone else self.number
+                message = change("t", key, "delete" if gone else "upsert", value)
+                before = self.rows.get(key, {None})
+                self.rows[key] = before | {value}
+                try:
+                    answer = client.post(url, headers=JSON, json=message)
+                except httpx.TransportError:
+                    return
+                assert answer.status_code == 204, answer.text
+                self.rows[key] = {value}
+
+    def check(self, client: httpx.Client, url: str) -> None:
+        rows = applied({}, list(read_messages(client, url)))
+        for key, values in self.rows.items():
+            found = rows.get(f"t/{key}")
+            assert found in values, (key, found, values)
+            self.rows[key] = {found}
+
+
+class Load:
+    """Everything that is written to one set of streams, and who follows them."""
+
+    def __init__(self, server: StreamsServer, number: int) -> None:
+        self.server = server
+        self.names = [f"s{number}-{s}" for s in range(STREAMS)]
+        self.writers = [[Writer(f"{s}-{w}") for w in range(WRITERS // STREAMS)] for s in range(STREAMS)]
+        self.followers = [Follower() for _ in range(STREAMS)]
+        self.churners = [Churner(number=(number * 2 + k) * 1_000_000) for k in range(2)]
+        self.tables = [Table(f"table{number}-{k}") for k in range(2)]
+
+    def create(self, client: httpx.Client) -> None:
+        for name in self.names:
+            assert client.put(self.server.stream(name), headers=JSON).status_code == 201
+        keyed = {**JSON, "stream-retention-keys": "state"}
+        for table in self.tables:
+            assert client.put(self.server.stream(table.name), headers=keyed).status_code == 201
+
+    def threads(self, stop: threading.Event) -> list[threading.Thread]:
+        server = self.server
+        urls = [server.stream(name) for name in self.names]
+        work: list[tuple[Callable[..., None], tuple[object, ...]]] = [
+            (writer.run, (url,)) for url, writers in zip(urls, self.writers, strict=True) for writer in writers
+        ]
+        work += [(follower.run, (url, stop)) for url, follower in zip(urls, self.followers, strict=True)]
+        work += [(churner.run, (server,)) for churner in self.churners]
+        work += [(table.run, (server.stream(table.name),)) for table in self.tables]
+        return [threading.Thread(target=run, args=arguments) for run, arguments in work]
+
+    def check(self, client: httpx.Client) -> None:
+        for name, writers, follower in zip(self.names, self.writers, self.followers, strict=True):
+            check(client, self.server.stream(name), writers, follower)
+        for churner in self.churners:
+            churner.check(client, self.server)
+        for table in self.tables:
+            table.check(client, self.server.stream(table.name))
+
+    def delete(self, client: httpx.Client) -> None:
+        kept = [name for churner in self.churners for name in churner.kept]
+        for name in [*self.names, *(table.name for table in self.tables), *kept]:
+            assert client.delete(self.server.stream(name)).status_code in (204, 404)
+
+    @property
+    def records(self) -> int:
+        return sum(len(writer.acknowledged) for writers in self.writers for writer in writers)
+
+
 @pytest.mark.crash
-@pytest.mark.parametrize("checkpoint", ["30000", "33554432"])
-def test_kill_9_under_load(tmp_path: Path, client: httpx.Client, checkpoint: str) -> None:
+@pytest.mark.parametrize(
+    ("checkpoint", "workers", "rounds"),
+    [
+        ("30000", 1, 6),
+        ("33554432", 1, 5),
+        ("30000", 3, 4),
+        pytest.param("30000", 1, 700, marks=pytest.mark.long),
+        pytest.param("200000", 3, 400, marks=pytest.mark.long),
+    ],
+)
+def test_kill_9_under_load(tmp_path: Path, client: httpx.Client, checkpoint: str, workers: int, rounds: int) -> None:
     chance = random.Random(checkpoint)
-    server = StreamsServer(tmp_path, "--checkpoint-bytes", checkpoint, "--wal-segment-bytes", "1048576")
-    writers = [[Writer(f"{s}-{w}") for w in range(WRITERS // STREAMS)] for s in range(STREAMS)]
-    followers = [Follower() for _ in range(STREAMS)]
-    churners = [Churner(number=k * 1_000_000) for k in range(2)]
-    rounds = ROUNDS // 2
+    flags = ("--checkpoint-bytes", checkpoint, "--wal-segment-bytes", "1048576")
+    server = StreamsServer(tmp_path, *flags, *(() if workers == 1 else ("--workers", str(workers))))
+    records = 0
     try:
         server.start()
-        for s in range(STREAMS):
-            assert client.put(server.stream(f"s{s}"), headers=JSON).status_code == 201
-        for number in range(rounds):
+        load = Load(server, 0)
+        load.create(client)
+        for number in range(1, rounds + 1):
             stop = threading.Event()
-            threads = [
-                threading.Thread(target=writer.run, args=(server.stream(f"s{s}"),))
-                for s in range(STREAMS)
-                for writer in writers[s]
-            ] + [threading.Thread(target=followers[s].run, args=(server.stream(f"s{s}"), stop)) for s in range(STREAMS)]
-            threads += [threading.Thread(target=churner.run, args=(server,)) for churner in churners]
+            threads = load.threads(stop)
             for thread in threads:
                 thread.start()
-            time.sleep(chance.uniform(0.1, 0.5))
-            server.kill()
+            wanted, limit = load.records + chance.randrange(20, 200), time.monotonic() + 20
+            while load.records < wanted and time.monotonic() < limit:
+                time.sleep(0.01)
+            server.kill(chance)
             stop.set()
             for thread in threads:
                 thread.join(30)
             server.start()
-            for s in range(STREAMS):
-                check(client, server.stream(f"s{s}"), writers[s], followers[s])
-            for churner in churners:
-                churner.check(client, server)
+            load.check(client)
             assert "damaged" not in server.log, server.log
-            print(f"round {number + 1}/{rounds}: {sum(len(w.acknowledged) for ws in writers for w in ws)} records kept")
+            if number % 20 == 0 or number == rounds:
+                records += load.records
+                print(f"{number} of {rounds} rounds: {records} records acknowledged, all there once", flush=True)
+            if number % 20 == 0:
+                load.delete(client)
+                load = Load(server, number)
+                load.create(client)
         assert server.stop() == 0
         server.start()
-        for s in range(STREAMS):
-            check(client, server.stream(f"s{s}"), writers[s], followers[s])
+        load.check(client)
     finally:
         server.end()
 
