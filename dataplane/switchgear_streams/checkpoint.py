@@ -21,7 +21,6 @@ from switchgear_streams import catalog, compaction, squeezing
 from switchgear_streams.disk import Disk
 from switchgear_streams.packing import PASSING, Job, Packer, Part
 from switchgear_streams.segments import Pack
-from switchgear_streams.squeezing import Squeeze
 from switchgear_streams.store import Store
 from switchgear_streams.stream import Run, Stream
 
@@ -32,6 +31,8 @@ _LARGE_RUN = 8 * 1_048_576
 # A run that lost so many bytes, and more than half, is written anew.
 _MIN_RECUT = 65_536
 _RETRY = 5.0
+# After a checkpoint that squeezed, the next one that is only for squeezing waits so many times as long as it took.
+_REST = 4
 # The catalogue is written anew when it is this large and more than three times what is alive in it.
 _CATALOG_SLACK = 16 * 1_048_576
 
@@ -51,7 +52,10 @@ class Checkpointer:
         self.count = 0
         self.seconds = 0.0
         self.failed = False
-        self.squeezes = self.squeezed_bytes = 0
+        self.squeezes = self.squeezed_bytes = self.squeezes_failed = 0
+        self.squeeze_room = max(squeezing.MAX_READ, 2 * threshold)
+        """Bytes that a checkpoint may look at: more than can have come since the one before."""
+        self._rest_until = 0.0
         store.pressure_bytes = threshold
         store.on_pressure = self.request
 
@@ -64,6 +68,11 @@ class Checkpointer:
         if self._task is None:
             self._store.pressure_bytes = 1 << 62
             self._task = asyncio.ensure_future(self._run())
+
+    def request_squeezes(self) -> None:
+        """Start one for streams that are only to be squeezed, if that did not take much time just now."""
+        if asyncio.get_running_loop().time() >= self._rest_until:
+            self.request()
 
     def tidy(self) -> None:
         """Start one if packs are worth emptying, though nothing new asks for it."""
@@ -86,10 +95,12 @@ class Checkpointer:
             victims = await self._mark_victims()
             await self._quiet()
             job = self._freeze(victims)
-            began = time.monotonic()
-            moving = any(part.squeeze is not None for part in job.parts)
-            if moving:  # no deletion, whose bytes are counted, and no fork may come in between
-                store.hold = asyncio.get_running_loop().create_future()
+            began, loop = time.monotonic(), asyncio.get_running_loop()
+            started = loop.time()
+            # Of these no deletion, whose bytes are counted, and no fork may come in between.
+            store.moving = {part.stream for part in job.parts if part.squeeze is not None}
+            if store.moving:
+                store.moved = loop.create_future()
             try:
                 await store.log.wait(job.boundary)
                 await asyncio.to_thread(self._packer.write, job)
@@ -97,7 +108,9 @@ class Checkpointer:
                 for pack in job.held:
                     store.packs.release(pack)
             self._install(job)
-            self._release()
+            if store.moving:
+                self._rest_until = loop.time() + _REST * (loop.time() - started)
+            self._moved()
             self.seconds = time.monotonic() - began
             self.count += 1
             if self.failed:
@@ -111,7 +124,7 @@ class Checkpointer:
                 log.error("no checkpoint (%s); it is tried again, and the log keeps everything", error.strerror)
             self.failed = True
             self._thaw(job)
-            self._release()
+            self._moved()
         except Exception as error:
             # Half a checkpoint in memory must not be built upon: the log has everything, a new start replays it.
             log.exception("a checkpoint failed in an unforeseen way")
@@ -143,6 +156,13 @@ class Checkpointer:
         hold, self._store.hold = self._store.hold, None
         if hold is not None:
             hold.set_result(None)
+
+    def _moved(self) -> None:
+        """So may those of the streams that were squeezed."""
+        self._store.moving = set()
+        moved, self._store.moved = self._store.moved, None
+        if moved is not None:
+            moved.set_result(None)
 
     async def _mark_victims(self) -> list[int]:
         """Choose packs to be emptied, and make the streams in them part of this checkpoint."""
@@ -178,9 +198,11 @@ class Checkpointer:
         job = Job(boundary, pack, store.next_generation, [], list(removed), packs.sizes())
         job.usage = store.usage.dump()
         job.victims = [pack for pack in victims if pack in packs.known]
+        job.room = self.squeeze_room
         for stream in dirty:
-            stream.dirty = False
+            stream.dirty, stream.sealing = False, True
             job.parts.append(self._part(job, stream))
+        store.ripe = False
         store.unsealed = store.reclaimable = 0
         if self._packer.catalog.size > 3 * self._packer.catalog.alive + _CATALOG_SLACK:
             job.rewrite = self._unchanged({part.stream for part in job.parts})
@@ -193,9 +215,13 @@ class Checkpointer:
             shed = [run for run in runs if stream.droppable(run.start, run.start + run.length)]
             runs = runs[len(shed) :] if runs[: len(shed)] == shed else [run for run in runs if run not in shed]
         kept, joined = _split(stream, runs)
-        own, squeeze = stream.retention, None
-        if own is not None and own.tombstones is not None and squeezing.worth(stream) and self._hold(job, runs):
-            squeeze = Squeeze(list(runs), stream.squeezed, self._store.clock(), own.tombstones, stream.marked)
+        squeeze = squeezing.choose(stream, runs, self._store.clock(), job.room)
+        if squeeze is not None and not self._hold(job, squeeze.runs):
+            stream.tried, squeeze = stream.end, None
+        if squeeze is not None:
+            job.room -= squeeze.size
+            if not squeeze.frozen:  # what is joined must not be what is squeezed
+                kept, joined = list(runs), []
         frozen = stream.freeze()
         if frozen is None or not self._hold(job, joined):
             kept, joined = list(runs), []
@@ -236,6 +262,7 @@ class Checkpointer:
         store = self._store
         for part in job.parts:
             stream, frozen = part.stream, part.frozen
+            stream.sealing = False
             if frozen is not None and stream.frozen is frozen:
                 stream.tail = frozen.data + stream.tail
                 stream.marks = array("Q", [*frozen.marks, *stream.marks])
@@ -254,13 +281,17 @@ class Checkpointer:
             packs.known[job.pack] = Pack(job.written, job.alive)
         for part in job.parts:
             stream = part.stream
+            stream.sealing = False
             alive = store.streams.get(stream.key) is stream
             squeezed, squeeze = part.squeezed, part.squeeze
+            if part.tried:
+                stream.tried = part.tried
+                self.squeezes_failed += 1
             if (part.new is not None or squeezed is not None) and stream.frozen is part.frozen:
                 stream.frozen = None
             if squeezed is not None and squeeze is not None:
                 stream.squeezed, stream.compacted, stream.marked = squeezed.start, squeezed.end, squeezed.marked
-                stream.first = max(stream.first, squeezed.first)
+                stream.first, stream.tried = max(stream.first, squeezed.first), 0
                 store.usage.dropped(stream.key, squeezed.dropped, squeeze.time)
                 self.squeezes += 1
                 self.squeezed_bytes += squeezed.dropped
@@ -269,6 +300,8 @@ class Checkpointer:
                 packs.drop(part.dropped)
             elif part.written:
                 packs.drop(part.written)
+            if alive and stream.ripe:  # there was no room for all of it
+                store.overdue[stream.key] = None
             if alive and stream.idle:
                 store.streams[stream.key] = part.body if part.body else store.streams[stream.key]
                 store.hydrated.pop(stream.key, None)

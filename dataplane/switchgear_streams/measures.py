@@ -73,6 +73,11 @@ def watch_retention(registry: Registry, trimmer: Trimmer, checkpointer: Checkpoi
     registry.gauge("streams_trimmed_bytes_total", "Bytes cut from streams' beginnings.", lambda: trimmer.trimmed_bytes)
     registry.gauge("streams_squeezes_total", "Times that replaced messages went.", lambda: checkpointer.squeezes)
     registry.gauge("streams_squeezed_bytes_total", "Bytes of replaced messages.", lambda: checkpointer.squeezed_bytes)
+    registry.gauge(
+        "streams_squeezes_failed_total",
+        "Times that a stream kept by key had to stay whole.",
+        lambda: checkpointer.squeezes_failed,
+    )
 
 
 def watch_documents(registry: Registry, compactor: Compactor) -> None:

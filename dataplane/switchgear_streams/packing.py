@@ -19,6 +19,7 @@ import orjson
 
 from switchgear_streams import catalog, segments, squeezing
 from switchgear_streams.disk import Disk
+from switchgear_streams.rules import state
 from switchgear_streams.rules.state import TooMuch
 from switchgear_streams.segments import Packs
 from switchgear_streams.squeezing import Squeeze, Squeezed
@@ -28,6 +29,7 @@ from switchgear_streams.usage import counts
 log = logging.getLogger("switchgear.streams.checkpoint")
 
 _WRITE_SIZE = 4 * 1_048_576
+_READ_SIZE = 131_072
 
 
 @dataclass(slots=True)
@@ -47,12 +49,21 @@ class Part:
     recut: list[Run] = field(default_factory=list)
     """Kept runs to be written anew because most of them is before the cut."""
     new: Run | None = None
+    left: Run | None = None
+    """What a squeeze left of its runs, when the frozen bytes were not part of it."""
     moved: list[tuple[Run, Run]] = field(default_factory=list)
     """(run in a pack that is being emptied, the same bytes in the new pack)."""
     body: bytes = b""
     squeeze: Squeeze | None = None
     squeezed: Squeezed | None = None
     """What it comes to, when it is kept by key and it was time."""
+    tried: int = 0
+    """Where the stream ended, when squeezing failed."""
+
+    @property
+    def swallowed(self) -> bool:
+        """Did the squeeze take the frozen bytes in?"""
+        return self.squeeze is not None and self.squeezed is not None and self.squeeze.frozen
 
     @property
     def runs(self) -> list[Run]:
@@ -61,18 +72,20 @@ class Part:
         if self.moved:
             places = dict(self.moved)
             runs = [places.get(run, run) for run in runs]
+        if self.left is not None:
+            runs = [self.left, *runs]
         return runs if self.new is None else [*runs, self.new]
 
     @property
     def written(self) -> list[Run]:
         """What is in the new pack."""
-        runs = [new for _, new in self.moved]
-        return runs if self.new is None else [*runs, self.new]
+        return [*(new for _, new in self.moved), *(run for run in (self.left, self.new) if run is not None)]
 
     @property
     def dropped(self) -> list[Run]:
         """What it does not refer to any more."""
-        return [*self.shed, *self.joined, *(old for old, _ in self.moved)]
+        squeezed = [] if self.squeeze is None or self.squeezed is None else self.squeeze.runs
+        return [*self.shed, *self.joined, *squeezed, *(old for old, _ in self.moved)]
 
 
 @dataclass(slots=True)
@@ -89,6 +102,8 @@ class Job:
     victims: list[int] = field(default_factory=list)
     """Packs that are being emptied."""
     held: list[int] = field(default_factory=list)
+    room: int = 0
+    """Bytes of streams kept by key that may still be looked at."""
     written: int = 0
     alive: int = 0
     """Size of the new pack, and how much of it streams refer to."""
@@ -111,7 +126,7 @@ class Packer:
     def write(self, job: Job) -> None:
         made = False
         try:
-            if any(part.frozen is not None or part.recut for part in job.parts) or job.victims:
+            if job.victims or any(part.frozen or part.recut or part.squeeze for part in job.parts):
                 fd = self._disk.create(segments.pack_name(job.pack))
                 made = True
                 try:
@@ -135,23 +150,13 @@ class Packer:
         buffered: list[bytes | bytearray] = []
         for part in job.parts:
             stream = part.stream
-            for run in part.kept if (victims or part.recut) and part.squeeze is None else ():
+            if part.squeeze is not None:
+                part.left = self._squeeze(job, part, part.squeeze, buffered)
+            for run in part.kept if victims or part.recut else ():
                 if run.pack in victims or run in part.recut:
                     self._move(job, part, run, buffered)
-            if part.squeeze is not None and part.frozen is not None:
-                self._squeeze(job, part, part.squeeze, part.frozen)
-            if part.frozen is not None:
-                found = part.squeezed
-                start, ends, data = (
-                    self._joined(part, part.frozen) if found is None else (found.start, found.ends, found.data)
-                )
-                if not data:
-                    continue
-                head, part.new = segments.encode_run(
-                    job.pack, job.written, stream.key, stream.generation, start, ends, data
-                )
-                buffered += (head, data)
-                job.written += len(head) + len(data)
+            if part.frozen is not None and not part.swallowed:
+                part.new = self._add(job, stream, *self._joined(part, part.frozen), buffered)
             if job.written - written >= _WRITE_SIZE:
                 self._disk.write(fd, buffered, written)
                 buffered, written = [], job.written
@@ -166,39 +171,68 @@ class Packer:
             log.error("%s; %r keeps its run there", error, part.stream.key)
             return
         stream = part.stream
-        start, ends, data = _cut(part, run.start, marks, whole)
-        head, new = segments.encode_run(job.pack, job.written, stream.key, stream.generation, start, ends, data)
+        part.moved.append((run, self._add(job, stream, *_cut(part, run.start, marks, whole), buffered)))
+
+    @staticmethod
+    def _add(
+        job: Job,
+        stream: Stream,
+        start: int,
+        ends: array[int],
+        data: bytes | bytearray,
+        buffered: list[bytes | bytearray],
+    ) -> Run:
+        """One more run of the pack."""
+        head, run = segments.encode_run(job.pack, job.written, stream.key, stream.generation, start, ends, data)
         buffered += (head, data)
         job.written += len(head) + len(data)
-        part.moved.append((run, new))
+        return run
 
-    def _squeeze(self, job: Job, part: Part, asked: Squeeze, frozen: Frozen) -> None:
+    def _squeeze(self, job: Job, part: Part, asked: Squeeze, buffered: list[bytes | bytearray]) -> Run | None:
         """Keep of the stream what its newest messages are. Where that cannot be, it is written as any other."""
-        key = part.stream.key
-
-        def pieces() -> Iterator[tuple[int, bytes | bytearray]]:
-            for run in asked.runs:
-                yield run.start, self._load(run)[0]
-            yield frozen.start, frozen.data
-
-        try:
-            made = squeezing.squeeze(asked, pieces(), frozen.start + len(frozen.data))
-        except TooMuch:
-            log.warning("%r has too many keys to be kept by key; it stays whole", key)
-            return
-        except OSError as error:
-            log.error("%s; %r keeps its runs as they are", error, key)
-            return
-        part.squeezed = made
-        part.kept, part.joined = [], asked.runs
+        stream, frozen = part.stream, part.frozen if asked.frozen else None
+        last = asked.runs[-1] if asked.runs else None
+        end = asked.start if last is None else last.start + last.length
+        if frozen is not None:
+            end = frozen.start + len(frozen.data)
         meta = orjson.loads(part.meta)
+        try:
+            made = squeezing.squeeze(asked, self._pieces(asked.runs, frozen), end)
+        except (TooMuch, OSError) as error:
+            why = "too many keys to be kept by key" if isinstance(error, TooMuch) else str(error)
+            log.error("%r stays as it is, until twice as much is there: %s", stream.key, why)
+            part.tried = meta["u"] = meta.get("e", 0)
+            part.meta, part.deadline = orjson.dumps(meta), asked.deadline
+            return None
+        part.squeezed = made
+        part.kept = [run for run in part.kept if run not in asked.runs]
+        part.joined = []
+        meta.pop("u", None)
         meta["z"], meta["y"], meta["w"] = made.end, made.start, made.marked
         if made.first:
             meta["o"], meta["l"] = made.first, 0
         part.meta = orjson.dumps(meta)
-        if counts(key):
+        if not state.worth(meta["e"] - made.start, made.end - made.start):
+            part.deadline = asked.deadline
+        if counts(stream.key):
             units, written, held, moment = job.usage
             job.usage = [units, written, held - made.dropped, str(int(moment) - made.dropped * asked.time)]
+        return self._add(job, stream, made.start, made.ends, made.data, buffered) if made.data else None
+
+    def _pieces(self, runs: list[Run], frozen: Frozen | None) -> Iterator[tuple[int, bytes]]:
+        """(position, bytes) of these, bit by bit. Raises OSError if they are not what was written."""
+        for run in runs:
+            fd, crc = self._packs.fd(run.pack), 0
+            for at in range(0, run.length, _READ_SIZE):
+                data = self._disk.read(fd, min(_READ_SIZE, run.length - at), run.offset + at)
+                crc = zlib.crc32(data, crc)
+                yield run.start + at, data
+            if crc != run.crc:
+                raise OSError(f"pack {run.pack} is damaged at {run.offset}")
+        if frozen is not None:
+            with memoryview(frozen.data) as view:
+                for at in range(0, len(view), _READ_SIZE):
+                    yield frozen.start + at, bytes(view[at : at + _READ_SIZE])
 
     def _load(self, run: Run) -> tuple[bytes, array[int]]:
         """A run's bytes and append ends. Raises OSError if they are not what was written."""
@@ -209,21 +243,22 @@ class Packer:
         return data, segments.read_marks(self._disk, fd, run)
 
     def _joined(self, part: Part, frozen: Frozen) -> tuple[int, array[int], bytes | bytearray]:
-        """(start, append ends, bytes) of the run to be written. Damaged older runs stay where they are."""
+        """(start, append ends, bytes) of the run to be written. A damaged older run stays where it is, and what is
+        before it, so that it is not read again until as much has come after it."""
+        pieces: list[bytes | bytearray] = [frozen.data]
+        ends = frozen.marks
+        for index in range(len(part.joined) - 1, -1, -1):
+            try:
+                data, some = self._load(part.joined[index])
+            except OSError as error:
+                log.error("%s; %r keeps its runs as they are", error, part.stream.key)
+                part.kept, part.joined = [*part.kept, *part.joined[: index + 1]], part.joined[index + 1 :]
+                break
+            pieces.append(data)
+            ends = some + ends
         if not part.joined:
             return frozen.start, frozen.marks, frozen.data
-        pieces: list[bytes | bytearray] = []
-        ends: array[int] = array("Q")
-        try:
-            for run in part.joined:
-                data, some = self._load(run)
-                pieces.append(data)
-                ends += some
-        except OSError as error:
-            log.error("%s; %r keeps its runs as they are", error, part.stream.key)
-            part.kept, part.joined = [*part.kept, *part.joined], []
-            return frozen.start, frozen.marks, frozen.data
-        return _cut(part, part.joined[0].start, ends + frozen.marks, b"".join([*pieces, frozen.data]))
+        return _cut(part, part.joined[0].start, ends, b"".join(reversed(pieces)))
 
     def _write_catalog(self, job: Job) -> None:
         live = {pack: [size, alive] for pack, (size, alive) in job.packs.items()}

@@ -231,10 +231,16 @@ class Service:
             if self.wal.room(len(stream.key) + 1024, reserved=True) is not Room.OK:
                 store.watch_deadline(stream)
                 return
+            if store.hold_on(stream) is not None:
+                store.watch_deadline(stream)
+                continue
             self._expired.value += 1
             store.delete(stream, lambda: None)
             found += 1
-        if self._trimmer.sweep() or found == _SWEEP_BATCH:
+        more = self._trimmer.sweep()
+        if store.ripe:
+            self.checkpointer.request_squeezes()
+        if more or found == _SWEEP_BATCH:
             asyncio.get_running_loop().call_later(_SWEEP_PAUSE, self._sweep)
 
     # -- requests --

@@ -2,22 +2,24 @@
 
 The messages that still count move together, to right below the position up to which the stream was looked at: each
 stands at its old position or later, in the old order. So a reader gets everything that is behind its offset, and
-perhaps again what was before it, which changes nothing for a state; at the end of the stream nothing moves.
-Runs in the checkpoint's thread: what it must not do is touch a stream.
+perhaps again what was before it, which changes nothing for a state; what was not looked at does not move.
+`choose` runs on the loop, `squeeze` in the checkpoint's thread: what it must not do is touch a stream.
 """
 
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from switchgear_streams.rules.state import Newest
+from switchgear_streams.rules import state
+from switchgear_streams.rules.state import Newest, lines
 from switchgear_streams.stream import Run, Stream
 
-MIN_NEW = 65_536
-"""Bytes that must have come since the last time, besides as many as were left then."""
+MAX_READ = 64 * 1_048_576
+"""Bytes that one checkpoint looks at (about): of several streams, or of a large one from its start on.
+
+Only what was left of a stream the last time, and twice as much after it, is looked at whatever its size."""
 
 
 @dataclass(slots=True)
@@ -25,12 +27,17 @@ class Squeeze:
     """A stream that is to be squeezed, as it was when the checkpoint began."""
 
     runs: list[Run]
+    frozen: bool
+    """Up to its end, the frozen bytes included? Else up to the end of these runs."""
     start: int
     """Where its bytes begin."""
+    size: int
     time: int
     tombstones: int
     marked: tuple[int, int] | None
     """(position, Unix ms): deletions before it were there at that time."""
+    deadline: int | None
+    """When it has to be looked at, not counting that it is to be squeezed."""
 
 
 @dataclass(slots=True)
@@ -40,45 +47,62 @@ class Squeezed:
     start: int
     end: int
     ends: array[int]
-    data: bytes
+    data: bytearray
     marked: tuple[int, int] | None
     dropped: int
     first: int
     """Offsets before it are gone: a reader there would miss deletions that went. 0: none went."""
 
 
-def worth(stream: Stream) -> bool:
-    """Has enough come since the last time? (The cost of a byte stays bounded: each time there is twice as much.)"""
+def choose(stream: Stream, runs: Sequence[Run], time: int, room: int) -> Squeeze | None:
+    """How much of a stream to look at, when a checkpoint may still look at `room` bytes. `runs`: those it will keep.
+
+    None: nothing, it is not worth it, or there is no room in this checkpoint.
+    """
     own = stream.retention
-    if own is None or own.tombstones is None or not stream.tail:
-        return False
-    if stream.fork is not None or stream.pin is not None or stream.refs or stream.gone or stream.damage is not None:
-        return False
-    left = stream.compacted - stream.squeezed
-    return stream.end - stream.squeezed >= 2 * left + MIN_NEW
+    if own is None or own.tombstones is None or not stream.ripe or room <= 0:
+        return None
+    room = max(room, 3 * (stream.compacted - stream.squeezed) + state.MIN_NEW)
+    taken: list[Run] = []
+    size, end = 0, stream.squeezed
+    for run in runs:
+        if size + run.length > room and end > stream.compacted:
+            break
+        taken.append(run)
+        size, end = size + run.length, run.start + run.length
+    new = stream.end - stream.sealed
+    whole = len(taken) == len(runs) and (size + new <= room or end <= stream.compacted)
+    return Squeeze(
+        taken,
+        whole,
+        stream.squeezed,
+        size + new if whole else size,
+        time,
+        own.tombstones,
+        stream.marked,
+        stream.deadline(),
+    )
 
 
-def squeeze(asked: Squeeze, pieces: Iterable[tuple[int, bytes | bytearray]], end: int) -> Squeezed:
-    """`pieces`: (position, stored bytes) up to `end`. Raises TooMuch."""
+def squeeze(asked: Squeeze, pieces: Iterable[tuple[int, bytes]], end: int) -> Squeezed:
+    """`pieces`: (position, stored bytes) up to `end`, without gaps. Raises TooMuch."""
     newest = Newest()
-    for position, data in pieces:
-        for line in bytes(data).split(b"\n")[:-1]:
-            newest.add(position, line + b"\n")
-            position += len(line) + 1
+    for position, line in lines(pieces):
+        newest.add(position, line)
     # Positions are given out again, so that those of readers who would miss a deletion must all be below what is left.
     old = _old_enough(asked)
     went = old > 0 and end - newest.size >= old and newest.forget_deletions(old)
-    kept = newest.kept()
     start = end - newest.size
-    ends, position = array("Q"), start
-    for _, stored in kept:
-        position += len(stored)
-        ends.append(position)
     marked = (end, asked.time)
-    if asked.marked is not None and (not old or start < old):  # the same deletions, where they are now
-        index = bisect_left(kept, asked.marked[0], key=lambda entry: entry[0])
-        marked = (ends[index - 1] if index else start, asked.marked[1])
-    data = b"".join([stored for _, stored in kept])
+    known = asked.marked if asked.marked is not None and (not old or start < old) else None
+    if known is not None:  # the same deletions, where they will be
+        marked = (start, known[1])
+    ends, data = array("Q"), bytearray()
+    for position, stored in newest.drain():
+        data += stored
+        ends.append(start + len(data))
+        if known is not None and position < known[0]:
+            marked = (ends[-1], known[1])
     return Squeezed(start, end, ends, data, marked, end - asked.start - len(data), old if went else 0)
 
 

@@ -74,6 +74,11 @@ class Store:
         """Deletions on their way to the disk."""
         self.hold: asyncio.Future[None] | None = None
         """Set while a checkpoint waits for deletions under way: no new one may begin."""
+        self.moving: set[Stream] = set()
+        """Streams whose messages a checkpoint moves: none of them may be deleted, or forked, until `moved`."""
+        self.moved: asyncio.Future[None] | None = None
+        self.ripe = False
+        """A stream of which nobody wants anything is to be squeezed by the next checkpoint."""
         self.on_change: Callable[[Stream], None] | None = None
         """Told of every creation, deletion, and first append in a block, before it is durable (`stream.last_block`)."""
         self.on_removed: Callable[[bytes], None] = lambda key: None
@@ -119,6 +124,10 @@ class Store:
                     self.hydrated[key] = self.hydrated.pop(key)
             else:
                 self.hydrated.pop(key, None)
+
+    def hold_on(self, stream: Stream | None) -> asyncio.Future[None] | None:
+        """What has to be waited for before a stream may be deleted, or forked."""
+        return self.moved if stream in self.moving and self.hold is None else self.hold
 
     # -- marking --
 
@@ -290,7 +299,7 @@ class Store:
 
     def delete(self, stream: Stream, done: Callable[[], None]) -> None:
         """Delete, or keep for the forks. Until it is durable, readers still have it and writers wait."""
-        assert self.hold is None
+        assert self.hold_on(stream) is None
         stream.leaving = asyncio.get_running_loop().create_future()
         self.leaving += 1
         extra = {"soft": True} if stream.refs else {}
@@ -397,6 +406,8 @@ class Store:
         if source.refs <= 0:
             source.pin = None
         self.mark(source)
+        if source.ripe:  # perhaps nothing will come any more that brings a checkpoint to it
+            self.overdue[source.key] = None
         return source if source.gone and source.refs <= 0 else None
 
     def replay(self, record: records.Record) -> str | None:

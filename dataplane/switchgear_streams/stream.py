@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
-from switchgear_streams.rules import lifetime, media
+from switchgear_streams.rules import lifetime, media, state
 from switchgear_streams.rules.retention import Retention, crowded
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ class Stream:
         "refs",
         "retention",
         "runs",
+        "sealing",
         "seq",
         "space",
         "squeezed",
@@ -100,6 +101,7 @@ class Stream:
         "tail_start",
         "touch_dirty",
         "touched",
+        "tried",
         "trimming",
         "ttl",
         "visible",
@@ -134,6 +136,8 @@ class Stream:
         self.compacted = 0
         """Up to here replaced messages were taken out (`squeezing`); what is left begins at `squeezed`."""
         self.squeezed = 0
+        self.tried = 0
+        """Where it ended when taking them out last failed (0: it did not); looked at again when it is twice as long."""
         self.marked: tuple[int, int] | None = None
         """(position, Unix ms): deletions before it were there at that time."""
         self.pin: tuple[int, int] | None = None
@@ -150,6 +154,8 @@ class Stream:
         self.producers: dict[str, tuple[int, int]] | None = None
         self.runs: list[Run] = []
         self.frozen: Frozen | None = None
+        self.sealing = False
+        """Part of the checkpoint that is running."""
         self.tail = bytearray()
         self.tail_start = base
         self.marks: array[int] = array("Q")
@@ -187,14 +193,24 @@ class Stream:
         self.marks.append(self.end)
 
     def due(self, bounds: Retention) -> int | None:
-        """When something has to happen to it (Unix ms): it expires, or has too many, or too old bytes."""
+        """When something has to happen to it (Unix ms): it expires, or has too many, or too old, or replaced bytes."""
         deadline = self.deadline()
-        if bounds.size is not None and crowded(self.held, bounds.size):
+        if (bounds.size is not None and crowded(self.held, bounds.size)) or self.ripe:
             return 1
         if bounds.seconds is None or not self.ages:
             return deadline
         aged = self.ages[0][0] + bounds.seconds * 1000
         return aged if deadline is None else min(aged, deadline)
+
+    @property
+    def ripe(self) -> bool:
+        """Is it kept by key, and is it worth looking for replaced messages, which may go?"""
+        own = self.retention
+        if own is None or own.tombstones is None:
+            return False
+        if self.fork is not None or self.pin is not None or self.refs or self.gone or self.damage is not None:
+            return False
+        return state.worth(self.end - self.squeezed, max(self.compacted, self.tried) - self.squeezed)
 
     @property
     def held(self) -> int:
@@ -242,6 +258,7 @@ class Stream:
         """Nothing about it is only in memory, so that it can be packed away."""
         return not (
             self.dirty
+            or self.sealing
             or self.touch_dirty
             or self.live is not None
             or self.tail
@@ -283,6 +300,8 @@ class Stream:
             made["l"] = self.left
         if self.compacted:
             made["z"], made["y"], made["w"] = self.compacted, self.squeezed, self.marked
+        if self.tried:
+            made["u"] = self.tried
         if self.pin is not None:
             made["i"] = self.pin
         if self.refs:
@@ -320,6 +339,7 @@ def from_meta(key: bytes, generation: int, meta: dict[str, Any]) -> Stream:
     stream.first = meta.get("o", 0)
     stream.left = meta.get("l", stream.first)
     stream.compacted, stream.squeezed = meta.get("z", 0), meta.get("y", 0)
+    stream.tried = meta.get("u", 0)
     if meta.get("w") is not None:
         stream.marked = (meta["w"][0], meta["w"][1])
     if "i" in meta:

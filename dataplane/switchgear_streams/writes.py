@@ -150,8 +150,9 @@ class Writes:
         source = None if command.forked_from is None else store.get(command.forked_from)
         if source is not None and source.leaving is not None:
             return self._again(source, lambda: self.create(key, command, body, location))
-        if source is not None and store.hold is not None:  # its messages may be moving: a fork is to find them there
-            return self._after_hold(store.hold, lambda: self.create(key, command, body, location))
+        hold = None if source is None else store.hold_on(source)
+        if hold is not None:  # its messages are moving: a fork is to find them there
+            return self._after_hold(hold, lambda: self.create(key, command, body, location))
         made = self._plain(key, command, now) if command.forked_from is None else self._fork(key, command, now, source)
         if isinstance(made, Response):
             return made
@@ -164,8 +165,9 @@ class Writes:
         if store.log.room(size) is not Room.OK:
             return self._when_room(size, lambda: self.create(key, command, body, location))
         if stream is not None:
-            if store.hold is not None:
-                return self._after_hold(store.hold, lambda: self.create(key, command, body, location))
+            hold = store.hold_on(stream)
+            if hold is not None:
+                return self._after_hold(hold, lambda: self.create(key, command, body, location))
             if stream.refs:  # expired, but its forks need it: the path stays taken
                 return self._bury(stream)
             store.delete(stream, lambda: None)
@@ -274,8 +276,9 @@ class Writes:
             return self._again(stream, lambda: self.delete(key))
         if stream.gone:
             return answers.gone()
-        if store.hold is not None:
-            return self._after_hold(store.hold, lambda: self.delete(key))
+        hold = store.hold_on(stream)
+        if hold is not None:
+            return self._after_hold(hold, lambda: self.delete(key))
         size = len(key) + 1024
         if store.log.room(size, reserved=True) is not Room.OK:
             return self._when_room(size, lambda: self.delete(key))

@@ -13,7 +13,6 @@ from typing import Any
 import httpx
 import pytest
 
-from switchgear_streams import squeezing
 from switchgear_streams.rules import state
 from switchgear_streams.rules.state import Newest, TooMuch
 from tests.streams.inside import Inside
@@ -34,8 +33,9 @@ def newest(*messages: Any) -> list[Any]:
     for line in stored(*messages):
         found.add(position, line)
         position += len(line)
-    assert found.size == sum(len(line) for _, line in found.kept())
-    return [json.loads(line[:-2]) for _, line in found.kept()]
+    size, kept = found.size, list(found.drain())
+    assert size == sum(len(line) for _, line in kept)
+    return [json.loads(line[:-2]) for _, line in kept]
 
 
 def test_what_counts() -> None:
@@ -186,7 +186,7 @@ class World:
 
 @pytest.mark.timeout(600)
 def test_histories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(squeezing, "MIN_NEW", 500)
+    monkeypatch.setattr(state, "MIN_NEW", 500)
     gone = []
 
     async def run(seed: int) -> None:

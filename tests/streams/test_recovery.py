@@ -228,7 +228,8 @@ def test_space_of_deleted_streams_comes_back(own: StreamsServer, client: httpx.C
         for number in range(80):
             client.delete(small.stream(f"n{number}"))
         deadline = time.monotonic() + 90
-        while not 1_200_000 < packed() < 1_300_000:
+        # A pack of which little is dead, or less than 1 MiB, is left as it is: that depends on when it was looked at.
+        while not 1_200_000 < packed() < 2_400_000:
             assert time.monotonic() < deadline, packed()
             time.sleep(0.1)
         for end in (lambda: None, small.kill):

@@ -2,52 +2,70 @@
 
 A change is a JSON object with `type`, `key` and `headers.operation` (Durable Streams' State Protocol); a newer one of
 the same type and key replaces it, because each carries the whole value. `headers.control` "reset" replaces every change
-before it. Whatever else is in the stream is kept.
+before it, deletions and earlier resets among them; like a deletion it goes when it is old enough. Whatever else is in
+the stream is kept.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from hashlib import blake2b
+
 import orjson
 
-MAX_KEPT = 64 * 1_048_576
-"""A stream whose newest messages are together larger is left as it is."""
-_RESET = object()
+MIN_NEW = 65_536
+"""Bytes that must have come since a stream was last looked at, besides as many as there were then."""
+MAX_KEPT = 128 * 1_048_576
+"""Memory for a stream's newest messages. One that needs more is left as it is."""
+MESSAGE_OVERHEAD = 400
+"""Memory (about) that a message takes besides its bytes."""
+_RESET = b"reset"
 
 
 class TooMuch(Exception):
     """What counts is more than may be in memory."""
 
 
+def worth(held: int, looked: int) -> bool:
+    """`held`: bytes that a stream keeps, `looked` of them there (or left) when it was last looked at.
+
+    So the cost of a byte stays bounded, whatever comes of looking: each time there is twice as much.
+    """
+    return held >= 2 * looked + MIN_NEW
+
+
 class Newest:
-    """Give it a stream's messages in order (`add`); `kept` are those that count."""
+    """Give it a stream's messages in order (`add`); `drain` has those that count."""
 
     def __init__(self) -> None:
-        self._entries: list[tuple[int, bytes] | None] = []
-        self._known: dict[tuple[str, str], int] = {}
-        self._deleted: dict[tuple[str, str], int] = {}
+        self._entries: dict[int, bytes] = {}
+        self._known: dict[bytes, int] = {}
+        self._deleted: dict[bytes, int] = {}
         self.size = 0
         """Bytes that count."""
+
+    def __len__(self) -> int:
+        return len(self._entries)
 
     def add(self, position: int, stored: bytes) -> None:
         """The message stored at `position`, with its separator. Raises TooMuch."""
         identity, deletes = _identity(stored)
-        if identity is _RESET:
-            for index in self._known.values():
-                self._forget(index)
-            self._known.clear()
+        if identity == _RESET:
+            while self._known:
+                self._forget(self._known.popitem()[1])
             self._deleted.clear()
-        elif isinstance(identity, tuple):
+        if identity is not None:
             before = self._known.get(identity)
             if before is not None:
                 self._forget(before)
-            self._known[identity] = len(self._entries)
+            self._known[identity] = position
             if deletes:
                 self._deleted[identity] = position
             else:
                 self._deleted.pop(identity, None)
-        self._entries.append((position, stored))
+        self._entries[position] = stored
         self.size += len(stored)
-        if self.size > MAX_KEPT:
+        if self.size + MESSAGE_OVERHEAD * len(self._entries) > MAX_KEPT:
             raise TooMuch
 
     def forget_deletions(self, before: int) -> bool:
@@ -58,18 +76,39 @@ class Newest:
             del self._deleted[identity]
         return bool(old)
 
-    def kept(self) -> list[tuple[int, bytes]]:
-        """(position, stored bytes), in order."""
-        return [entry for entry in self._entries if entry is not None]
+    def drain(self) -> Iterator[tuple[int, bytes]]:
+        """(position, stored bytes), in order. Nothing is left after it.
 
-    def _forget(self, index: int) -> None:
-        entry = self._entries[index]
-        if entry is not None:
-            self.size -= len(entry[1])
-            self._entries[index] = None
+        One by one, because to free all at once takes long, and other threads wait meanwhile.
+        """
+        while self._known:
+            self._known.popitem()
+        for position in list(self._entries):
+            yield position, self._entries.pop(position)
+
+    def _forget(self, position: int) -> None:
+        self.size -= len(self._entries.pop(position))
 
 
-def _identity(stored: bytes) -> tuple[object, bool]:
+def lines(pieces: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
+    """Pieces of a stream, (position, bytes), that follow each other → its messages. No step is longer than a piece."""
+    begun: list[bytes] = []
+    at = 0
+    for position, piece in pieces:
+        if not begun:
+            at = position
+        found = piece.split(b"\n")
+        last = found.pop()
+        for line in found:
+            if begun:
+                line, begun = b"".join([*begun, line]), []
+            yield at, line + b"\n"
+            at += len(line) + 1
+        if last:
+            begun.append(last)
+
+
+def _identity(stored: bytes) -> tuple[bytes | None, bool]:
     """(what it is the newest of, whether it deletes that). None: of nothing."""
     try:
         message = orjson.loads(stored[: -len(b",\n")])
@@ -79,8 +118,9 @@ def _identity(stored: bytes) -> tuple[object, bool]:
     if type(headers) is not dict:
         return None, False
     if headers.get("control") == "reset":
-        return _RESET, False
+        return _RESET, True
     kind, key, operation = message.get("type"), message.get("key"), headers.get("operation")
     if type(kind) is not str or type(key) is not str or type(operation) is not str:
         return None, False
-    return (kind, key), operation == "delete"
+    name = kind.encode()
+    return blake2b(b"%d:%b%b" % (len(name), name, key.encode()), digest_size=16).digest(), operation == "delete"

@@ -96,6 +96,7 @@ class Server:
         with mock.patch.object(module, "Disk", lambda _: disk), mock.patch.object(module, "Log", log):
             self.service = SimulatedService(settings, lambda: int((epoch + loop.time()) * 1000))
             self.service.start()
+            self.service.checkpointer.squeeze_room = 3000
 
     def check_books(self) -> None:
         """What is counted is what there is: bytes kept of all streams, living bytes of all packs, pack files."""

@@ -8,7 +8,7 @@ import random
 from collections import Counter
 from unittest import mock
 
-from switchgear_streams import squeezing
+from switchgear_streams.rules import state
 from tests.streams.simulation.disk import PowerLoss, SimulatedDisk
 from tests.streams.simulation.history import Seen, Sent, Stream
 from tests.streams.simulation.keyed import Clients
@@ -320,7 +320,7 @@ def simulate(seed: int, lives: int) -> tuple[str, Counter[str]]:
     world = World(seed, lives)
     world._spaces, world._deleting, world._epochs = {}, set(), {}
     try:
-        with mock.patch.object(squeezing, "MIN_NEW", 600):
+        with mock.patch.object(state, "MIN_NEW", 600):
             return world.run(), world.counts
     except AssertionError as error:
         raise AssertionError(f"seed {seed}: {error}") from error
