@@ -1,3 +1,8 @@
-"""Fixtures shared by every test folder: real Postgres servers and a real Kubernetes control plane."""
+"""For every test folder: real Postgres servers, a real Kubernetes control plane, and what saves time."""
 
-pytest_plugins = ["tests.support.postgres", "tests.support.kube"]
+pytest_plugins = [
+    "tests.support.postgres",
+    "tests.support.kube",
+    "tests.support.schedule",
+    "tests.support.authorities",
+]

@@ -30,6 +30,7 @@ from tests.operator.test_decide_services import (
     source,
     world,
 )
+from tests.support.effort import effort
 
 ELSEWHERE = "postgresql://a:hunter2@other:5432/shop"
 SAME_SERVER = "postgresql://a:hunter2@db:5433/shop2"
@@ -146,7 +147,7 @@ EVENTS = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=effort(120, 2000), deadline=None)
 @given(EVENTS, st.sampled_from([URL, ELSEWHERE, SAME_SERVER]), st.booleans())
 def test_whatever_happens_no_slot_is_left_unsaid(events: list[str | int | None], last: str, delete: bool) -> None:
     made = running()

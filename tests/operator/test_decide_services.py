@@ -31,6 +31,7 @@ from switchgear_operator.snapshot import Children, Config, JobView, ParentView, 
 from switchgear_operator.specs import network, secrets
 from switchgear_operator.specs.common import owned_by
 from tests.operator.model_world import SLOTS, START, World, empty
+from tests.support.effort import effort
 
 CONFIG = Config("sys", "local", "http://edge", "img/shapes", "img/streams")
 UID = "11111111-0000-4000-8000-000000000000"
@@ -176,7 +177,7 @@ def starts(draw: st.DrawFn) -> World:
     )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=effort(150, 2000), deadline=None)
 @given(starts())
 def test_from_any_start_it_comes_to_rest_and_keeps_the_rules(made: World) -> None:
     first = made.snapshot
@@ -213,7 +214,7 @@ def test_from_any_start_it_comes_to_rest_and_keeps_the_rules(made: World) -> Non
             assert "postgresql://a" not in condition.message and "new@" not in condition.message
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=effort(100, 1000), deadline=None)
 @given(starts())
 def test_once_everything_is_in_order_it_becomes_active(made: World) -> None:
     made.run(10)
@@ -241,7 +242,7 @@ def test_once_everything_is_in_order_it_becomes_active(made: World) -> None:
     assert c.is_true(made.snapshot.obj.status.conditions, c.READY)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=effort(100, 1000), deadline=None)
 @given(starts())
 def test_deleting_ends_with_nothing_left(made: World) -> None:
     made.run(10)

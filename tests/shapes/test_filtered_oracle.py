@@ -22,12 +22,13 @@ from switchgear_shapes.postgres.session import DISPLAY_SETTINGS
 from tests.shapes.server import Client, ShapesServer
 from tests.shapes.where_expressions import conditions
 from tests.shapes.where_support import VALUES, Table, column_name
+from tests.support.effort import effort
 from tests.support.postgres import Database
 
 pytestmark = [pytest.mark.pg, pytest.mark.crash, pytest.mark.timeout(900)]
 
 SHAPES = 100
-ROUNDS = int(os.environ.get("SHAPES_SOAK_ROUNDS", "10"))
+ROUNDS = int(os.environ.get("SHAPES_SOAK_ROUNDS", effort(5, 10)))
 TRANSACTIONS = 10
 """A round."""
 SEEDS = [int(os.environ.get("SHAPES_SOAK_SEED", "1"))]

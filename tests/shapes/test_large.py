@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.shapes.server import Client, ShapesServer, one_version
+from tests.support.effort import effort
 from tests.support.postgres import Database
 
 pytestmark = [pytest.mark.pg, pytest.mark.crash]
@@ -34,8 +35,8 @@ def count(server: ShapesServer, handle: str, **params: str) -> tuple[int, int]:
 def test_a_large_transaction_is_whole(
     database: Database, make_server: Callable[..., ShapesServer], ending: str
 ) -> None:
-    """About 35 MB for each of three shapes. Readers see nothing of it or everything, over a crash, too."""
-    rows = 150_000
+    """Three shapes, each with more than may wait in memory. Readers see all of it or nothing, over a crash, too."""
+    rows = effort(75_000, 150_000)
     database.execute(TABLE)
     server = make_server().start()
     client = Client(server, table="items")

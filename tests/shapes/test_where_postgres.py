@@ -57,7 +57,7 @@ BATCHES = settings(
 )
 
 
-@settings(BATCHES, max_examples=40)
+@settings(BATCHES, max_examples=24)
 @given(texts=st.lists(conditions(), min_size=20, max_size=40))
 def test_agrees_with_postgres(table: Table, texts: list[str]) -> None:
     check(table, texts)
