@@ -546,6 +546,8 @@ class Connection(asyncio.BufferedProtocol):
     def _finish(self, request: Request) -> None:
         request.done()
         self._active = None
+        if self._kept is not None and self._incoming is None and not self._queue:
+            self._kept.forget()
         if not request.keep_alive:
             self._queue.clear()
             if request.body_complete or self.transport.is_closing():

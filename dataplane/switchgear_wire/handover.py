@@ -59,6 +59,11 @@ class Kept:
             else:
                 self._pieces.append(bytes(data))
 
+    def forget(self) -> None:
+        """All of it is answered."""
+        self._pieces = []
+        self._size = 0
+
     def bytes(self) -> bytes:
         return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
 

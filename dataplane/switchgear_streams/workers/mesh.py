@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import errno
 import inspect
 import logging
 import marshal
@@ -27,6 +28,7 @@ MOST_WAITING = 512 * 1_048_576
 """Bytes that wait for one worker."""
 ANSWER_SECONDS = 60.0
 _MESSAGES_AT_ONCE = 64
+_PAUSE = 0.01
 
 Handler = Callable[[int, Any, int], Any]
 """(worker that sent it, what it sent, the descriptor that came along or -1) → what a question gets; may be awaited."""
@@ -64,6 +66,8 @@ class Link:
             self._flush()
 
     def _flush(self) -> None:
+        if self.closed:
+            return
         while self._waiting:
             packet, fd = self._waiting[0]
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))] if fd >= 0 else []
@@ -73,7 +77,10 @@ class Link:
                 self._loop.add_writer(self._sock.fileno(), self._flush)
                 return
             except OSError as error:
-                self._lost(str(error))
+                if error.errno == errno.ETOOMANYREFS:  # so many connections are under way already
+                    self._loop.call_later(_PAUSE, self._flush)
+                else:
+                    self._lost(str(error))
                 return
             self._waiting.popleft()
             self._size -= len(packet) - 1

@@ -6,6 +6,7 @@ All workers are one server: when one of them is lost, the others end at once, an
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -190,6 +191,7 @@ async def run(settings: Settings, index: int, sockets: dict[int, socket.socket],
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, worker.stop_wanted.set)
     await worker.start(listener)
+    gc.freeze()
     if index == DESK:
         place = f"http://{settings.host}:{worker.server.port}{settings.root_path}"
         log.info("listening on %s with %d workers", place, settings.workers)
