@@ -350,6 +350,22 @@ def test_forks_lie_with_their_source_and_are_found_by_their_name(tmp_path: Path,
         server.end()
 
 
+def test_a_fork_that_is_refused_leaves_its_name_free(several: StreamsServer, client: httpx.Client) -> None:
+    for worker, source in enumerate(one_of_each("refused")):
+        client.put(several.stream(source), headers=TEXT, content=b"abc")
+        for other in range(COUNT):
+            url = several.stream(next(names(f"free/{worker}", other)))
+            head = {"stream-forked-from": f"/v1/stream/{source}"}
+            for more in ({"stream-fork-offset": "0000000000000009_0000000000000001"}, {"stream-fork-sub-offset": "99"}):
+                assert client.put(url, headers={**head, **more}).status_code == 400
+            assert client.put(url, headers={"stream-forked-from": "/v1/stream/nothing"}).status_code == 404
+            assert client.put(url, headers={"stream-forked-from": "elsewhere"}).status_code in (400, 404)
+            assert client.put(url, headers={**head, **JSON}).status_code == 409
+            assert client.head(url).status_code == 404
+            assert client.put(url, headers=head).status_code == 201
+            assert client.delete(url).status_code == 204
+
+
 def test_one_name_is_given_once(several: StreamsServer) -> None:
     """Forks of sources in different workers, and a plain stream, all want the same name."""
     sources = one_of_each("want")

@@ -18,7 +18,7 @@ from switchgear_streams import answers
 from switchgear_streams.house import Result
 from switchgear_streams.request import Append
 from switchgear_streams.rules import offsets
-from switchgear_streams.service import Answer, Service
+from switchgear_streams.service import Service
 from switchgear_streams.workers.mesh import Mesh
 from switchgear_streams.workers.placing import home
 from switchgear_wire.errors import HttpError
@@ -170,10 +170,11 @@ class Share:
             source = None
         if source is not None and (at := self._place(source)) != self._mesh.index:
             return self._elsewhere(at, note._replace(moves=note.moves + 1))
-        return self._told(self.service.handle(request), note)
+        return self._told(request, note)
 
-    async def _told(self, answer: Answer, note: Note) -> AnyResponse:
+    async def _told(self, request: Request, note: Note) -> AnyResponse:
         try:
+            answer = self.service.handle(request)
             return await answer if isinstance(answer, Awaitable) else answer
         finally:
             self.tell(note)
