@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, cast
 
 import httptools
 
-from switchgear_wire.answers import NO_BODY, closing, date_header, error_response
+from switchgear_wire.answers import NO_BODY, closing, error_response
 from switchgear_wire.errors import ClientGone, HttpError
-from switchgear_wire.files import SENDFILE_FROM, send_parts, send_short
+from switchgear_wire.files import SENDFILE_FROM
 from switchgear_wire.handover import Arrival, Kept, descriptor
 from switchgear_wire.request import Lease, Request
 from switchgear_wire.response import (
@@ -29,8 +29,8 @@ from switchgear_wire.response import (
     Outcome,
     Response,
     StreamResponse,
-    status_line,
 )
+from switchgear_wire.sending import MAX_DISCARDED, Sending
 from switchgear_wire.writer import BodyWriter
 
 if TYPE_CHECKING:
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("switchgear.wire")
 
 MAX_PIPELINED = 64
-# Of a body that nobody reads any more, this much is thrown away to keep the connection; beyond it the connection goes.
-MAX_DISCARDED = 262_144
 # After an answer that came before the end of a large body, the socket is read (and thrown away) for this long before it
 # is closed: a close with unread bytes would be a reset, and the client might never see the answer.
 LINGER_SECONDS = 2.0
@@ -51,24 +49,21 @@ _NOT_KEPT = HttpError(
 _HEAD_TOO_LARGE = HttpError(431, "HEADERS_TOO_LARGE", "URL and headers are too large; send a POST body, or less.")
 
 
-class Connection(asyncio.BufferedProtocol):
+class Connection(Sending):
     """The protocol of one accepted socket."""
 
     __slots__ = (
         "_active",
         "_discarded",
-        "_drain_waiter",
         "_head_bytes",
         "_in_head",
         "_incoming",
         "_kept",
         "_lingering",
-        "_lost",
         "_moving",
         "_parser",
         "_queue",
         "_reading_paused",
-        "_server",
         "_skipped",
         "_task",
         "_url",
@@ -79,12 +74,10 @@ class Connection(asyncio.BufferedProtocol):
         "lease",
         "peer",
         "stalled_since",
-        "transport",
-        "write_paused",
     )
 
     def __init__(self, server: Server, arrival: Arrival | None = None) -> None:
-        self._server = server
+        super().__init__(server)
         self.arrival = arrival
         self._kept = Kept() if server.shared else None
         self._skipped: Request | None = None
@@ -100,16 +93,12 @@ class Connection(asyncio.BufferedProtocol):
         self._head_bytes = 0
         self._discarded = 0
         self._lingering = False
-        self._lost = False
         self._reading_paused = False
-        self._drain_waiter: asyncio.Future[None] | None = None
-        self.write_paused = False
         self.peer = ""
         self.deadline = 0.0
         self.last_buffered = 0
         self.lease: Lease | None = None
         self.stalled_since = 0.0
-        self.transport: asyncio.Transport = cast("asyncio.Transport", None)
 
     # -- asyncio --
 
@@ -146,19 +135,6 @@ class Connection(asyncio.BufferedProtocol):
         if writer is not None:
             writer.gone()
 
-    def abort(self) -> None:
-        """Cut the connection; after `connection_lost` do nothing, because a transport would report the loss twice."""
-        if not self._lost:
-            self.transport.abort()
-
-    def pause_writing(self) -> None:
-        self.write_paused = True
-
-    def resume_writing(self) -> None:
-        self.write_paused = False
-        if self._drain_waiter is not None and not self._drain_waiter.done():
-            self._drain_waiter.set_result(None)
-
     def get_buffer(self, sizehint: int) -> memoryview:
         """One for all connections: the parser copies what it keeps before anything else is received. (A new buffer for
         each receipt costs a large allocation, and mostly a mapping with its page faults.)"""
@@ -192,8 +168,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._in_head and self._head_bytes > self._server.limits.max_head_bytes:
             self._refuse(_HEAD_TOO_LARGE)
             return
-        if self._active is None and self._queue:
-            self._dispatch()
+        self._dispatch()
         self.update_reading()
 
     # -- httptools --
@@ -339,8 +314,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         try:
             self._respond(request, answer)
-            if self._active is None and self._queue:
-                self._dispatch()
+            self._dispatch()
         except Exception:
             log.exception("cannot answer %s %s", request.method, request.path)
             self.abort()
@@ -355,8 +329,7 @@ class Connection(asyncio.BufferedProtocol):
         except (Exception, asyncio.CancelledError) as error:
             result = self._failed(request, error)
         self._respond(request, result)
-        if self._active is None and self._queue:
-            self._dispatch()
+        self._dispatch()
 
     async def _await(self, request: Request, result: Awaitable[AnyResponse] | Awaitable[Outcome]) -> None:
         try:
@@ -370,8 +343,7 @@ class Connection(asyncio.BufferedProtocol):
             _unwanted(answer)
             return
         self._respond(request, answer)
-        if self._active is None and self._queue:
-            self._dispatch()
+        self._dispatch()
 
     def _failed(self, request: Request, error: BaseException) -> Response:
         if isinstance(error, HttpError):
@@ -438,81 +410,7 @@ class Connection(asyncio.BufferedProtocol):
         self._queue.clear()
         self.abort()
 
-    # -- answering --
-
-    def _head(self, request: Request, status: int, headers: bytes, length: int | None) -> bytes:
-        if (
-            request.keep_alive
-            and length is not None
-            and status not in NO_BODY
-            and not (request.http10 or self._server.draining)
-            and request.body_complete
-        ):
-            return b"%b%b%bcontent-length: %d\r\n\r\n" % (status_line(status), headers, date_header(), length)
-        if not request.body_complete and not self._can_discard(request):
-            request.keep_alive = False
-        if self._server.draining:
-            request.keep_alive = False
-        parts = [status_line(status), headers, date_header()]
-        if length is not None:
-            if status not in NO_BODY:
-                parts.append(b"content-length: %d\r\n" % length)
-        elif request.http10:
-            request.keep_alive = False
-        else:
-            parts.append(b"transfer-encoding: chunked\r\n")
-        if not request.keep_alive:
-            parts.append(b"connection: close\r\n")
-        elif request.http10:
-            parts.append(b"connection: keep-alive\r\n")
-        parts.append(b"\r\n")
-        return b"".join(parts)
-
-    def _can_discard(self, request: Request) -> bool:
-        if b"expect" in request.headers:  # the client still waits for our 100, so whether a body comes is unknown
-            return False
-        return request.content_length is not None and request.content_length <= MAX_DISCARDED
-
-    def _send(self, request: Request, response: Response) -> None:
-        body = response.body
-        head = self._head(request, response.status, response.headers, len(body))
-        if body and request.method != "HEAD" and response.status not in NO_BODY:
-            head += body
-        self.transport.write(head)
-        self._finish(request)
-
-    def _send_short_file(self, request: Request, response: FileResponse, head: bytes) -> None:
-        """In one write, and without a task: most answers of a busy server are these."""
-        silent = request.method == "HEAD" or response.status in NO_BODY
-        try:
-            if silent:
-                self.transport.write(head)
-            else:
-                send_short(self.transport, head, response.parts)
-        except OSError as error:
-            log.error("cannot send a file: %s", error)
-            self.abort()
-            return
-        finally:
-            if response.on_done is not None:
-                response.on_done()
-        self._finish(request)
-
-    async def _send_file(self, request: Request, response: FileResponse) -> None:
-        try:
-            if request.method != "HEAD" and response.status not in NO_BODY:
-                await send_parts(self.transport, response.parts, self.drain, self._server.limits.write_stall_timeout)
-        except (OSError, ClientGone, TimeoutError) as error:
-            if isinstance(error, OSError) and not self.transport.is_closing():
-                log.error("cannot send a file: %s", error)
-            self.abort()
-            return
-        finally:
-            if response.on_done is not None:
-                response.on_done()
-        self._finish(request)
-        if self._active is None and self._queue:
-            self._dispatch()
+    # -- what a response is over time --
 
     def _start_stream(self, request: Request, response: StreamResponse) -> None:
         self.transport.write(self._head(request, response.status, response.headers, response.length))
@@ -529,19 +427,7 @@ class Connection(asyncio.BufferedProtocol):
     def stream_done(self, request: Request) -> None:
         self._writer = None
         self._finish(request)
-        if self._active is None and self._queue:
-            self._dispatch()
-
-    async def drain(self) -> None:
-        if self.transport.is_closing():
-            raise ClientGone
-        while self.write_paused:
-            if self._drain_waiter is None:
-                self._drain_waiter = asyncio.get_running_loop().create_future()
-            await asyncio.shield(self._drain_waiter)
-            self._drain_waiter = None
-            if self.transport.is_closing():
-                raise ClientGone
+        self._dispatch()
 
     def _finish(self, request: Request) -> None:
         request.done()
