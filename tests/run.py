@@ -18,6 +18,18 @@ from xml.etree import ElementTree as ET
 
 from tests.support import effort, system
 
+SEEN_BY_CLIENTS = [
+    "bad_input",
+    "clients",
+    "connections",
+    "live",
+    "model",
+    "protocol",
+    "subscriptions",
+    "tenants",
+    "usage",
+    "yjs",
+]
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -33,6 +45,11 @@ def main() -> int:
         os.environ[effort.LONG] = "1"
     options = ["-n", workers, "--dist", "loadfile", "--no-loadscope-reorder"]
     status = run(options + ([] if long else ["-m", "not long"]) + extra, counts)
+    if long and not extra:
+        print_step("what clients see of the streams server, against three workers")
+        os.environ["STREAMS_TEST_WORKERS"] = "3"
+        files = [f"tests/streams/test_{name}.py" for name in SEEN_BY_CLIENTS]
+        status = run(["-m", "not long", *options, *files], counts) or status
     print(f"{counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} skipped", flush=True)
     if not counts["passed"]:
         print("No test ran.", flush=True)
