@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import time
 import zlib
 from array import array
 from bisect import bisect_right
@@ -29,7 +30,9 @@ from switchgear_streams.usage import counts
 log = logging.getLogger("switchgear.streams.checkpoint")
 
 _WRITE_SIZE = 4 * 1_048_576
-_READ_SIZE = 131_072
+# What is looked at in one go, and for how long (seconds) the thread then leaves the interpreter to the loop.
+_READ_SIZE = 16_384
+_REST = 0.00005
 
 
 @dataclass(slots=True)
@@ -227,12 +230,14 @@ class Packer:
                 data = self._disk.read(fd, min(_READ_SIZE, run.length - at), run.offset + at)
                 crc = zlib.crc32(data, crc)
                 yield run.start + at, data
+                time.sleep(_REST)
             if crc != run.crc:
                 raise OSError(f"pack {run.pack} is damaged at {run.offset}")
         if frozen is not None:
             with memoryview(frozen.data) as view:
                 for at in range(0, len(view), _READ_SIZE):
                     yield frozen.start + at, bytes(view[at : at + _READ_SIZE])
+                    time.sleep(_REST)
 
     def _load(self, run: Run) -> tuple[bytes, array[int]]:
         """A run's bytes and append ends. Raises OSError if they are not what was written."""
