@@ -74,6 +74,16 @@ class Inside:
             self.service._sweep()
             await self.idle()
 
+    async def settle(self) -> None:
+        """Until there is nothing that the server would do on its own, as long as the clock stands still."""
+        store = self.service.store
+        for _ in range(2000):
+            await self.sweep()
+            if not store.overdue and not store.ripe and not self.service.checkpointer.running:
+                return
+            await asyncio.sleep(0.01)  # it rests between two checkpoints
+        raise AssertionError("the server does not come to rest")
+
     async def checkpoint(self) -> None:
         await self.idle()
         self.service.checkpointer.request()

@@ -162,7 +162,7 @@ class World:
         return (await self.inside.client.head(self.inside.url(name))).headers.get("stream-retained-offset", "")
 
     async def check(self) -> None:
-        await self.inside.idle()
+        await self.inside.settle()
         for name, kept in self.streams.items():
             whole = await self.read(name, "-1")
             assert applied({}, whole) == kept.rows, name

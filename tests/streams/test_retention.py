@@ -114,7 +114,10 @@ class World:
 
     async def wait(self) -> None:
         passed = self.chance.choice((1, 500, 5_000, 60_000, 300_000))
-        self.integral += (await self.usage())["retained_bytes"] * passed
+        # An answer says what was kept when it was counted. Before it is here, the server may have trimmed on its own.
+        while (kept := (await self.usage())["retained_bytes"]) != self.inside.service.store.usage.held:
+            pass
+        self.integral += kept * passed
         self.inside.now += passed
 
     async def fork(self) -> None:
