@@ -52,6 +52,9 @@ class Session:
 
     def __init__(self, connection: pq.abc.PGconn) -> None:
         self._pg = connection
+        self._fd = connection.socket
+        """libpq closes the socket of a broken connection, and its number may be another one's at once: whoever watches
+        it must stop in the same moment."""
         self._loop = asyncio.get_running_loop()
         self._waiting: asyncio.Future[None] | None = None
         self._reading = False
@@ -99,10 +102,11 @@ class Session:
         """Close at once; the server rolls back what was open."""
         if not self.closed:
             self.closed = True
-            with contextlib.suppress(OSError, ValueError, psycopg.Error):
-                fd = self._pg.socket
-                self._loop.remove_reader(fd)
-                self._loop.remove_writer(fd)
+            if self._reading or self._waiting is not None:
+                with contextlib.suppress(OSError, ValueError):
+                    self._loop.remove_reader(self._fd)
+                    self._loop.remove_writer(self._fd)
+                self._reading = False
             if self._waiting is not None and not self._waiting.done():
                 self._waiting.set_result(None)
             self._pg.finish()
@@ -311,7 +315,7 @@ class Session:
         if self.closed:
             raise ConnectionLost("the connection is closed")
         if not self._reading:
-            self._loop.add_reader(self._pg.socket, self._on_readable)
+            self._loop.add_reader(self._fd, self._on_readable)
             self._reading = True
         ready = self._waiting = self._loop.create_future()
         try:
@@ -327,7 +331,7 @@ class Session:
         waiting = self._waiting
         if waiting is None or waiting.done():
             # Whoever is busy with what came before takes the rest when it wants to.
-            self._loop.remove_reader(self._pg.socket)
+            self._loop.remove_reader(self._fd)
             self._reading = False
             return
         # At once, or the loop would report the same bytes again before the waiting task runs.
@@ -335,6 +339,9 @@ class Session:
             self._pg.consume_input()
         except psycopg.Error as error:
             self._broken = error
+            self._loop.remove_reader(self._fd)
+            self._reading = False
+            self._waiting = None
         waiting.set_result(None)
 
     def _consume(self) -> None:
