@@ -20,6 +20,7 @@ from switchgear_shapes.snapshot import SnapshotMark
 from switchgear_shapes.subqueries.hub import Hub
 from switchgear_shapes.subqueries.steps import Steps
 from switchgear_shapes.subset_query import Subsets
+from switchgear_shapes.system_metrics import watch_system
 from switchgear_wire import Response, Server
 from switchgear_wire.metrics import Registry
 
@@ -37,6 +38,7 @@ class Metrics:
         gauge("process_start_time_seconds", "Unix time of the start", lambda: self._started)
         gauge("process_resident_memory_bytes", "Resident memory", _resident)
         gauge("process_cpu_seconds_total", "CPU time", time.process_time)
+        watch_system(self.registry)
         self._retained = gauge(
             "electric_postgres_replication_slot_retained_wal_size", "Bytes of WAL that the slot keeps in Postgres"
         )

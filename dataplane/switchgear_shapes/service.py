@@ -13,7 +13,7 @@ import logging
 import random
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 
 import orjson
 
@@ -44,6 +44,7 @@ from switchgear_shapes.standby import Standby
 from switchgear_shapes.subqueries.hub import Hub
 from switchgear_shapes.subqueries.steps import Steps
 from switchgear_shapes.subset_query import Subsets
+from switchgear_shapes.telemetry import Otlp, StatsD
 from switchgear_shapes.upstream import Upstream
 from switchgear_wire import Limits, Request, Response, Server, serve
 
@@ -182,6 +183,7 @@ class Service:
             asyncio.ensure_future(self._upstream.run()),
             asyncio.ensure_future(self._maintain()),
             asyncio.ensure_future(self._compact()),
+            *(asyncio.ensure_future(sending) for sending in self._telemetry()),
         ]
         stopping = asyncio.ensure_future(self._stop.wait())
         try:
@@ -195,6 +197,13 @@ class Service:
 
     def stop(self) -> None:
         self._stop.set()
+
+    def _telemetry(self) -> Iterator[Coroutine[None, None, None]]:
+        settings, registry = self.settings, self._metrics.registry
+        if settings.statsd is not None:
+            yield StatsD(registry, settings.statsd, settings.instance_id).run(settings.system_metrics_period)
+        if settings.otlp_endpoint is not None:
+            yield Otlp(registry, settings).run(settings.otel_export_period)
 
     async def _listen(self) -> list[Server]:
         settings = self.settings

@@ -30,6 +30,7 @@ _SIZE_UNITS = {
     "GB": 1000**3,
     "GiB": 1024**3,
 }
+MINIMAL_PERIOD = 0.1
 _STREAM_ID = re.compile(r"[a-z_][a-z0-9_]*")
 
 
@@ -90,6 +91,28 @@ def choice(*allowed: str) -> Callable[[str], str]:
     return parse
 
 
+def address(text: str) -> tuple[str, int]:
+    """`host` or `host:port` of a StatsD server."""
+    host, _, number = text.strip().rpartition(":") if re.search(r":\d+$", text) else (text.strip(), "", "8125")
+    if not host or not number.isdigit() or not 0 < int(number) < 65536 or re.search(r"[\s/@]", host):
+        raise ValueError("must be a host, or host:port")
+    return host.strip("[]"), int(number)
+
+
+def http_url(text: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/]+\S*", text):
+        raise ValueError("must be a URL that begins with http:// or https://")
+    return text
+
+
+def period(text: str) -> float:
+    """A duration in which something is done once."""
+    seconds = duration(text)
+    if seconds < MINIMAL_PERIOD:
+        raise ValueError(f"must be at least {MINIMAL_PERIOD * 1000:g}ms")
+    return seconds
+
+
 def concurrency(text: str) -> tuple[int, int]:
     """`{"initial": n, "existing": m}`; either may be left out."""
     try:
@@ -138,6 +161,12 @@ class Settings:
     tcp_send_timeout: float = 30.0
     tcp_read_timeout: float = 60.0
     log_level: str = "info"
+    statsd: tuple[str, int] | None = None
+    otlp_endpoint: str | None = None
+    otel_export_period: float = 30.0
+    system_metrics_period: float = 5.0
+    service_name: str = "electric"
+    resource_attributes: str | None = None
 
     @property
     def slot_name(self) -> str:
@@ -179,6 +208,12 @@ _VARIABLES: dict[str, tuple[str, _Parser]] = {
     "ELECTRIC_TCP_SEND_TIMEOUT": ("tcp_send_timeout", duration),
     "ELECTRIC_TCP_READ_TIMEOUT": ("tcp_read_timeout", duration),
     "ELECTRIC_LOG_LEVEL": ("log_level", choice("error", "warning", "info", "debug")),
+    "ELECTRIC_STATSD_HOST": ("statsd", address),
+    "ELECTRIC_OTLP_ENDPOINT": ("otlp_endpoint", http_url),
+    "ELECTRIC_OTEL_EXPORT_PERIOD": ("otel_export_period", period),
+    "ELECTRIC_SYSTEM_METRICS_POLL_INTERVAL": ("system_metrics_period", period),
+    "ELECTRIC_SERVICE_NAME": ("service_name", str),
+    "OTEL_RESOURCE_ATTRIBUTES": ("resource_attributes", str),
 }
 _OLD_NAMES = {
     "ELECTRIC_QUERY_DATABASE_URL": "ELECTRIC_POOLED_DATABASE_URL",
@@ -201,17 +236,18 @@ _SPECIAL = frozenset(
 )
 # Known to Electric and without a meaning here: accepted, so that an existing deployment starts.
 _NAMES_WITHOUT_EFFECT = """
-SERVICE_NAME DATABASE_ID CONSUMER_PARTITIONS SHAPE_HIBERNATE_AFTER
+DATABASE_ID CONSUMER_PARTITIONS SHAPE_HIBERNATE_AFTER
 SHAPE_SUSPEND_CONSUMER SHAPE_SUSPEND_AFTER FLUSH_STALL_GRACE_PERIOD
 FEATURE_FLAGS SHAPE_DB_EXCLUSIVE_MODE SHAPE_DB_STORAGE_DIR SHAPE_DB_SYNCHRONOUS SHAPE_DB_CACHE_SIZE
 SHAPE_DB_ENABLE_STATS SHAPE_DB_ENABLE_MEMORY_STATS CLEANUP_INTERVAL_MS PUBLICATION_ALTER_DEBOUNCE_TIME
 TWEAKS_CONN_MAX_REQUESTS TWEAKS_HTTP_API_NUM_ACCEPTORS TWEAKS_PROCESS_REGISTRY_PARTITIONS
 TWEAKS_HANDLER_FULLSWEEP_AFTER PROCESS_SPAWN_OPTS CONSUMER_GC_HEAP_THRESHOLD EXPERIMENTAL_MAX_TXN_SIZE
-EXPERIMENTAL_MAX_BATCH_SIZE PROFILE_WHERE_CLAUSES OTLP_ENDPOINT OTEL_DEBUG OTEL_SAMPLING_RATIO
-METRICS_SAMPLING_RATIO OTEL_EXPORT_PERIOD EXCLUDE_SPANS DROP_EMPTY_RESPONSE_SPANS HNY_API_KEY HNY_DATASET
-STATSD_HOST SYSTEM_METRICS_POLL_INTERVAL STACK_TELEMETRY_INIT_DELAY TELEMETRY_TOP_PROCESS_LIMIT
+EXPERIMENTAL_MAX_BATCH_SIZE PROFILE_WHERE_CLAUSES OTEL_DEBUG OTEL_SAMPLING_RATIO
+METRICS_SAMPLING_RATIO EXCLUDE_SPANS DROP_EMPTY_RESPONSE_SPANS HNY_API_KEY HNY_DATASET
+STACK_TELEMETRY_INIT_DELAY TELEMETRY_TOP_PROCESS_LIMIT
 LIVE_DASHBOARD_PORT LOG_COLORS LOG_OTP_REPORTS
 """
+_BEAM_LIMITS = "ELECTRIC_" + "TELEMETRY_LONG_"
 _WITHOUT_EFFECT = frozenset(f"ELECTRIC_{name}" for name in _NAMES_WITHOUT_EFFECT.split())
 _FLAG_ONLY = {"database-url-file": "DATABASE_URL", "pooled-database-url-file": "ELECTRIC_POOLED_DATABASE_URL"}
 
@@ -293,7 +329,8 @@ def load(environ: Mapping[str, str]) -> tuple[Settings, list[str]]:
                 problems.append(f"{name} {error}")
     for name in sorted(values):
         if name.startswith("ELECTRIC_") and name not in _VARIABLES and name not in _SPECIAL:
-            effect = "has no effect in this server" if name in _WITHOUT_EFFECT else "is unknown; check its spelling"
+            known = name in _WITHOUT_EFFECT or name.startswith(_BEAM_LIMITS)
+            effect = "has no effect in this server" if known else "is unknown; check its spelling"
             warnings.append(f"{name} {effect}")
     _databases(values, made, problems)
     _secret(values, made, problems)

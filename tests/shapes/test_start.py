@@ -423,7 +423,7 @@ def test_flags_and_files(items: Database, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("from-a-file\n")
     flags = ["--database-url-file", "url", "--secret-file", "secret", "--port=0", "--storage-dir", "data"]
     flags += ["--replication-stream-id", "flags", "--host", "127.0.0.1"]
-    environment = {"PATH": "/usr/bin:/bin", "ELECTRIC_NO_SUCH_THING": "1", "ELECTRIC_OTLP_ENDPOINT": "http://x"}
+    environment = {"PATH": "/usr/bin:/bin", "ELECTRIC_NO_SUCH_THING": "1", "ELECTRIC_HNY_DATASET": "x"}
     process = subprocess.Popen(
         [sys.executable, "-m", "switchgear_shapes", *flags], cwd=tmp_path, env=environment, stderr=subprocess.PIPE
     )
@@ -435,7 +435,7 @@ def test_flags_and_files(items: Database, tmp_path: Path) -> None:
             assert line, seen
             seen += line
         assert "ELECTRIC_NO_SUCH_THING is unknown" in seen
-        assert "ELECTRIC_OTLP_ENDPOINT has no effect" in seen
+        assert "ELECTRIC_HNY_DATASET has no effect" in seen
         assert "electric_slot_flags" in seen
         assert (tmp_path / "data" / "FORMAT").read_text().startswith("switchgear-shapes")
     finally:
