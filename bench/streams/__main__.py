@@ -1,4 +1,4 @@
-"""`python -m bench.streams [--seconds N] [--only NAME] [--install]`: our server and its peers, one after the other.
+"""`python -m bench.streams [--seconds N] [--only NAME] [--install] [--million]`: our server and its peers in turn.
 
 Each has core 0 for itself, the load generator core 1. Writes bench/STREAMS.md. Needs wrk (Debian package `wrk`).
 """
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench.streams import load
+from bench.streams import load, million
 from bench.streams.servers import CLIENT_CORE, KINDS, NODE, OURS, RUST, Kind, Running, available, install, running
 
 PAGE = Path(__file__).resolve().parent.parent / "STREAMS.md"
@@ -40,7 +40,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=5, help="of each append measurement")
     parser.add_argument("--only", help="one server, and no page: its name")
     parser.add_argument("--install", action="store_true", help="fetch missing peers with cargo and npm")
+    parser.add_argument(
+        "--million", type=int, nargs="?", const=1_000_000, metavar="COUNT", help="instead: so many streams in ours"
+    )
     given = parser.parse_args()
+    if given.million is not None:
+        million.main(given.million)
+        return
     if shutil.which("wrk") is None:
         sys.exit("wrk is not installed (Debian: apt-get install wrk)")
     if given.install:

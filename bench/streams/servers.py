@@ -64,8 +64,15 @@ class Running:
 
     def resident(self) -> float:
         """MB."""
+        return self._status("VmRSS")
+
+    def peak(self) -> float:
+        """MB: the most that ever were resident."""
+        return self._status("VmHWM")
+
+    def _status(self, field: str) -> float:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))) / 1024
+        return int(next(line.split()[1] for line in status.splitlines() if line.startswith(field))) / 1024
 
     def cpu(self) -> float:
         """Seconds used so far."""
@@ -121,16 +128,22 @@ def free_port() -> int:
         return found
 
 
+def launch(kind: Kind, folder: Path) -> Running:
+    """Start the server on what is in the folder; the caller waits for it and ends it."""
+    port = free_port()
+    with (folder / "log").open("ab") as log:
+        process = subprocess.Popen(
+            [*pinned(SERVER_CORE), *_command(kind, port, folder / "data")], stdout=log, stderr=log, cwd=folder
+        )
+    return Running(kind, port, process, folder / "data")
+
+
 @contextlib.contextmanager
 def running(kind: Kind) -> Iterator[Running]:
     """The server, started empty; its data go with it."""
     folder = Path(tempfile.mkdtemp(prefix="sg-bench-"))
-    port = free_port()
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [*pinned(SERVER_CORE), *_command(kind, port, folder / "data")], stdout=log, stderr=log, cwd=folder
-        )
-    made = Running(kind, port, process, folder / "data")
+    made = launch(kind, folder)
+    process = made.process
     try:
         _wait(made, folder / "log")
         yield made

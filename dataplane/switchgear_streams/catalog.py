@@ -22,13 +22,21 @@ from typing import Any
 import orjson
 
 from switchgear_streams.disk import Disk
+from switchgear_streams.pieces import Pieces
 from switchgear_streams.stream import Run, Stream, from_meta
 
 PUT, REMOVE, COMMIT = 1, 2, 3
+_KINDS = (PUT, REMOVE, COMMIT)
 _PREFIX = struct.Struct("<IIB")
+_SEEDS = [zlib.crc32(bytes((kind,))) for kind in range(256)]
 _PUT = struct.Struct("<QQHI")
+_DEADLINE = struct.Struct("<Q")
 _RUN = struct.Struct("<QQQQII")
+_PREFIX_N, _PUT_N, _KEY_N = _PREFIX.size, _PUT.size, 16
+_MAX_KEY = 0xFFFF
 MAX_ENTRY = 256 * 1_048_576
+# How far behind a damaged length an intact entry is looked for.
+_SEARCHED = 1_048_576
 
 
 def file_name(index: int) -> str:
@@ -60,7 +68,7 @@ def unpack_body(body: bytes) -> Stream:
 
 def deadline_of(body: bytes) -> int:
     """Unix ms, 0: never."""
-    deadline: int = _PUT.unpack_from(body)[1]
+    deadline: int = _DEADLINE.unpack_from(body, 8)[0]
     return deadline
 
 
@@ -69,7 +77,7 @@ def key_of(body: bytes) -> bytes:
 
 
 def encode(kind: int, body: bytes) -> bytes:
-    crc = zlib.crc32(body, zlib.crc32(bytes((kind,))))
+    crc = zlib.crc32(body, _SEEDS[kind])
     return _PREFIX.pack(len(body) + 5, crc, kind) + body
 
 
@@ -88,64 +96,127 @@ class Loaded:
     """File offsets of entries that are damaged although a complete group follows them."""
 
 
-def load(data: bytes, index: int) -> Loaded:
-    """Read a catalogue file's content."""
-    loaded = Loaded(index)
-    staged: list[tuple[int, bytes]] = []
-    bad: list[int] = []
-    at, size = 0, len(data)
-    unpack, prefix = _PREFIX.unpack_from, _PREFIX.size
-    while at + prefix <= size:
-        length, crc, kind = unpack(data, at)
-        end = at + 4 + length
-        if length < 5 or length > MAX_ENTRY or end > size:
-            resumed = _resume(data, at + 1)
-            if resumed is None:
+def load(file: Pieces, index: int) -> Loaded:
+    """Read a catalogue file, a piece at a time."""
+    return _Loading(file, index).run()
+
+
+class _Loading:
+    """A catalogue that is being read. `_staged` and `_removed` are the open group, which may turn out not to count.
+
+    The streams of the first group, which can be nearly all that there are, become the catalogue's as they are.
+    """
+
+    def __init__(self, file: Pieces, index: int) -> None:
+        self._file = file
+        self._loaded = Loaded(index)
+        self._staged: dict[bytes, Stream | bytes] = {}
+        self._removed: dict[bytes, None] = {}
+        self._bad: list[int] = []
+
+    def run(self) -> Loaded:
+        at: int | None = 0
+        while at is not None and at + _PREFIX.size <= self._file.size:
+            following = self._whole(at)
+            at = following if following > at else self._one(at)
+        return self._loaded
+
+    def _whole(self, at: int) -> int:
+        """Entries from `at` on, as many as lie whole in one piece. Returns where the next one begins."""
+        data, place = self._file.piece(at, _PREFIX.size)
+        base, size = at - place, len(data)
+        staged, crc_of, unpack = self._staged, zlib.crc32, _PREFIX.unpack_from
+        while place + _PREFIX_N <= size:
+            length, crc, kind = unpack(data, place)
+            end = place + 4 + length
+            if length < 5 or end > size:
                 break
-            bad.append(at)
-            at = resumed
-            continue
-        body = data[at + prefix : end]
-        if zlib.crc32(data[at + 8 : end]) != crc:
-            bad.append(at)
-        elif kind == COMMIT:
-            _apply(loaded, staged, orjson.loads(body))
-            loaded.damaged += bad
-            loaded.end = end
-            staged, bad = [], []
+            body = data[place + _PREFIX_N : end]
+            if crc_of(body, _SEEDS[kind]) != crc:
+                break
+            if kind == PUT:
+                staged[body[_PUT_N : _PUT_N + body[_KEY_N] + 256 * body[_KEY_N + 1]]] = body
+            elif kind in _KINDS:
+                self._rest(kind, body, base + end)
+                staged = self._staged
+            else:
+                break
+            place = end
+        return base + place
+
+    def _one(self, at: int) -> int | None:
+        """The entry at `at`: a large one, a torn or a damaged one. Returns where to go on; None: it was the end."""
+        file = self._file
+        if not _intact(file, at):
+            # Nothing in a damaged entry is believed, its length neither.
+            resumed = _resume(file, at + 1)
+            if resumed is not None:
+                self._bad.append(at)
+            return resumed
+        length: int
+        length, _, kind = _PREFIX.unpack(file.take(at, _PREFIX.size))
+        body = bytes(file.take(at + _PREFIX.size, length - 5))
+        if kind == PUT:
+            self._staged[key_of(body)] = body
         else:
-            staged.append((kind, body))
-        at = end
-    return loaded
+            self._rest(kind, body, at + 4 + length)
+        return at + 4 + length
+
+    def _rest(self, kind: int, body: bytes, end: int) -> None:
+        """An intact entry that ends at `end` and is no PUT."""
+        if kind == COMMIT:
+            self._commit(orjson.loads(body), end)
+        else:
+            self._staged.pop(body, None)
+            self._removed[body] = None
+
+    def _commit(self, commit: dict[str, Any], end: int) -> None:
+        loaded = self._loaded
+        for key in self._removed:
+            loaded.streams.pop(key, None)
+        if loaded.streams:
+            loaded.streams.update(self._staged)
+        else:
+            loaded.streams = self._staged
+        loaded.damaged += self._bad
+        self._staged, self._removed, self._bad = {}, {}, []
+        loaded.end = end
+        loaded.wal = commit["wal"]
+        loaded.generation = commit["generation"]
+        loaded.usage = commit.get("usage")
+        # What this checkpoint emptied: its file goes, if the process that wrote it did not live to remove it.
+        loaded.packs = {pack: (size, live) for pack, size, live in commit["packs"] if live > 0}
 
 
-def _resume(data: bytes, at: int) -> int | None:
+def _resume(file: Pieces, at: int) -> int | None:
     """The next place that begins an intact entry, within a bounded search."""
-    for candidate in range(at, min(len(data) - _PREFIX.size, at + 1_048_576)):
-        length, crc, kind = _PREFIX.unpack_from(data, candidate)
-        end = candidate + 4 + length
-        if (
-            5 <= length <= MAX_ENTRY
-            and kind in (PUT, REMOVE, COMMIT)
-            and end <= len(data)
-            and zlib.crc32(data[candidate + 8 : end]) == crc
-        ):
-            return candidate
+    stop = min(file.size - _PREFIX.size + 1, at + _SEARCHED)
+    while at < stop:
+        data, place = file.piece(at, _PREFIX.size)
+        last = min(stop - at + place, len(data) - _PREFIX.size + 1)
+        for candidate in range(place, last):
+            if data[candidate + 8] in _KINDS and _intact(file, at + candidate - place):
+                return at + candidate - place
+        at += last - place
     return None
 
 
-def _apply(loaded: Loaded, staged: list[tuple[int, bytes]], commit: dict[str, Any]) -> None:
-    streams = loaded.streams
-    for kind, body in staged:
-        if kind == PUT:
-            streams[key_of(body)] = body
-        else:
-            streams.pop(body, None)
-    loaded.wal = commit["wal"]
-    loaded.generation = commit["generation"]
-    loaded.usage = commit.get("usage")
-    # What this checkpoint emptied: its file goes, if the process that wrote it did not live to remove it.
-    loaded.packs = {pack: (size, live) for pack, size, live in commit["packs"] if live > 0}
+def _intact(file: Pieces, at: int) -> bool:
+    """Is there an entry at `at`, as it was written? What cannot be one is not read to its end."""
+    length: int
+    crc: int
+    length, crc, kind = _PREFIX.unpack(file.take(at, _PREFIX.size))
+    end, size, body = at + 4 + length, length - 5, at + _PREFIX.size
+    if length > MAX_ENTRY or end > file.size or kind not in _KINDS:
+        return False
+    if size < {PUT: _PUT.size + 2, REMOVE: 0, COMMIT: 2}[kind] or (kind == REMOVE and size > _MAX_KEY):
+        return False
+    if kind == PUT:
+        _, _, key_n, run_n = _PUT.unpack(file.take(body, _PUT.size))
+        meta = _PUT.size + key_n + run_n * _RUN.size
+        if meta + 2 > size or bytes(file.take(body + meta, 1)) != b"{":
+            return False
+    return file.crc(at + 8, end) == crc
 
 
 class Writer:

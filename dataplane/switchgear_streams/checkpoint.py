@@ -33,6 +33,7 @@ _MIN_RECUT = 65_536
 _RETRY = 5.0
 # After a checkpoint that squeezed, the next one that is only for squeezing waits so many times as long as it took.
 _REST = 4
+_PACKED_AT_ONCE = 200
 # The catalogue is written anew when it is this large and more than three times what is alive in it.
 _CATALOG_SLACK = 16 * 1_048_576
 
@@ -93,6 +94,8 @@ class Checkpointer:
         store = self._store
         try:
             victims = await self._mark_victims()
+            if self._rewrites:
+                await self._pack_idle()
             await self._quiet()
             job = self._freeze(victims)
             began, loop = time.monotonic(), asyncio.get_running_loop()
@@ -140,6 +143,21 @@ class Checkpointer:
         self._store.pressure_bytes = self._threshold
 
     # -- on the loop --
+
+    @property
+    def _rewrites(self) -> bool:
+        """Is it time for a new catalogue?"""
+        return self._packer.catalog.size > 3 * self._packer.catalog.alive + _CATALOG_SLACK
+
+    async def _pack_idle(self) -> None:
+        """A new catalogue takes every idle stream as bytes: make them in batches, not while the loop stands still."""
+        store = self._store
+        for number, key in enumerate(list(store.hydrated)):
+            found = store.streams.get(key)
+            if isinstance(found, Stream):
+                store.pack_away(found)
+            if number % _PACKED_AT_ONCE == 0:
+                await asyncio.sleep(0)
 
     async def _quiet(self) -> None:
         """Wait until no deletion is under way: its effect would be neither in the catalogue nor in what is replayed."""
@@ -204,7 +222,7 @@ class Checkpointer:
             job.parts.append(self._part(job, stream))
         store.ripe = False
         store.unsealed = store.reclaimable = 0
-        if self._packer.catalog.size > 3 * self._packer.catalog.alive + _CATALOG_SLACK:
+        if self._rewrites:
             job.rewrite = self._unchanged({part.stream for part in job.parts})
         return job
 

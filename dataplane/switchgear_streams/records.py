@@ -108,11 +108,16 @@ def read_block(data: bytes | memoryview, offset: int, log_id: bytes) -> Block | 
     """The block header at `offset`, or None if there is no intact one with room for its body."""
     if offset + BLOCK.size > len(data):
         return None
-    magic, found_id, number, durable, length, crc = BLOCK.unpack_from(data, offset)
+    return read_header(data[offset : offset + BLOCK.size], offset, len(data), log_id)
+
+
+def read_header(header: bytes | memoryview, offset: int, size: int, log_id: bytes) -> Block | None:
+    """The same of the header alone, which is at `offset` of `size` bytes."""
+    magic, found_id, number, durable, length, crc = BLOCK.unpack(header)
     begin = offset + BLOCK.size
-    if magic != MAGIC or found_id != log_id or begin + length > len(data):
+    if magic != MAGIC or found_id != log_id or begin + length > size:
         return None
-    if zlib.crc32(data[offset : begin - 4]) != crc:
+    if zlib.crc32(header[: BLOCK.size - 4]) != crc:
         return None
     return Block(number, durable, offset, begin, begin + length)
 
@@ -125,24 +130,27 @@ class Damaged:
     record: Record | None
 
 
-def read_records(data: memoryview, block: Block) -> Iterator[Record | Damaged]:
-    """The block's records in order; damaged ones are reported and stepped over as far as their length allows."""
-    at = block.begin
-    while at < block.end:
-        if at + OVERHEAD > block.end:
-            yield Damaged(at, None)
+def read_records(body: memoryview, block: Block) -> Iterator[Record | Damaged]:
+    """The block's records in order; damaged ones are reported and stepped over as far as their length allows.
+
+    `body`: what is at [block.begin, block.end).
+    """
+    at, size = 0, len(body)
+    while at < size:
+        if at + OVERHEAD > size:
+            yield Damaged(block.begin + at, None)
             return
-        length, crc = PREFIX.unpack_from(data, at)
-        body, end = at + PREFIX.size, at + 4 + length
-        if length < OVERHEAD - 4 or end > block.end:
-            yield Damaged(at, None)
+        length, crc = PREFIX.unpack_from(body, at)
+        begin, end = at + PREFIX.size, at + 4 + length
+        if length < OVERHEAD - 4 or end > size:
+            yield Damaged(block.begin + at, None)
             return
-        intact = zlib.crc32(data[body:end]) == crc
-        record = _decode(data, body, end)
+        intact = zlib.crc32(body[begin:end]) == crc
+        record = _decode(body, begin, end)
         if intact and record is not None:
             yield record
         else:
-            yield Damaged(at, record)
+            yield Damaged(block.begin + at, record)
         at = end
 
 

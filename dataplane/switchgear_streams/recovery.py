@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from switchgear_streams import catalog, records, segments, wal
 from switchgear_streams.disk import Disk
 from switchgear_streams.errors import StartError
+from switchgear_streams.pieces import Pieces
 from switchgear_streams.segments import Pack
 from switchgear_streams.store import Store
 from switchgear_streams.stream import Stream
@@ -68,7 +69,7 @@ def load_catalog(disk: Disk, store: Store, report: Report) -> tuple[catalog.Writ
     indexes = sorted(index for name in disk.names() if (index := catalog.file_index(name)) is not None)
     for index in reversed(indexes):
         fd = disk.open(catalog.file_name(index))
-        loaded = catalog.load(disk.read(fd, disk.size(fd), 0), index)
+        loaded = catalog.load(Pieces.of(disk, fd), index)
         if not loaded.end and index != indexes[0]:
             disk.close(fd)
             disk.remove(catalog.file_name(index))
@@ -124,6 +125,7 @@ def replay(disk: Disk, store: Store, log_id: bytes, covered: int, report: Report
     expected = covered + 1
     for position, file in enumerate(files):
         expected = _replay_file(store, file, files[position + 1 :], expected, report)
+        file.forget()
     report.last_number = expected - 1
     for file in files:
         file.settle(covered, report)
@@ -138,7 +140,7 @@ class _LogFile:
         self.index = index
         self.name = wal.segment_name(index)
         self.fd = disk.open(self.name)
-        self.data = memoryview(disk.read(self.fd, disk.size(self.fd), 0))
+        self._file = Pieces.of(disk, self.fd)
         self.end = 0
         """Where what counts ends."""
         self.last = 0
@@ -146,23 +148,31 @@ class _LogFile:
         self.torn = 0
 
     def block_at(self, offset: int) -> records.Block | None:
-        return records.read_block(self.data, offset, self._id)
+        file = self._file
+        if offset + records.BLOCK.size > file.size:
+            return None
+        return records.read_header(file.take(offset, records.BLOCK.size), offset, file.size, self._id)
+
+    def content(self, block: records.Block) -> list[records.Record | records.Damaged]:
+        return list(records.read_records(self._file.take(block.begin, block.end - block.begin), block))
 
     def blocks_from(self, offset: int) -> Iterator[records.Block]:
         """Every intact block header at or after `offset`, wherever it is."""
-        raw = self.data.obj
-        assert isinstance(raw, bytes)
-        at = raw.find(records.MAGIC, offset)
+        at = self._file.find(records.MAGIC, offset)
         while at >= 0:
             block = self.block_at(at)
             if block is not None:
                 yield block
-            at = raw.find(records.MAGIC, at + 1 if block is None else block.end)
+            at = self._file.find(records.MAGIC, at + 1 if block is None else block.end)
+        self._file.forget()
+
+    def forget(self) -> None:
+        """Nothing of it is to be kept in memory for now."""
+        self._file.forget()
 
     def settle(self, covered: int, report: Report) -> None:
         """Cut the torn end; keep the segment for the next checkpoint, or remove it when there is nothing in it."""
-        size = len(self.data)
-        self.data = memoryview(b"")
+        size = self._file.size
         report.torn_bytes += self.torn
         if self.damaged:
             kept = self.name + ".damaged"
@@ -188,7 +198,7 @@ def _replay_file(store: Store, file: _LogFile, later: list[_LogFile], expected: 
             continue
         found: list[records.Record | records.Damaged] = []
         if block is not None and block.number == expected:
-            found = list(records.read_records(file.data, block))
+            found = file.content(block)
         if not found or any(isinstance(one, records.Damaged) for one in found):
             proof = _proof(file, later, at, expected)
             if proof is None:

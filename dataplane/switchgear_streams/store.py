@@ -170,8 +170,9 @@ class Store:
         found: list[tuple[int, bytes]] = []
         # Nothing is known of the age of what was there before there was a bound on it: it counts from now.
         unknown = 0 if self.default.seconds is None else self.clock() + self.default.seconds * 1000
+        deadline_of = catalog.deadline_of
         for key, one in self.streams.items():
-            due = self.due(one) if isinstance(one, Stream) else catalog.deadline_of(one)
+            due = self.due(one) if type(one) is Stream else deadline_of(one)  # type: ignore[arg-type]
             if due or (unknown and key[:1] != b"\0"):
                 found.append((min(due or unknown, unknown or MAX_TIME), key))
         heapq.heapify(found)

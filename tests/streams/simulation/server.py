@@ -10,7 +10,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from unittest import mock
 
-from switchgear_streams import segments, wal
+from switchgear_streams import pieces, segments, wal
 from switchgear_streams import service as module
 from switchgear_streams.service import Service
 from switchgear_streams.settings import load
@@ -93,7 +93,8 @@ class Server:
         self.disk = disk
         settings = load([*FLAGS], {})
         log = type("Log", (SimulatedLog,), {"chance": chance})
-        with mock.patch.object(module, "Disk", lambda _: disk), mock.patch.object(module, "Log", log):
+        crumbs = mock.patch.object(pieces, "SIZE", 700)
+        with mock.patch.object(module, "Disk", lambda _: disk), mock.patch.object(module, "Log", log), crumbs:
             self.service = SimulatedService(settings, lambda: int((epoch + loop.time()) * 1000))
             self.service.start()
             self.service.checkpointer.squeeze_room = 3000
