@@ -317,8 +317,8 @@ def page(crowd: Crowd) -> str:
         "`python -m bench.streams --million` measures here and rewrites this page: one server core, one core for the",
         f"load, {CONNECTIONS} connections over HTTP, default settings. Each stream is created with one JSON message of",
         f"{BODY:,} bytes, under a name of {len(name(0))} bytes; every tenth has a time to live. Other work shared the",
-        "machine, so that time on a clock is more than it would be alone: processor seconds tell how much. “To the first",
-        "200” counts from the start of the process to the answer about a stream.",
+        "machine, so that time on a clock is more than it would be alone: processor seconds tell how much. “To the",
+        "first 200” counts from the start of the process to the answer about a stream.",
         "",
         f"{datetime.now(UTC):%Y-%m-%d} · {os.cpu_count()} × {model} · Linux {platform.release()}"
         f" · Python {platform.python_version()} · commit {commit.stdout.strip()}",
