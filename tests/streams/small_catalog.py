@@ -5,6 +5,6 @@ from switchgear_streams.__main__ import main
 
 if __name__ == "__main__":
     checkpoint._CATALOG_SLACK = 4096
-    pieces.SIZE = 1000
+    pieces.SIZE = 20_000
     service._TIDY_EVERY = 1
     main()
