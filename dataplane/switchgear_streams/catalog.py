@@ -1,12 +1,14 @@
 """The catalogue: what the last checkpoint knew of every stream, in one append-only file. Pure but for `Disk` calls.
 
-A checkpoint appends one group: entries of the streams that changed, removals, and a closing entry that makes the group
-count. A group without its closing entry (the process died) is cut off at the next start. When most of the file is
-history, it is written anew.
+A checkpoint appends one group: an opening entry, entries of the streams that changed, removals, and a closing entry
+that makes the group count. A group without its closing entry (the process died) is cut off at the next start: the log
+still has what it was about. If not (the opening entry tells), the closing entry was there, and is damaged. When most
+of the file is history, it is written anew.
 
     entry: length u32 (of what follows it), CRC u32 (of what follows it), kind u8, then
       PUT:    generation u64, deadline u64 (Unix ms, 0: none), key length u16, run count u32, key, runs, meta (JSON)
       REMOVE: key
+      BEGIN:  JSON {wal, generation}, as in COMMIT
       COMMIT: JSON {wal, generation, usage, packs: [[id, size, live bytes]...]}
 """
 
@@ -25,8 +27,8 @@ from switchgear_streams.disk import Disk
 from switchgear_streams.pieces import Pieces
 from switchgear_streams.stream import Run, Stream, from_meta
 
-PUT, REMOVE, COMMIT = 1, 2, 3
-_KINDS = (PUT, REMOVE, COMMIT)
+PUT, REMOVE, COMMIT, BEGIN = 1, 2, 3, 4
+_KINDS = (PUT, REMOVE, COMMIT, BEGIN)
 _PREFIX = struct.Struct("<IIB")
 _SEEDS = [zlib.crc32(bytes((kind,))) for kind in range(256)]
 _PUT = struct.Struct("<QQHI")
@@ -92,6 +94,8 @@ class Loaded:
     streams: dict[bytes, Stream | bytes] = field(default_factory=dict)
     usage: list[Any] | None = None
     packs: dict[int, tuple[int, int]] = field(default_factory=dict)
+    begun: int = 0
+    """The last block that a group behind `end` was to cover; 0: nothing is known of one."""
     damaged: list[int] = field(default_factory=list)
     """File offsets of entries that are damaged although a complete group follows them."""
 
@@ -113,12 +117,16 @@ class _Loading:
         self._staged: dict[bytes, Stream | bytes] = {}
         self._removed: dict[bytes, None] = {}
         self._bad: list[int] = []
+        self._begun: tuple[int, int] = (0, 0)
+        """Block and generation of the open group."""
 
     def run(self) -> Loaded:
         at: int | None = 0
         while at is not None and at + _PREFIX.size <= self._file.size:
             following = self._whole(at)
             at = following if following > at else self._one(at)
+        self._loaded.begun, generation = self._begun
+        self._loaded.generation = max(self._loaded.generation, generation)
         return self._loaded
 
     def _whole(self, at: int) -> int:
@@ -166,6 +174,9 @@ class _Loading:
         """An intact entry that ends at `end` and is no PUT."""
         if kind == COMMIT:
             self._commit(orjson.loads(body), end)
+        elif kind == BEGIN:
+            opening = orjson.loads(body)
+            self._begun = (opening["wal"], opening["generation"])
         else:
             self._staged.pop(body, None)
             self._removed[body] = None
@@ -179,7 +190,7 @@ class _Loading:
         else:
             loaded.streams = self._staged
         loaded.damaged += self._bad
-        self._staged, self._removed, self._bad = {}, {}, []
+        self._staged, self._removed, self._bad, self._begun = {}, {}, [], (0, 0)
         loaded.end = end
         loaded.wal = commit["wal"]
         loaded.generation = commit["generation"]
@@ -209,7 +220,7 @@ def _intact(file: Pieces, at: int) -> bool:
     end, size, body = at + 4 + length, length - 5, at + _PREFIX.size
     if length > MAX_ENTRY or end > file.size or kind not in _KINDS:
         return False
-    if size < {PUT: _PUT.size + 2, REMOVE: 0, COMMIT: 2}[kind] or (kind == REMOVE and size > _MAX_KEY):
+    if size < {PUT: _PUT.size + 2, REMOVE: 0, COMMIT: 2, BEGIN: 2}[kind] or (kind == REMOVE and size > _MAX_KEY):
         return False
     if kind == PUT:
         _, _, key_n, run_n = _PUT.unpack(file.take(body, _PUT.size))
@@ -237,10 +248,11 @@ class Writer:
     def append(self, entries: Iterable[bytes], commit: dict[str, Any]) -> None:
         """Write one group and sync it. Raises OSError: EIO if nothing is known of the file, else it is as before."""
         at = self.size
+        first = encode(BEGIN, orjson.dumps({"wal": commit["wal"], "generation": commit["generation"]}))
         last = encode(COMMIT, orjson.dumps(commit))
         try:
-            buffered: list[bytes] = []
-            weight = 0
+            buffered: list[bytes] = [first]
+            weight = len(first)
             for entry in entries:
                 buffered.append(entry)
                 weight += len(entry)

@@ -15,7 +15,7 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from switchgear_streams import catalog, records, segments, wal
+from switchgear_streams import catalog, pieces, records, segments, wal
 from switchgear_streams.disk import Disk
 from switchgear_streams.errors import StartError
 from switchgear_streams.pieces import Pieces
@@ -29,6 +29,17 @@ log = logging.getLogger("switchgear.streams.recovery")
 FORMAT = "switchgear-streams 1"
 
 
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What is behind the last whole group of the catalogue."""
+
+    name: str
+    fd: int
+    end: int
+    size: int
+    begun: int
+
+
 @dataclass(slots=True)
 class Report:
     """What a start found. `damage`: one line for each thing that was lost."""
@@ -38,6 +49,9 @@ class Report:
     replayed: int = 0
     torn_bytes: int = 0
     damage: list[str] = field(default_factory=list)
+    cut: Cut | None = None
+    gap: int | None = None
+    """The first block that should be in the log and is not."""
 
 
 def take(disk: Disk) -> bytes:
@@ -78,7 +92,8 @@ def load_catalog(disk: Disk, store: Store, report: Report) -> tuple[catalog.Writ
             report.damage.append(
                 f"{catalog.file_name(index)}: damaged entry at byte {at}; one stream's settings are lost"
             )
-        disk.truncate(fd, loaded.end)
+        if disk.size(fd) > loaded.end:
+            report.cut = Cut(catalog.file_name(index), fd, loaded.end, disk.size(fd), loaded.begun)
         # A killed process may have left it unsynced; from here on the log that it covers is given up.
         disk.sync(fd)
         disk.sync_names()
@@ -108,14 +123,15 @@ def check_packs(disk: Disk, store: Store, report: Report) -> None:
     present = {pack for name in disk.names() if (pack := segments.pack_id(name)) is not None}
     known = store.packs.known
     store.packs.next_id = max((*present, *known), default=0) + 1
-    for pack in present - known.keys():
-        if report.damage:
-            log.warning("%s is kept: the catalogue is damaged", segments.pack_name(pack))
-        else:
-            disk.remove(segments.pack_name(pack))
     for pack in known.keys() - present:
         if known[pack].live > 0:
             report.damage.append(f"{segments.pack_name(pack)} is missing: {known[pack].live} bytes of streams are lost")
+    kept = report.damage or any(_is_kept_catalog(name) for name in disk.names())
+    for pack in present - known.keys():
+        if kept:
+            log.warning("%s is kept: the catalogue is, or was, damaged", segments.pack_name(pack))
+        else:
+            disk.remove(segments.pack_name(pack))
 
 
 def replay(disk: Disk, store: Store, log_id: bytes, covered: int, report: Report) -> None:
@@ -127,8 +143,51 @@ def replay(disk: Disk, store: Store, log_id: bytes, covered: int, report: Report
         expected = _replay_file(store, file, files[position + 1 :], expected, report)
         file.forget()
     report.last_number = expected - 1
+    if report.cut is not None:
+        _cut_catalog(disk, report.cut, covered, report)
     for file in files:
         file.settle(covered, report)
+
+
+def _cut_catalog(disk: Disk, cut: Cut, covered: int, report: Report) -> None:
+    """Cut off the group that is not whole, unless the log no longer has what it was about: then it had been whole.
+
+    A checkpoint gives the log back only when its group is on the disk. Of a group that says nothing of itself it is
+    not known; one that moves bytes and covers no new block loses nothing.
+    """
+    last = report.last_number
+    if last < cut.begun or report.gap == covered + 1 or (not cut.begun and last == covered):
+        if not cut.end:
+            raise StartError(
+                f"{cut.name} is damaged: nothing of it is whole, and the log no longer has what it knew; bring the data"
+                " directory back from a copy, or move everything in it away to begin with nothing"
+            )
+        _keep_catalog(disk, cut)
+        report.damage.append(
+            f"{cut.name}: what follows byte {cut.end} is damaged, and the log does not have it: changes after block"
+            f" {covered} are lost (a copy is kept as {cut.name}{_KEPT})"
+        )
+    disk.truncate(cut.fd, cut.end)
+    disk.sync(cut.fd)
+
+
+_KEPT = ".damaged"
+
+
+def _is_kept_catalog(name: str) -> bool:
+    return name.startswith("catalog-") and name.endswith(_KEPT)
+
+
+def _keep_catalog(disk: Disk, cut: Cut) -> None:
+    file = Pieces.of(disk, cut.fd)
+    fd = disk.create(cut.name + _KEPT)
+    try:
+        for at in range(0, cut.size, pieces.SIZE):
+            disk.write(fd, [bytes(file.take(at, min(pieces.SIZE, cut.size - at)))], at)
+        disk.sync(fd)
+    finally:
+        disk.close(fd)
+    disk.sync_names()
 
 
 class _LogFile:
@@ -175,7 +234,7 @@ class _LogFile:
         size = self._file.size
         report.torn_bytes += self.torn
         if self.damaged:
-            kept = self.name + ".damaged"
+            kept = self.name + _KEPT
             if not (self._disk.root / kept).exists():
                 os.link(self._disk.root / self.name, self._disk.root / kept)
         if self.last <= covered:
@@ -248,6 +307,7 @@ def _first_after(
 
 
 def _report_gap(file: _LogFile, at: int, expected: int, proof: tuple[_LogFile, records.Block], report: Report) -> None:
+    report.gap = expected if report.gap is None else report.gap
     report.damage.append(f"{file.name}: block {expected} at byte {at} is damaged; block {proof[1].number} follows it")
 
 

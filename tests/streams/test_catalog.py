@@ -27,6 +27,10 @@ def put(key: bytes, generation: int, runs: int = 0) -> bytes:
     return catalog.encode(catalog.PUT, catalog.pack_body(generation, None, key, stream.runs, stream.meta()))
 
 
+def begin(number: int) -> bytes:
+    return catalog.encode(catalog.BEGIN, json.dumps({"wal": number, "generation": number + 1}).encode())
+
+
 def commit(number: int) -> bytes:
     content = {"wal": number, "generation": number + 1, "packs": [[1, 10, number]]}
     return catalog.encode(catalog.COMMIT, json.dumps(content).encode())
@@ -41,6 +45,7 @@ def groups(chance: random.Random, count: int) -> tuple[bytes, list[Expected]]:
     streams: dict[bytes, bytes] = {}
     after: list[Expected] = [(0, 0, {})]
     for number in range(1, count + 1):
+        made += begin(number)
         for _ in range(chance.randrange(6)):
             key = b"k%d" % chance.randrange(8)
             if chance.random() < 0.3:
@@ -71,6 +76,7 @@ def test_a_group_counts_only_when_it_is_whole(small: int) -> None:
             loaded = catalog.load(whole(made[:cut]), 1)
             assert (loaded.end, loaded.wal, loaded.streams) == (end, number, streams), (seed, cut)
             assert loaded.damaged == []
+            assert loaded.begun == (number + 1 if cut >= end + len(begin(number + 1)) and number < 6 else 0)
 
 
 def test_damage_costs_no_more_than_what_it_hit(small: int) -> None:
@@ -85,6 +91,7 @@ def test_damage_costs_no_more_than_what_it_hit(small: int) -> None:
         last = after[-1]
         if at >= after[-2][0] and loaded.end < last[0]:  # the last commit itself
             assert (loaded.end, loaded.streams) == (after[-2][0], after[-2][2])
+            assert (loaded.begun, loaded.generation) == (5, 6)
             continue
         assert (loaded.end, loaded.wal) == (last[0], last[1])
         assert len(loaded.damaged) == 1

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from switchgear_streams import records
+from switchgear_streams import catalog, records
 from tests.streams.server import JSON, OCTETS, TEXT, StreamsServer, read_all, read_messages
 
 
@@ -187,6 +187,66 @@ def test_a_stopped_checkpoint_leaves_no_trace(own: StreamsServer, client: httpx.
     assert read_all(client, own.stream("a"))[0] == wanted(5)
     assert not (own.data / "pack-0000000000000099.dat").exists()
     assert own.stop() == 0
+
+
+def commits(path: Path) -> list[int]:
+    """Where the closing entries of the catalogue's groups are."""
+    data, at, found = path.read_bytes(), 0, []
+    while at < len(data):
+        if data[at + 8] == catalog.COMMIT:
+            found.append(at)
+        at += 4 + int.from_bytes(data[at : at + 4], "little")
+    return found
+
+
+def test_a_damaged_end_of_the_catalogue_is_no_torn_one(own: StreamsServer, client: httpx.Client) -> None:
+    """What it knew is not in the log any more: that is said, and a copy kept, before it is cut."""
+    own.start()
+    fill(own, client, ["a", "b"], 5)
+    assert own.stop() == 0
+    own.start()
+    client.post(own.stream("a"), headers=TEXT, content=b"0005,")
+    assert own.stop() == 0
+    own.start()  # gives the log back
+    assert own.stop() == 0
+    path = next(own.data.glob("catalog-*.dat"))
+    at = commits(path)[-1]
+    packs = {each.name: each.read_bytes() for each in own.data.glob("pack-*.dat")}
+    overwrite(path, at + 20, b"?")
+    damaged = path.read_bytes()
+    own.start()
+    assert "data was damaged" in own.log
+    assert path.with_name(path.name + ".damaged").read_bytes() == damaged
+    assert read_all(client, own.stream("b"))[0] == wanted(5)
+    # Its bytes are in the pack that the lost group was about.
+    assert client.get(own.stream("a")).status_code == 503
+    client.put(own.stream("new"), headers=TEXT, content=b"x")
+    for _ in range(2):
+        assert own.stop() == 0
+        own.start()
+        assert read_all(client, own.stream("b"))[0] == wanted(5)
+        assert client.get(own.stream("new")).content == b"x"
+        assert all((own.data / name).read_bytes() == content for name, content in packs.items())
+
+
+def test_a_catalogue_of_which_nothing_is_left_is_no_empty_one(own: StreamsServer, client: httpx.Client) -> None:
+    own.start()
+    fill(own, client, ["a"], 5)
+    assert own.stop() == 0
+    own.start()
+    assert own.stop() == 0
+    path = next(own.data.glob("catalog-*.dat"))
+    whole = path.read_bytes()
+    overwrite(path, commits(path)[0] + 20, b"?")
+    before = {each.name: each.read_bytes() for each in own.data.iterdir()}
+    own.start(wait=False)
+    assert own.process is not None
+    assert own.process.wait(60) == 1
+    assert "nothing of it is whole" in own.log
+    assert {each.name: each.read_bytes() for each in own.data.iterdir()} == before
+    path.write_bytes(whole)
+    own.start()
+    assert read_all(client, own.stream("a"))[0] == wanted(5)
 
 
 def test_the_catalogue_is_written_anew_when_it_is_mostly_history(own: StreamsServer, client: httpx.Client) -> None:
