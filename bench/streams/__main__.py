@@ -43,9 +43,12 @@ def main() -> None:
     parser.add_argument(
         "--million", type=int, nargs="?", const=1_000_000, metavar="COUNT", help="instead: so many streams in ours"
     )
+    parser.add_argument(
+        "--prepared", action="store_true", help="with --million: write their files at once, without HTTP"
+    )
     given = parser.parse_args()
     if given.million is not None:
-        million.main(given.million)
+        million.main(given.million, given.prepared)
         return
     if shutil.which("wrk") is None:
         sys.exit("wrk is not installed (Debian: apt-get install wrk)")

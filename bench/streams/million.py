@@ -1,7 +1,8 @@
-"""`python -m bench.streams --million [COUNT]`: very many streams in one server. Writes bench/STREAMS-MILLION.md.
+"""`python -m bench.streams --million [COUNT] [--prepared]`: very many streams in one server. Writes STREAMS-MILLION.md.
 
-Streams are created over HTTP, `BODY` bytes each, under names of 38 bytes, every tenth with a time to live. Then the
-server is stopped, killed, and started again in several states. Load and server have a core each.
+Streams are created over HTTP (or `--prepared`: by the store's own writers, past its log), `BODY` bytes each, under names
+of 38 bytes, every tenth with a time to live. Then the server is stopped, killed, and started again in several states.
+Load and server have a core each.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ from pathlib import Path
 import httpx
 
 from bench.streams.servers import CLIENT_CORE, OURS, Running, launch
-from switchgear_streams import catalog
+from switchgear_streams import catalog, recovery, segments
 from switchgear_streams.disk import Disk
 from switchgear_streams.pieces import Pieces
+from switchgear_streams.stream import Stream
 
 PAGE = Path(__file__).resolve().parent.parent / "STREAMS-MILLION.md"
 BODY = 10_000
@@ -37,6 +39,7 @@ GOALS = {"resident": 700.0, "serving": 10.0}
 _STARTED = re.compile(r"recovered (\d+) streams, replayed (\d+) records in ([0-9.]+) s")
 _CHECKED = 2000
 _HAMMERED = 64
+_STREAMS_A_PACK = 3000
 
 
 def name(index: int) -> bytes:
@@ -122,12 +125,14 @@ def appends(indexes: Iterator[int], until: float) -> Iterator[tuple[int, bytes]]
 class Crowd:
     """The course of the measurement; `rows`: what was found, and what was to be reached."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, prepared: bool) -> None:
         self.count = count
+        self.prepared = prepared
         self.rows: list[tuple[str, str, str]] = []
         self.folder = Path(tempfile.mkdtemp(prefix="sg-million-"))
         self.appended: dict[int, int] = {}
         self.server: Running
+        self._started = False
         self._chance = random.Random(6)
 
     def note(self, what: str, value: str, goal: str = "–") -> None:
@@ -136,10 +141,14 @@ class Crowd:
 
     def run(self) -> None:
         try:
-            self.start(None)
-            self.note("resident, empty", _mb(self.server.resident()))
-            self.create()
-            self.stop("after them")
+            if self.prepared:
+                prepare(self.folder / "data", self.count)
+                self._disk()
+            else:
+                self.start(None)
+                self.note("resident, empty", _mb(self.server.resident()))
+                self.create()
+                self.stop("after them")
             self.start("after a stop")
             self.busy()
             self.kill()
@@ -155,8 +164,8 @@ class Crowd:
             self.rewrite()
             self.stop("then")
         finally:
-            self.server.process.kill()
-            self.server.process.wait()
+            if self._started:
+                self.kill()
             shutil.rmtree(self.folder, ignore_errors=True)
 
     # -- steps --
@@ -164,6 +173,7 @@ class Crowd:
     def start(self, how: str | None) -> None:
         began = time.perf_counter()
         self.server = launch(OURS, self.folder)
+        self._started = True
         wanted = b"HTTP/1.1 200" if how else b"HTTP/1.1 404"
         while not self._answers(wanted):
             if self.server.process.poll() is not None or time.perf_counter() - began > 300:
@@ -295,10 +305,39 @@ def _mb(value: float) -> str:
     return f"{value:,.0f} MB"
 
 
-def main(count: int) -> None:
+def prepare(folder: Path, count: int) -> None:
+    """The files that a server leaves which made these streams, checkpoint after checkpoint."""
+    disk = Disk(folder)
+    recovery.take(disk)
+    disk.unlock()
+    writer, now = catalog.Writer.make(disk, 1), time.time_ns() // 1_000_000
+    packs: list[list[int]] = []
+    for first in range(0, count, _STREAMS_A_PACK):
+        pack, at = len(packs) + 1, 0
+        entries: list[bytes] = []
+        fd = disk.create(segments.pack_name(pack))
+        for index in range(first, min(count, first + _STREAMS_A_PACK)):
+            stream = Stream(name(index), index + 1, index + 1, 0, b"application/json", now)
+            stream.ttl = None if index % 10 else 864_000
+            stored = content(index) + b",\n"
+            head, run = segments.encode_run(pack, at, stream.key, stream.generation, 0, [len(stored)], stored)
+            disk.write(fd, [head, stored], at)
+            at += len(head) + len(stored)
+            stream.end = len(stored)
+            body = catalog.pack_body(stream.generation, stream.deadline(), stream.key, [run], stream.meta())
+            entries.append(catalog.encode(catalog.PUT, body))
+        disk.sync(fd)
+        disk.close(fd)
+        packs.append([pack, at, at])
+        usage = [first + len(entries), (first + len(entries)) * BODY, (first + len(entries)) * BODY, "0"]
+        writer.append(entries, {"wal": 0, "generation": count + 1, "usage": usage, "packs": packs})
+    writer.close()
+
+
+def main(count: int, prepared: bool) -> None:
     if (os.cpu_count() or 1) > 1:
         os.sched_setaffinity(0, {int(CLIENT_CORE)})
-    crowd = Crowd(count)
+    crowd = Crowd(count, prepared)
     crowd.run()
     text = page(crowd)
     if count == 1_000_000:
@@ -311,14 +350,15 @@ def page(crowd: Crowd) -> str:
         (s.split(":")[1].strip() for s in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in s), ""
     )
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    how = "by the store's own writers (`--prepared`)" if crowd.prepared else "over HTTP"
     return "\n".join([
         f"# Figures: {crowd.count:,} streams",
         "",
         "`python -m bench.streams --million` measures here and rewrites this page: one server core, one core for the",
-        f"load, {CONNECTIONS} connections over HTTP, default settings. Each stream is created with one JSON message of",
-        f"{BODY:,} bytes, under a name of {len(name(0))} bytes; every tenth has a time to live. Other work shared the",
-        "machine, so that time on a clock is more than it would be alone: processor seconds tell how much. “To the",
-        "first 200” counts from the start of the process to the answer about a stream.",
+        f"load, {CONNECTIONS} connections over HTTP, default settings. Each stream has one JSON message of {BODY:,}",
+        f"bytes and a name of {len(name(0))} bytes; every tenth has a time to live. They were made {how}.",
+        "Other work shared the machine, so that time on a clock is more than it would be alone: processor seconds tell",
+        "how much. “To the first 200” counts from the start of the process to the answer about a stream.",
         "",
         f"{datetime.now(UTC):%Y-%m-%d} · {os.cpu_count()} × {model} · Linux {platform.release()}"
         f" · Python {platform.python_version()} · commit {commit.stdout.strip()}",
