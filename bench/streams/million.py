@@ -1,8 +1,8 @@
 """`python -m bench.streams --million [COUNT] [--prepared]`: very many streams in one server. Writes STREAMS-MILLION.md.
 
-Streams are created over HTTP (or `--prepared`: by the store's own writers, past its log), `BODY` bytes each, under names
-of 38 bytes, every tenth with a time to live. Then the server is stopped, killed, and started again in several states.
-Load and server have a core each.
+Streams are created over HTTP (or `--prepared`: by the store's own writers, past its log), `BODY` bytes each, under
+names of 38 bytes, every tenth with a time to live. Then the server is stopped, killed, and started again in several
+states. Load and server have a core each.
 """
 
 from __future__ import annotations

@@ -2,13 +2,13 @@
 
 A checkpoint appends one group: an opening entry, entries of the streams that changed, removals, and a closing entry
 that makes the group count. A group without its closing entry (the process died) is cut off at the next start: the log
-still has what it was about. If not (the opening entry tells), the closing entry was there, and is damaged. When most
-of the file is history, it is written anew.
+still has what it was about. If the log has not, the closing entry was there and is damaged; the opening one says the
+same. When most of the file is history, it is written anew.
 
     entry: length u32 (of what follows it), CRC u32 (of what follows it), kind u8, then
       PUT:    generation u64, deadline u64 (Unix ms, 0: none), key length u16, run count u32, key, runs, meta (JSON)
       REMOVE: key
-      BEGIN:  JSON {wal, generation}, as in COMMIT
+      BEGIN:  the group's COMMIT
       COMMIT: JSON {wal, generation, usage, packs: [[id, size, live bytes]...]}
 """
 
@@ -84,6 +84,17 @@ def encode(kind: int, body: bytes) -> bytes:
 
 
 @dataclass(slots=True)
+class Group:
+    """What was read of a group. `opening`: the content of its opening entry; `end`: where its last entry ends."""
+
+    opening: dict[str, Any] | None = None
+    streams: dict[bytes, Stream | bytes] = field(default_factory=dict)
+    removed: dict[bytes, None] = field(default_factory=dict)
+    damaged: list[int] = field(default_factory=list)
+    end: int = 0
+
+
+@dataclass(slots=True)
 class Loaded:
     """A catalogue as read. `streams`: key → PUT body. `end`: where the last complete group ends."""
 
@@ -94,8 +105,8 @@ class Loaded:
     streams: dict[bytes, Stream | bytes] = field(default_factory=dict)
     usage: list[Any] | None = None
     packs: dict[int, tuple[int, int]] = field(default_factory=dict)
-    begun: int = 0
-    """The last block that a group behind `end` was to cover; 0: nothing is known of one."""
+    rest: Group = field(default_factory=Group)
+    """What is behind `end`."""
     damaged: list[int] = field(default_factory=list)
     """File offsets of entries that are damaged although a complete group follows them."""
 
@@ -106,7 +117,7 @@ def load(file: Pieces, index: int) -> Loaded:
 
 
 class _Loading:
-    """A catalogue that is being read. `_staged` and `_removed` are the open group, which may turn out not to count.
+    """A catalogue that is being read, and its open group, which may turn out not to count.
 
     The streams of the first group, which can be nearly all that there are, become the catalogue's as they are.
     """
@@ -114,26 +125,21 @@ class _Loading:
     def __init__(self, file: Pieces, index: int) -> None:
         self._file = file
         self._loaded = Loaded(index)
-        self._staged: dict[bytes, Stream | bytes] = {}
-        self._removed: dict[bytes, None] = {}
-        self._bad: list[int] = []
-        self._begun: tuple[int, int] = (0, 0)
-        """Block and generation of the open group."""
+        self._group = Group()
 
     def run(self) -> Loaded:
         at: int | None = 0
         while at is not None and at + _PREFIX.size <= self._file.size:
             following = self._whole(at)
             at = following if following > at else self._one(at)
-        self._loaded.begun, generation = self._begun
-        self._loaded.generation = max(self._loaded.generation, generation)
+        self._loaded.rest = self._group
         return self._loaded
 
     def _whole(self, at: int) -> int:
         """Entries from `at` on, as many as lie whole in one piece. Returns where the next one begins."""
         data, place = self._file.piece(at, _PREFIX.size)
         base, size = at - place, len(data)
-        staged, crc_of, unpack = self._staged, zlib.crc32, _PREFIX.unpack_from
+        staged, crc_of, unpack = self._group.streams, zlib.crc32, _PREFIX.unpack_from
         while place + _PREFIX_N <= size:
             length, crc, kind = unpack(data, place)
             end = place + 4 + length
@@ -146,10 +152,11 @@ class _Loading:
                 staged[body[_PUT_N : _PUT_N + body[_KEY_N] + 256 * body[_KEY_N + 1]]] = body
             elif kind in _KINDS:
                 self._rest(kind, body, base + end)
-                staged = self._staged
+                staged = self._group.streams
             else:
                 break
             place = end
+        self._group.end = base + place
         return base + place
 
     def _one(self, at: int) -> int | None:
@@ -159,44 +166,53 @@ class _Loading:
             # Nothing in a damaged entry is believed, its length neither.
             resumed = _resume(file, at + 1)
             if resumed is not None:
-                self._bad.append(at)
+                self._group.damaged.append(at)
             return resumed
         length: int
         length, _, kind = _PREFIX.unpack(file.take(at, _PREFIX.size))
         body = bytes(file.take(at + _PREFIX.size, length - 5))
         if kind == PUT:
-            self._staged[key_of(body)] = body
+            self._group.streams[key_of(body)] = body
         else:
             self._rest(kind, body, at + 4 + length)
+        self._group.end = at + 4 + length
         return at + 4 + length
 
     def _rest(self, kind: int, body: bytes, end: int) -> None:
         """An intact entry that ends at `end` and is no PUT."""
+        group = self._group
         if kind == COMMIT:
-            self._commit(orjson.loads(body), end)
+            _apply(self._loaded, group, orjson.loads(body), end)
+            self._group = Group()
         elif kind == BEGIN:
-            opening = orjson.loads(body)
-            self._begun = (opening["wal"], opening["generation"])
+            group.opening = orjson.loads(body)
         else:
-            self._staged.pop(body, None)
-            self._removed[body] = None
+            group.streams.pop(body, None)
+            group.removed[body] = None
 
-    def _commit(self, commit: dict[str, Any], end: int) -> None:
-        loaded = self._loaded
-        for key in self._removed:
-            loaded.streams.pop(key, None)
-        if loaded.streams:
-            loaded.streams.update(self._staged)
-        else:
-            loaded.streams = self._staged
-        loaded.damaged += self._bad
-        self._staged, self._removed, self._bad, self._begun = {}, {}, [], (0, 0)
-        loaded.end = end
-        loaded.wal = commit["wal"]
-        loaded.generation = commit["generation"]
-        loaded.usage = commit.get("usage")
-        # What this checkpoint emptied: its file goes, if the process that wrote it did not live to remove it.
-        loaded.packs = {pack: (size, live) for pack, size, live in commit["packs"] if live > 0}
+
+def complete(loaded: Loaded) -> dict[str, Any]:
+    """The last group counts, though its closing entry is damaged. Returns what that said; it belongs at `end`."""
+    group, loaded.rest = loaded.rest, Group()
+    assert group.opening is not None
+    _apply(loaded, group, group.opening, group.end)
+    return group.opening
+
+
+def _apply(loaded: Loaded, group: Group, commit: dict[str, Any], end: int) -> None:
+    for key in group.removed:
+        loaded.streams.pop(key, None)
+    if loaded.streams:
+        loaded.streams.update(group.streams)
+    else:
+        loaded.streams = group.streams
+    loaded.damaged += group.damaged
+    loaded.end = end
+    loaded.wal = commit["wal"]
+    loaded.generation = commit["generation"]
+    loaded.usage = commit.get("usage")
+    # What this checkpoint emptied: its file goes, if the process that wrote it did not live to remove it.
+    loaded.packs = {pack: (size, live) for pack, size, live in commit["packs"] if live > 0}
 
 
 def _resume(file: Pieces, at: int) -> int | None:
@@ -248,8 +264,8 @@ class Writer:
     def append(self, entries: Iterable[bytes], commit: dict[str, Any]) -> None:
         """Write one group and sync it. Raises OSError: EIO if nothing is known of the file, else it is as before."""
         at = self.size
-        first = encode(BEGIN, orjson.dumps({"wal": commit["wal"], "generation": commit["generation"]}))
-        last = encode(COMMIT, orjson.dumps(commit))
+        content = orjson.dumps(commit)
+        first, last = encode(BEGIN, content), encode(COMMIT, content)
         try:
             buffered: list[bytes] = [first]
             weight = len(first)

@@ -15,6 +15,8 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import orjson
+
 from switchgear_streams import catalog, pieces, records, segments, wal
 from switchgear_streams.disk import Disk
 from switchgear_streams.errors import StartError
@@ -29,17 +31,6 @@ log = logging.getLogger("switchgear.streams.recovery")
 FORMAT = "switchgear-streams 1"
 
 
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """What is behind the last whole group of the catalogue."""
-
-    name: str
-    fd: int
-    end: int
-    size: int
-    begun: int
-
-
 @dataclass(slots=True)
 class Report:
     """What a start found. `damage`: one line for each thing that was lost."""
@@ -49,9 +40,6 @@ class Report:
     replayed: int = 0
     torn_bytes: int = 0
     damage: list[str] = field(default_factory=list)
-    cut: Cut | None = None
-    gap: int | None = None
-    """The first block that should be in the log and is not."""
 
 
 def take(disk: Disk) -> bytes:
@@ -78,7 +66,7 @@ def take(disk: Disk) -> bytes:
     return bytes.fromhex(match[1])
 
 
-def load_catalog(disk: Disk, store: Store, report: Report) -> tuple[catalog.Writer, int]:
+def load_catalog(disk: Disk, store: Store, log_id: bytes, report: Report) -> tuple[catalog.Writer, int]:
     """Fill the store from the newest complete catalogue. Returns its writer and the last block it covers."""
     indexes = sorted(index for name in disk.names() if (index := catalog.file_index(name)) is not None)
     for index in reversed(indexes):
@@ -88,12 +76,12 @@ def load_catalog(disk: Disk, store: Store, report: Report) -> tuple[catalog.Writ
             disk.close(fd)
             disk.remove(catalog.file_name(index))
             continue
+        if disk.size(fd) > loaded.end:
+            _mend_catalog(disk, fd, loaded, log_id, report)
         for at in loaded.damaged:
             report.damage.append(
                 f"{catalog.file_name(index)}: damaged entry at byte {at}; one stream's settings are lost"
             )
-        if disk.size(fd) > loaded.end:
-            report.cut = Cut(catalog.file_name(index), fd, loaded.end, disk.size(fd), loaded.begun)
         # A killed process may have left it unsynced; from here on the log that it covers is given up.
         disk.sync(fd)
         disk.sync_names()
@@ -143,32 +131,8 @@ def replay(disk: Disk, store: Store, log_id: bytes, covered: int, report: Report
         expected = _replay_file(store, file, files[position + 1 :], expected, report)
         file.forget()
     report.last_number = expected - 1
-    if report.cut is not None:
-        _cut_catalog(disk, report.cut, covered, report)
     for file in files:
         file.settle(covered, report)
-
-
-def _cut_catalog(disk: Disk, cut: Cut, covered: int, report: Report) -> None:
-    """Cut off the group that is not whole, unless the log no longer has what it was about: then it had been whole.
-
-    A checkpoint gives the log back only when its group is on the disk. Of a group that says nothing of itself it is
-    not known; one that moves bytes and covers no new block loses nothing.
-    """
-    last = report.last_number
-    if last < cut.begun or report.gap == covered + 1 or (not cut.begun and last == covered):
-        if not cut.end:
-            raise StartError(
-                f"{cut.name} is damaged: nothing of it is whole, and the log no longer has what it knew; bring the data"
-                " directory back from a copy, or move everything in it away to begin with nothing"
-            )
-        _keep_catalog(disk, cut)
-        report.damage.append(
-            f"{cut.name}: what follows byte {cut.end} is damaged, and the log does not have it: changes after block"
-            f" {covered} are lost (a copy is kept as {cut.name}{_KEPT})"
-        )
-    disk.truncate(cut.fd, cut.end)
-    disk.sync(cut.fd)
 
 
 _KEPT = ".damaged"
@@ -178,15 +142,63 @@ def _is_kept_catalog(name: str) -> bool:
     return name.startswith("catalog-") and name.endswith(_KEPT)
 
 
-def _keep_catalog(disk: Disk, cut: Cut) -> None:
-    file = Pieces.of(disk, cut.fd)
-    fd = disk.create(cut.name + _KEPT)
+def _mend_catalog(disk: Disk, fd: int, loaded: catalog.Loaded, log_id: bytes, report: Report) -> None:
+    """Judge what follows the last whole group: a torn one, which is cut off, or a damaged one.
+
+    A checkpoint gives the log back only when its group is on the disk. So a group is torn if the log has the block
+    that it would begin with; else it had been whole, and the opening entry says what the damaged closing one said. One
+    that covers no new block only moves bytes: torn or damaged, nothing is lost without it, unless packs are missing.
+    """
+    name, opening = catalog.file_name(loaded.index), loaded.rest.opening
+    if _in_log(disk, log_id, loaded.wal + 1) or (opening is not None and opening["wal"] == loaded.wal):
+        disk.truncate(fd, loaded.end)
+        return
+    if opening is None and not loaded.end:
+        raise StartError(
+            f"{name} is damaged: nothing of it is whole, and the log no longer has what it knew; bring the data"
+            " directory back from a copy, or move everything in it away to begin with nothing"
+        )
+    _keep_catalog(disk, fd, name)
+    if opening is None:
+        report.damage.append(
+            f"{name}: what follows byte {loaded.end} is damaged, and the log does not have it: changes after block"
+            f" {loaded.wal} are lost (a copy is kept as {name}{_KEPT})"
+        )
+        disk.truncate(fd, loaded.end)
+        return
+    last = catalog.encode(catalog.COMMIT, orjson.dumps(catalog.complete(loaded)))
+    report.damage.append(
+        f"{name}: what follows byte {loaded.end} is damaged; the streams before it are as they were (a copy is kept as"
+        f" {name}{_KEPT})"
+    )
+    disk.truncate(fd, loaded.end)
+    disk.sync(fd)  # the entries, before what makes them count
+    disk.write(fd, [last], loaded.end)
+    loaded.end += len(last)
+
+
+def _in_log(disk: Disk, log_id: bytes, number: int) -> bool:
+    for name in disk.names():
+        index = wal.segment_index(name)
+        if index is not None:
+            file = _LogFile(disk, index, log_id)
+            try:
+                if any(block.number == number for block in file.blocks_from(0)):
+                    return True
+            finally:
+                disk.close(file.fd)
+    return False
+
+
+def _keep_catalog(disk: Disk, fd: int, name: str) -> None:
+    file = Pieces.of(disk, fd)
+    copy = disk.create(name + _KEPT)
     try:
-        for at in range(0, cut.size, pieces.SIZE):
-            disk.write(fd, [bytes(file.take(at, min(pieces.SIZE, cut.size - at)))], at)
-        disk.sync(fd)
+        for at in range(0, file.size, pieces.SIZE):
+            disk.write(copy, [bytes(file.take(at, min(pieces.SIZE, file.size - at)))], at)
+        disk.sync(copy)
     finally:
-        disk.close(fd)
+        disk.close(copy)
     disk.sync_names()
 
 
@@ -307,7 +319,6 @@ def _first_after(
 
 
 def _report_gap(file: _LogFile, at: int, expected: int, proof: tuple[_LogFile, records.Block], report: Report) -> None:
-    report.gap = expected if report.gap is None else report.gap
     report.damage.append(f"{file.name}: block {expected} at byte {at} is damaged; block {proof[1].number} follows it")
 
 

@@ -126,7 +126,7 @@ class Service:
         self.wal = Log(self._disk, log_id, self.settings.wal_segment_bytes, self._fatal)
         default = Retention(self.settings.retention_seconds, self.settings.retention_bytes)
         self.store = Store(packs, self.wal, self._clock, default, first_generation(self._worker or 0))
-        writer, covered = recovery.load_catalog(self._disk, self.store, report)
+        writer, covered = recovery.load_catalog(self._disk, self.store, log_id, report)
         recovery.replay(self._disk, self.store, log_id, covered, report)
         recovery.check_packs(self._disk, self.store, report)
         self.store.collect_deadlines()
