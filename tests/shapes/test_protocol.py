@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.shapes.server import Client, ShapesServer, one_version
-from tests.support.postgres import Database
+from tests.support.postgres import Database, Postgres, create_database, drop_database
 
 pytestmark = [pytest.mark.pg]
 
@@ -21,16 +24,48 @@ EXPOSED = (
 )
 
 
+TABLES = (
+    "CREATE TABLE items (id int PRIMARY KEY, title varchar(20), tags text[], price numeric(10,2), note text);"
+    "INSERT INTO items SELECT g, 'title ' || g, '{a,b}', g * 1.5, NULL FROM generate_series(1, 5) g;"
+    "CREATE TABLE empty (id int PRIMARY KEY);"
+    'CREATE SCHEMA s2; CREATE TABLE s2."Weird.Name" (b int, a int, c text, PRIMARY KEY (a, b));'
+    "INSERT INTO s2.\"Weird.Name\" VALUES (1, 2, 'x')"
+)
+
+
+@contextmanager
+def serving(postgres: Postgres, folder: Path, **environment: str) -> Iterator[ShapesServer]:
+    database = create_database(postgres)
+    database.execute(TABLES)
+    # A slot's name is one for the whole Postgres, where servers of other tests run beside this one.
+    stream = f"protocol_{uuid.uuid4().hex[:8]}"
+    server = ShapesServer(folder, database.url, ELECTRIC_REPLICATION_STREAM_ID=stream, **environment)
+    try:
+        yield server.start()
+    finally:
+        server.close()
+        drop_database(database)
+
+
+@pytest.fixture(scope="module")
+def items(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShapesServer]:
+    """A server on a database with a few tables, for tests that only read: shapes may be there from one before."""
+    with serving(postgres, tmp_path_factory.mktemp("items")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def guarded(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShapesServer]:
+    """The same with the secret `s3cret`."""
+    folder = tmp_path_factory.mktemp("guarded")
+    with serving(postgres, folder, ELECTRIC_SECRET="s3cret", ELECTRIC_INSECURE="") as server:
+        yield server
+
+
 @pytest.fixture
-def items(database: Database, server: ShapesServer) -> ShapesServer:
-    """A server on a database with a few tables."""
-    database.execute(
-        "CREATE TABLE items (id int PRIMARY KEY, title varchar(20), tags text[], price numeric(10,2), note text);"
-        "INSERT INTO items SELECT g, 'title ' || g, '{a,b}', g * 1.5, NULL FROM generate_series(1, 5) g;"
-        "CREATE TABLE empty (id int PRIMARY KEY);"
-        'CREATE SCHEMA s2; CREATE TABLE s2."Weird.Name" (b int, a int, c text, PRIMARY KEY (a, b));'
-        "INSERT INTO s2.\"Weird.Name\" VALUES (1, 2, 'x')"
-    )
+def own_items(database: Database, server: ShapesServer) -> ShapesServer:
+    """A server of the test's own, on a database with the same tables."""
+    database.execute(TABLES)
     return server
 
 
@@ -215,7 +250,8 @@ def test_304(items: ShapesServer) -> None:
 
 @one_version
 def test_offset_now(items: ShapesServer) -> None:
-    response = items.get(table="items", offset="now", handle="9-9")
+    shape = {"table": "items", "columns": "id,tags"}  # of this test only: it is made by this request
+    response = items.get(**shape, offset="now", handle="9-9")
     assert response.status_code == 200
     assert response.headers["electric-offset"] == "0_inf"
     assert response.headers["electric-has-data"] == "false"
@@ -224,17 +260,17 @@ def test_offset_now(items: ShapesServer) -> None:
     assert response.headers["etag"].count(":") == 3
     assert [message["headers"]["control"] for message in response.json()] == ["up-to-date"]
     assert response.headers["cache-control"] == "public, max-age=60, stale-while-revalidate=300"
-    snapshot = items.get(table="items", offset="-1")
+    snapshot = items.get(**shape, offset="-1")
     assert snapshot.headers["electric-handle"] == response.headers["electric-handle"]
 
 
 @one_version
-def test_changes_only_has_an_empty_snapshot(database: Database, items: ShapesServer) -> None:
-    client = Client(items, table="items", log="changes_only")
+def test_changes_only_has_an_empty_snapshot(database: Database, own_items: ShapesServer) -> None:
+    client = Client(own_items, table="items", log="changes_only")
     (end,) = client.step().json()
     assert end["headers"]["control"] == "snapshot-end"
     database.execute("INSERT INTO items (id) VALUES (77)")
-    items.wait(lambda: bool(client.sync() or client.rows), 20, "the change")
+    own_items.wait(lambda: bool(client.sync() or client.rows), 20, "the change")
     assert list(client.rows) == ['"public"."items"/"77"']
 
 
@@ -285,9 +321,10 @@ def test_handles(items: ShapesServer) -> None:
     assert wrong.headers["electric-handle"] == handle
     assert wrong.headers["cache-control"] == "public, max-age=60, must-revalidate"
     # An unknown shape is made, and its handle is told.
-    made = items.get(table="empty", offset="0_0", handle="1-1")
+    shape = {"table": "empty", "replica": "full"}
+    made = items.get(**shape, offset="0_0", handle="1-1")
     assert made.status_code == 409
-    follow = items.get(table="empty", offset="-1", handle=made.headers["electric-handle"])
+    follow = items.get(**shape, offset="-1", handle=made.headers["electric-handle"])
     assert follow.headers["electric-handle"] == made.headers["electric-handle"]
 
 
@@ -312,19 +349,15 @@ def raw(server: ShapesServer, request: bytes) -> bytes:
 
 @pytest.mark.parametrize("path", [b"/v1/shape/", b"/v1//shape", b"/v1/shape//", b"/v1/%73hape", b"//v1/sh%61pe"])
 @one_version
-def test_odd_spellings_are_the_shape_route(
-    database: Database, make_server: Callable[..., ShapesServer], path: bytes
-) -> None:
+def test_odd_spellings_are_the_shape_route(guarded: ShapesServer, path: bytes) -> None:
     """And need the secret, however they are spelled."""
-    database.execute("CREATE TABLE items (id int PRIMARY KEY)")
-    server = make_server(ELECTRIC_SECRET="s3cret", ELECTRIC_INSECURE="").start()
     for method in (b"GET", b"POST", b"DELETE"):
         answer = raw(
-            server, method + b" %b?table=items&offset=-1 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n" % path
+            guarded, method + b" %b?table=items&offset=-1 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n" % path
         )
         assert answer.startswith(b"HTTP/1.1 401"), answer
     good = b"GET %b?table=items&offset=-1&secret=s3cret HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n" % path
-    assert raw(server, good).startswith(b"HTTP/1.1 200")
+    assert raw(guarded, good).startswith(b"HTTP/1.1 200")
 
 
 @one_version
@@ -384,9 +417,8 @@ def test_cors(items: ShapesServer) -> None:
 
 
 @one_version
-def test_secret(database: Database, make_server: Callable[..., ShapesServer]) -> None:
-    database.execute("CREATE TABLE items (id int PRIMARY KEY)")
-    server = make_server(ELECTRIC_SECRET="s3cret", ELECTRIC_INSECURE="").start()
+def test_secret(guarded: ShapesServer) -> None:
+    server = guarded
     good = {"table": "items", "offset": "-1"}
     for params in (good, good | {"secret": "wrong"}, good | {"secret": ""}, {}, good | {"api_secret": "s3cre"}):
         response = server.get(**params)
@@ -406,10 +438,10 @@ def test_secret(database: Database, make_server: Callable[..., ShapesServer]) ->
 
 
 @one_version
-def test_delete(database: Database, make_server: Callable[..., ShapesServer], items: ShapesServer) -> None:
-    refused = items.http.delete(items.shape_url, params={"table": "items"})
+def test_delete(make_server: Callable[..., ShapesServer], own_items: ShapesServer) -> None:
+    refused = own_items.http.delete(own_items.shape_url, params={"table": "items"})
     assert (refused.status_code, refused.json()) == (405, {"message": "DELETE not allowed"})
-    assert items.stop() == 0
+    assert own_items.stop() == 0
     server = make_server(ELECTRIC_ENABLE_INTEGRATION_TESTING="true").start()
     missing = server.http.delete(server.shape_url, params={"table": "items"})
     assert (missing.status_code, missing.json()) == (404, {"message": "No existing shape found"})
