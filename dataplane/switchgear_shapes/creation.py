@@ -1,5 +1,9 @@
 """Making a shape: its table published, its snapshot taken and stitched to the replication stream, its file filled.
 
+Shapes of one table that wait at the same time share a transaction (`together`): one snapshot, one mark, their COPYs in
+one message. A shape is opened with that mark when its own COPY begins; until then its changes are buffered, so that it
+can begin anew in a transaction of its own when another one's COPY fails or is slow.
+
 Invariants: the shape is routed to before its snapshot is taken; no transaction is both in the snapshot and in the log,
 and none is in neither; rows go to disk as they come, never more than a block in memory.
 """
@@ -7,58 +11,83 @@ and none is in neither; rows go to disk as they come, never more than a block in
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
 import time
-from collections.abc import Awaitable, Callable
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 
-from switchgear_shapes.errors import ShapeError, database_unreachable, invalid, snapshot_failed
+from switchgear_shapes.definition import Definition
+from switchgear_shapes.errors import snapshot_failed
+from switchgear_shapes.filling import Filling
 from switchgear_shapes.ingest import Ingest
 from switchgear_shapes.log.shape import Shape
-from switchgear_shapes.log.snapshot_file import split_chunks
 from switchgear_shapes.log.store import Store
-from switchgear_shapes.log.wal import is_full
 from switchgear_shapes.partitions import Partitions, Tree, trees_of, trees_query
-from switchgear_shapes.postgres.pool import Pool, PoolTimeout
+from switchgear_shapes.postgres.pool import Pool
 from switchgear_shapes.postgres.session import ConnectionLost, PostgresError, Session
 from switchgear_shapes.relations import Relation
 from switchgear_shapes.replication.conversation import parse_lsn
 from switchgear_shapes.replication.publication import Publication
 from switchgear_shapes.snapshot import SnapshotMark, begin_statements, copy_statement
+from switchgear_shapes.snapshot_errors import SchemaChanged, disk_full, failure_of
 from switchgear_shapes.subqueries.feed import Feed
-from switchgear_shapes.subqueries.follower import Broken
 from switchgear_shapes.subqueries.plan import Plan, plan
 from switchgear_shapes.subqueries.queries import header_fields
 from switchgear_shapes.subqueries.steps import Steps
+from switchgear_shapes.together import Line, Watch
 
-log = logging.getLogger("switchgear.shapes.creation")
-
-BLOCK_BYTES = 1024 * 1024
-SMALL_BYTES = 65_536
-"""Up to here a snapshot goes through the write-ahead log, whose sync it shares with everything else."""
 FIRST_ROW_SECONDS = 30.0
 MARK_SECONDS = 10.0
 LOCK_SECONDS = 5
 STITCH_ATTEMPTS = 100
-_INSUFFICIENT_PRIVILEGE = "42501"
-_LOCK_NOT_AVAILABLE = "55P03"
-_DATA_EXCEPTION = "22"
-"""A class of codes, such as a division by zero."""
-_GONE = frozenset({"42P01", "3F000", "42703"})
+SHARED_CHARACTERS = 4000
+"""A longer clause has a transaction of its own."""
+LINES_LIMIT = 1000
 
 
-class SchemaChanged(Exception):
-    """The table is no longer what the definition was made for."""
+class Creation:
+    """One shape on its way."""
+
+    __slots__ = ("registered", "relation", "shape", "started")
+
+    def __init__(self, shape: Shape, relation: Relation) -> None:
+        self.shape = shape
+        self.relation = relation
+        self.registered: int | None = None
+        """What `Ingest.register` returned; None before."""
+        self.started = time.monotonic()
 
 
-def must_refetch() -> ShapeError:
-    """The shape cannot be made as it was asked for; the client asks again."""
-    return ShapeError(409, {})
+class Shared:
+    """Shapes that share a transaction."""
+
+    __slots__ = ("copying", "counted", "left", "line", "mark", "number", "parted")
+
+    def __init__(self, creations: list[Creation], line: Line[Creation]) -> None:
+        self.left = creations
+        """Those that are not whole yet, in the order of their COPYs; only the first of them is begun."""
+        self.number = len(creations)
+        self.line = line
+        self.counted = True
+        """Whether the line still counts this transaction among those that others wait for."""
+        self.mark: SnapshotMark | None = None
+        self.copying = False
+        self.parted = False
+        """Whether some were let go, whose COPYs will come here all the same."""
+
+    def ended(self, ticks: int) -> None:
+        if self.counted:
+            self.counted = False
+            self.line.ended(self.number, ticks)
+
+    def let_go(self) -> None:
+        if self.counted:
+            self.counted = False
+            self.line.let_go()
 
 
-def disk_full() -> ShapeError:
-    return snapshot_failed("Unable to create initial snapshot: the disk of the sync server is full")
+class _NotPlaced(Exception):
+    """The mark does not serve a shape."""
 
 
 class Creator:
@@ -82,82 +111,224 @@ class Creator:
         self._publication = publication
         self._threshold = threshold
         self._tasks: set[asyncio.Task[None]] = set()
+        self._under_way: set[Creation] = set()
+        self._lines: OrderedDict[tuple[int, str], Line[Creation]] = OrderedDict()
+        self._due: list[Line[Creation]] = []
         self.created = 0
         self.failed = 0
+        self.transactions = 0
         self.seconds = 0.0
         self.on_created: Callable[[float], None] = lambda seconds: None
         """Called with the time that a creation took."""
 
     def start(self, shape: Shape, relation: Relation) -> None:
         """Begin to make a registered shape of the table that `relation` describes."""
-        task = asyncio.ensure_future(self._create(shape, relation))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        creation = Creation(shape, relation)
+        self._under_way.add(creation)
+        if not _shares(shape.definition):
+            self._run(self._alone(creation))
+            return
+        if not self._due:
+            asyncio.get_running_loop().call_soon(self._begin_due)
+        line = self._line(relation)
+        line.waiting.append(creation)
+        if line not in self._due:
+            self._due.append(line)
 
     async def stop(self) -> None:
         """Abandon what is under way; such shapes do not survive the process."""
+        self._under_way.clear()
+        for line in self._lines.values():
+            line.waiting.clear()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @property
     def running(self) -> int:
-        return len(self._tasks)
+        return len(self._under_way)
 
-    async def _create(self, shape: Shape, relation: Relation) -> None:
-        started = time.monotonic()
-        try:
-            await self._make(shape, relation)
+    # -- who begins when --
+
+    def _line(self, relation: Relation) -> Line[Creation]:
+        """Where the shapes of the table, as it is now, wait."""
+        key = (relation.oid, relation.stamp)
+        line = self._lines.get(key)
+        if line is None:
+            line = self._lines[key] = Line()
+            oldest = next(iter(self._lines))
+            if len(self._lines) > LINES_LIMIT and self._lines[oldest].idle:
+                del self._lines[oldest]
+        self._lines.move_to_end(key)
+        return line
+
+    def _begin_due(self) -> None:
+        """Those that came in the same turn of the loop begin together."""
+        lines, self._due = self._due, []
+        for line in lines:
+            self._begin(line)
+
+    def _begin(self, line: Line[Creation]) -> None:
+        while taken := line.take():
+            self._run(self._share(Shared(taken, line)))
+
+    def _again(self, creation: Creation, line: Line[Creation]) -> None:
+        """In a transaction of its own."""
+        line.running += 1
+        self._run(self._share(Shared([creation], line)))
+
+    def _run(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _made(self, creation: Creation) -> None:
+        """The shape is whole, and durable."""
+        if creation in self._under_way:
+            self._under_way.discard(creation)
             self.created += 1
-            taken = time.monotonic() - started
+            taken = time.monotonic() - creation.started
             self.seconds += taken
             self.on_created(taken)
-        except Exception as error:
-            self.failed += 1
-            failure = self._failure(shape, error)
-            shape.snapshot.fail(failure)
-            self._store.drop(shape, f"its snapshot failed: {type(error).__name__}")
 
-    def _failure(self, shape: Shape, error: Exception) -> ShapeError:
-        if shape.snapshot.failure is not None:
-            return shape.snapshot.failure
-        if isinstance(error, ShapeError):
-            return error
-        if isinstance(error, SchemaChanged | Broken):
-            return must_refetch()
-        if isinstance(error, PoolTimeout):
-            return snapshot_failed("Timed out while waiting for a database connection to create the snapshot")
-        if isinstance(error, ConnectionLost):
-            return database_unreachable()
-        if isinstance(error, PostgresError):
-            if error.sqlstate == _INSUFFICIENT_PRIVILEGE:
-                return snapshot_failed(f"Unable to create initial snapshot: {error.message}")
-            if error.sqlstate == _LOCK_NOT_AVAILABLE:
-                return snapshot_failed("Unable to create initial snapshot: the table is locked by another transaction")
-            if error.sqlstate in _GONE:
-                return must_refetch()
-            if error.sqlstate[:2] == _DATA_EXCEPTION and shape.definition.where is not None:
-                return invalid("where", f"Postgres cannot evaluate it for every row (SQLSTATE {error.sqlstate})")
-        if isinstance(error, OSError) and is_full(error):
-            return disk_full()
-        log.error("cannot create shape %s", shape.handle, exc_info=error)
-        return ShapeError(500, {"message": "Unexpected error while creating snapshot"})
+    def _failed(self, creation: Creation, error: Exception) -> None:
+        self._under_way.discard(creation)
+        self.failed += 1
+        shape = creation.shape
+        shape.snapshot.fail(failure_of(shape, error))
+        self._store.drop(shape, f"its snapshot failed: {type(error).__name__}")
 
-    async def _make(self, shape: Shape, relation: Relation) -> None:
-        definition = shape.definition
-        if self._store.full:
-            raise disk_full()
-        await self._publication.ensure(definition.oid, definition.schema, definition.table)
-        made = plan(definition.where) if definition.where is not None and definition.where.subqueries else None
-        feeds = {} if made is None else await self._steps.prepare(made)
+    # -- several in one transaction --
+
+    async def _share(self, shared: Shared) -> None:
+        """Make shapes of one table. What fails one of them, or makes it slow, does that to no other one."""
+        definition = shared.left[0].shape.definition
         try:
-            await self._take(shape, relation, made, feeds)
+            if self._store.full:
+                raise disk_full()
+            await self._publication.ensure(definition.oid, definition.schema, definition.table)
+            async with self._snapshots.session() as session:
+                await self._open_shared(shared, session)
+                watch = _Watch(session, partial(self._part, shared))
+                try:
+                    await self._copy_shared(shared, session, watch)
+                except (ConnectionLost, PostgresError) as error:
+                    raise watch.reason(error) from None
+                finally:
+                    watch.stop()
+            shared.ended(watch.ticks)
+        except Exception as error:
+            self._broken(shared, error)
         finally:
-            self._steps.done_with(feeds)
+            self._begin(shared.line)
 
-    async def _take(self, shape: Shape, relation: Relation, made: Plan | None, feeds: dict[int, Feed]) -> None:
+    async def _open_shared(self, shared: Shared, session: Session) -> None:
+        """Begin the transaction: one snapshot for all of them."""
+        for creation in shared.left:
+            if creation.registered is None and creation.shape.alive:
+                creation.registered = self._ingest.register(creation.shape)
+
+        async def placed(mark: SnapshotMark) -> bool:
+            for creation in [c for c in shared.left if not c.shape.alive]:
+                shared.left.remove(creation)
+                self._failed(creation, SchemaChanged())
+            shared.mark = mark
+            return not shared.left or self._open(shared.left[0], mark)
+
+        await self._stitch(shared.left[0], session, placed)
+
+    def _open(self, creation: Creation, mark: SnapshotMark) -> bool:
+        assert creation.registered is not None
+        return self._ingest.open(creation.shape, mark, creation.registered)
+
+    async def _copy_shared(self, shared: Shared, session: Session, watch: _Watch) -> None:
+        """One COPY after the other, asked for in one message, and the end of the transaction."""
+        if not shared.left:
+            await session.query("ROLLBACK")
+            return
+        assert shared.mark is not None
+        shared.copying = True
+        statements = [copy_statement(creation.shape.definition, creation.relation) for creation in shared.left]
+        watch.expect()
+        await session.start_copy("; ".join([*statements, "ROLLBACK"]))
+        while True:
+            await self._fill(shared.left[0], session, watch)
+            del shared.left[0]
+            if not shared.left:
+                break
+            if not shared.left[0].shape.alive:
+                raise SchemaChanged
+            if not self._open(shared.left[0], shared.mark):
+                raise _NotPlaced
+            watch.expect()
+            await session.next_copy()
+        if shared.parted:
+            await session.cancel_and_close()
+        else:
+            await session.end_copies()
+
+    def _part(self, shared: Shared) -> None:
+        """It takes long: those behind the one that is being copied go on without it."""
+        shared.let_go()
+        others, shared.left[1:] = shared.left[1:], []
+        shared.parted = bool(others)
+        for creation in others:
+            self._again(creation, shared.line)
+        self._begin(shared.line)
+
+    def _broken(self, shared: Shared, error: Exception) -> None:
+        """Before the first COPY what went wrong concerns all of them, later the one that was being copied."""
+        shared.let_go()
+        left, shared.left = shared.left, []
+        concerned = len(left) if not shared.copying else 0 if isinstance(error, _NotPlaced) else 1
+        for creation in left[:concerned]:
+            self._failed(creation, error)
+        for creation in left[concerned:]:
+            self._again(creation, shared.line)
+
+    async def _fill(self, creation: Creation, session: Session, watch: _Watch) -> None:
+        """The rows of the COPY that has begun, and what makes the shape whole."""
+        filling = Filling(creation.shape, self._store, self._threshold)
+        try:
+            await filling.take(session, watch.seen)
+            if filling.small:
+                filling.finish_small(partial(self._made, creation))
+        except BaseException:
+            filling.close()
+            raise
+        if filling.small:
+            filling.close()
+        else:
+            self._run(self._finish(creation, filling))
+
+    async def _finish(self, creation: Creation, filling: Filling) -> None:
+        try:
+            await filling.finish_large(partial(self._made, creation))
+        except Exception as error:
+            self._failed(creation, error)
+        finally:
+            filling.close()
+
+    # -- one in a transaction of its own --
+
+    async def _alone(self, creation: Creation) -> None:
+        definition = creation.shape.definition
+        try:
+            if self._store.full:
+                raise disk_full()
+            await self._publication.ensure(definition.oid, definition.schema, definition.table)
+            made = plan(definition.where) if definition.where is not None and definition.where.subqueries else None
+            feeds = {} if made is None else await self._steps.prepare(made)
+            try:
+                await self._take(creation, made, feeds)
+            finally:
+                self._steps.done_with(feeds)
+        except Exception as error:
+            self._failed(creation, error)
+
+    async def _take(self, creation: Creation, made: Plan | None, feeds: dict[int, Feed]) -> None:
         """The snapshot itself. `feeds` are what the plan of a filter with subqueries asks."""
-        definition = shape.definition
+        shape, definition = creation.shape, creation.shape.definition
         async with self._snapshots.session() as session:
             tree = await _tree(definition.oid, session) if definition.partitioned else {}
             if definition.partitioned:
@@ -165,146 +336,94 @@ class Creator:
             if not shape.alive:
                 raise SchemaChanged
             if made is None:
-                registered = self._ingest.register(shape)
-                await self._stitch(shape, relation, session, partial(self._open, shape, registered))
+                creation.registered = self._ingest.register(shape)
+                await self._stitch(creation, session, partial(self._open_alone, creation))
             else:
                 follower = self._steps.register(shape, made, feeds)
-                await self._stitch(shape, relation, session, partial(self._steps.open, follower))
+                await self._stitch(creation, session, partial(self._steps.open, follower))
             if tree.keys() != (await _tree(definition.oid, session) if definition.partitioned else {}).keys():
                 raise SchemaChanged
-            file = _File(shape.snapshot.path)
-            try:
-                kept, ends = b"", list[int]()
-                if definition.changes_only:
-                    await session.query("ROLLBACK")
-                else:
-                    kept, ends = await self._copy(shape, relation, session, file)
-                await self._finish(shape, file, kept, ends)
-            finally:
-                file.close()
+            if definition.changes_only:
+                await session.query("ROLLBACK")
+                Filling(shape, self._store, self._threshold).finish_small(partial(self._made, creation))
+            else:
+                await self._copy(creation, session)
 
-    async def _open(self, shape: Shape, registered: int, mark: SnapshotMark) -> bool:
-        return self._ingest.open(shape, mark, registered)
+    async def _open_alone(self, creation: Creation, mark: SnapshotMark) -> bool:
+        return self._open(creation, mark)
 
     async def _stitch(
         self,
-        shape: Shape,
-        relation: Relation,
+        creation: Creation,
         session: Session,
         placed: Callable[[SnapshotMark], Awaitable[bool]],
     ) -> None:
         """Open the snapshot's transaction, and tell what it sees. Raises SchemaChanged, Broken."""
         for _ in range(STITCH_ATTEMPTS):
             try:
-                rows = await session.query_limited(begin_statements(shape.definition, LOCK_SECONDS), MARK_SECONDS)
+                rows = await session.query_limited(
+                    begin_statements(creation.shape.definition, LOCK_SECONDS), MARK_SECONDS
+                )
             except TimeoutError:
                 raise snapshot_failed("The database did not begin a snapshot in time") from None
             seen, lsn, stamp = rows[0]
-            if stamp != relation.stamp:
+            if stamp != creation.relation.stamp:
                 raise SchemaChanged
             mark = SnapshotMark.parse(seen or "", parse_lsn(lsn or ""))
             if await placed(mark):
+                self.transactions += 1
                 return
             # A commit that the stream already had is not visible yet: it will be in a moment.
             await session.query("ROLLBACK")
             await asyncio.sleep(0.05)
         raise snapshot_failed("A transaction that is replicated already does not become visible; is a standby stuck?")
 
-    async def _copy(self, shape: Shape, relation: Relation, session: Session, file: _File) -> tuple[bytes, list[int]]:
-        """Fill the file, and end the transaction.
-
-        The rows themselves, if they are few; else nothing. If they came all at once they are not in the file yet, nor
-        are the chunk ends within them known to readers: both come together with the last line.
-        """
-        loop = asyncio.get_running_loop()
-        snapshot = shape.snapshot
-        timed_out: list[asyncio.Future[None]] = []
-        watchdog = loop.call_later(
-            FIRST_ROW_SECONDS, lambda: timed_out.append(asyncio.ensure_future(session.cancel_and_close()))
-        )
-        position = chunk_start = 0
-        kept = b""
-        kept_ends: list[int] = []
+    async def _copy(self, creation: Creation, session: Session) -> None:
+        """Fill the snapshot, and end the transaction."""
+        definition = creation.shape.definition
+        watch = _Watch(session)
         try:
-            fields = header_fields(shape.definition, shape.handle)
-            await session.start_copy(copy_statement(shape.definition, relation, fields) + "; ROLLBACK")
-            async for rows in session.copy_blocks(BLOCK_BYTES):
-                watchdog.cancel()
-                if not shape.alive:
-                    raise SchemaChanged
-                data = rows[0] if len(rows) == 1 else b"".join(rows)
-                ends = split_chunks(rows, position, chunk_start, self._threshold)
-                if session.copied and not position and len(data) <= SMALL_BYTES:
-                    kept, kept_ends = data, ends
-                    continue  # that was all
-                if len(data) <= SMALL_BYTES:
-                    file.write(data, position)
-                else:
-                    await loop.run_in_executor(None, file.write, data, position)
-                position += len(data)
-                kept = kept + data if position <= SMALL_BYTES else b""
-                chunk_start = ends[-1] if ends else chunk_start
-                snapshot.advance(position, ends)
-            return kept, kept_ends
-        except (ConnectionLost, PostgresError):
-            if timed_out:
-                raise snapshot_failed(
-                    "Snapshot query took too long to return data"
-                    f" (cancelled after {FIRST_ROW_SECONDS * 1000:.0f}ms); check the query's plan and the load"
-                ) from None
-            raise
+            fields = header_fields(definition, creation.shape.handle)
+            watch.expect()
+            await session.start_copy(copy_statement(definition, creation.relation, fields) + "; ROLLBACK")
+            await self._fill(creation, session, watch)
+            await session.end_copies()
+        except (ConnectionLost, PostgresError) as error:
+            raise watch.reason(error) from None
         finally:
-            watchdog.cancel()
+            watch.stop()
 
-    async def _finish(self, shape: Shape, file: _File, kept: bytes, ends: list[int]) -> None:
-        """The last line, and durability: of a small snapshot through the write-ahead log, of others by fdatasync."""
-        loop = asyncio.get_running_loop()
-        snapshot = shape.snapshot
-        assert snapshot.mark is not None
-        line = snapshot.mark.control_line()
-        written = snapshot.length
-        small = written in (0, len(kept))
-        if written:
-            file.write(line, written)
-        if not shape.alive:
-            raise SchemaChanged
-        rows = kept + line
-        length = written + len(line) if written else len(rows)
-        if not written:
-            self._store.keep_snapshot(shape, rows)
-        snapshot.advance(length, [*ends, length], complete=True)
-        if not small:
-            await loop.run_in_executor(None, file.sync)
-        durable: asyncio.Future[None] = loop.create_future()
-        if shape.alive:
-            done = lambda: None if durable.done() else durable.set_result(None)  # noqa: E731
-            self._store.complete_snapshot(shape, rows if small else None, done)
-            await durable
+
+class _Watch(Watch):
+    """Ends a session from which no row comes."""
+
+    __slots__ = ("_ending", "_session")
+
+    def __init__(self, session: Session, on_late: Callable[[], None] = lambda: None) -> None:
+        super().__init__(FIRST_ROW_SECONDS, self._give_up, on_late)
+        self._session = session
+        self._ending: asyncio.Future[None] | None = None
+
+    def _give_up(self) -> None:
+        self._ending = asyncio.ensure_future(self._session.cancel_and_close())
+
+    def reason(self, error: Exception) -> Exception:
+        """Why the session ended, which itself says `error`."""
+        if self._ending is None:
+            return error
+        return snapshot_failed(
+            "Snapshot query took too long to return data"
+            f" (cancelled after {FIRST_ROW_SECONDS * 1000:.0f}ms); check the query's plan and the load"
+        )
+
+
+def _shares(definition: Definition) -> bool:
+    """Whether the shape may share its transaction with others of its table."""
+    if definition.partitioned or definition.changes_only:
+        return False
+    where = definition.where
+    return where is None or (not where.subqueries and len(where.sql) <= SHARED_CHARACTERS)
 
 
 async def _tree(root: int, session: Session) -> Tree:
     return trees_of([root], await session.query(trees_query([root])))[root]
-
-
-class _File:
-    """A snapshot's file, made when something is written: most snapshots are small and come all at once."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._fd = -1
-
-    def write(self, data: bytes, offset: int) -> None:
-        if self._fd < 0:
-            self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        view = memoryview(data)
-        while view:
-            written = os.pwrite(self._fd, view, offset)
-            offset += written
-            view = view[written:]
-
-    def sync(self) -> None:
-        os.fdatasync(self._fd)
-
-    def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)

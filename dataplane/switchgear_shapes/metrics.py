@@ -124,6 +124,7 @@ class Metrics:
         gauge("switchgear_snapshots_running", "Shapes being created", lambda: creator.running)
         gauge("switchgear_snapshots_total", "Shapes created", lambda: creator.created)
         gauge("switchgear_snapshots_failed_total", "Creations that failed", lambda: creator.failed)
+        gauge("switchgear_snapshots_transactions_total", "Transactions for them", lambda: creator.transactions)
         gauge("switchgear_snapshots_seconds_total", "Time in creations", lambda: creator.seconds)
 
     def watch_routing(self, store: Store, router: Router[Shape]) -> None:

@@ -32,6 +32,7 @@ from switchgear_shapes.stack import Stack
 from switchgear_shapes.subqueries.queries import header_fields
 from switchgear_shapes.subset_query import TableChanged
 from switchgear_shapes.subset_request import from_body
+from switchgear_shapes.together import TOGETHER
 from switchgear_shapes.turns import Turns
 from switchgear_wire import AnyResponse, BodyTooLarge, ClientGone, Deferred, Request, Response, StreamResponse
 from switchgear_wire.query import parse_query
@@ -69,7 +70,7 @@ class ShapeApi:
         self._settings = stack.settings
         self._secret = None if self._settings.secret is None else self._settings.secret.encode()
         self._resolver = Resolver(stack)
-        self._turns = Turns(self._settings.db_pool_size)
+        self._turns = Turns(max(self._settings.db_pool_size, 2 * TOGETHER))
         self.admission = Admission(*self._settings.max_concurrent)
 
     def handle(self, request: Request) -> Answer:

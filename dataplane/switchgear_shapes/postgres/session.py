@@ -169,16 +169,28 @@ class Session:
 
     async def start_copy(self, sql: str) -> None:
         """Run a statement that begins COPY OUT or COPY BOTH. Raises PostgresError, ConnectionLost."""
-        result = await self._run(sql)
-        if result is None or result.status not in _COPY_STATES:
-            self.close()
-            raise ConnectionLost("the server did not begin the copy")
+        self._begun(await self._run(sql))
 
-    async def copy_blocks(self, block_bytes: int) -> AsyncIterator[list[bytes]]:
+    async def next_copy(self) -> None:
+        """The next COPY OUT of the statements that `start_copy` sent, after the rows of the one before.
+
+        Raises PostgresError, when it is this one that failed, and ConnectionLost.
+        """
+        self._begun(await self._last_result())
+
+    async def end_copies(self) -> None:
+        """What follows the last COPY in its message. Raises PostgresError, ConnectionLost."""
+        result = await self._last_result()
+        if result is not None and result.status in _COPY_STATES:
+            self.close()
+            raise ConnectionLost("the server began another copy")
+
+    async def copy_blocks(self, block_bytes: int, *, more: bool = False) -> AsyncIterator[list[bytes]]:
         """The data of COPY OUT: lists of rows, about `block_bytes` each, as fast as the consumer takes them.
 
         The first block comes with the first bytes, later ones at least every BLOCK_SECONDS; `copied` is set before the
-        last one. Raises PostgresError, ConnectionLost.
+        last one. With `more`, what comes behind this COPY is left to `next_copy` and `end_copies`. Raises
+        PostgresError, ConnectionLost.
         """
         get = self._pg.get_copy_data
         time = self._loop.time
@@ -212,7 +224,7 @@ class Session:
                     await self._received()
                 empty += 1
             else:
-                await self._last_result()
+                await (self._copy_result() if more else self._last_result())
                 self.copied = True
                 if rows:
                     yield rows
@@ -281,6 +293,21 @@ class Session:
         except psycopg.Error as error:
             raise self._lost(error) from None
         return await self._last_result()
+
+    def _begun(self, result: pq.abc.PGresult | None) -> None:
+        if result is None or result.status not in _COPY_STATES:
+            self.close()
+            raise ConnectionLost("the server did not begin the copy")
+
+    async def _copy_result(self) -> None:
+        """How the COPY went whose rows are all here; nothing of what follows it."""
+        while self._pg.is_busy():
+            await self._received()
+        result = self._pg.get_result()
+        if result is None or result.status != pq.ExecStatus.COMMAND_OK:
+            failed = None if result is None else _error(result)
+            await self._last_result()  # raises if the connection is lost
+            raise failed or self._lost(ConnectionLost("the copy has no result"))
 
     async def _last_result(self) -> pq.abc.PGresult | None:
         pg = self._pg

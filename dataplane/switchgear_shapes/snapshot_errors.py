@@ -1,0 +1,60 @@
+"""What clients are told when a shape cannot be made."""
+
+from __future__ import annotations
+
+import logging
+
+from switchgear_shapes.errors import ShapeError, database_unreachable, invalid, snapshot_failed
+from switchgear_shapes.log.shape import Shape
+from switchgear_shapes.log.wal import is_full
+from switchgear_shapes.postgres.pool import PoolTimeout
+from switchgear_shapes.postgres.session import ConnectionLost, PostgresError
+from switchgear_shapes.subqueries.follower import Broken
+
+log = logging.getLogger("switchgear.shapes.creation")
+
+_INSUFFICIENT_PRIVILEGE = "42501"
+_LOCK_NOT_AVAILABLE = "55P03"
+_DATA_EXCEPTION = "22"
+"""A class of codes, such as a division by zero."""
+_GONE = frozenset({"42P01", "3F000", "42703"})
+
+
+class SchemaChanged(Exception):
+    """The table is no longer what the definition was made for, or the shape was dropped meanwhile."""
+
+
+def must_refetch() -> ShapeError:
+    """The shape cannot be made as it was asked for; the client asks again."""
+    return ShapeError(409, {})
+
+
+def disk_full() -> ShapeError:
+    return snapshot_failed("Unable to create initial snapshot: the disk of the sync server is full")
+
+
+def failure_of(shape: Shape, error: Exception) -> ShapeError:
+    """The answer to whoever waits for the shape whose creation ended with `error`."""
+    if shape.snapshot.failure is not None:
+        return shape.snapshot.failure
+    if isinstance(error, ShapeError):
+        return error
+    if isinstance(error, SchemaChanged | Broken):
+        return must_refetch()
+    if isinstance(error, PoolTimeout):
+        return snapshot_failed("Timed out while waiting for a database connection to create the snapshot")
+    if isinstance(error, ConnectionLost):
+        return database_unreachable()
+    if isinstance(error, PostgresError):
+        if error.sqlstate == _INSUFFICIENT_PRIVILEGE:
+            return snapshot_failed(f"Unable to create initial snapshot: {error.message}")
+        if error.sqlstate == _LOCK_NOT_AVAILABLE:
+            return snapshot_failed("Unable to create initial snapshot: the table is locked by another transaction")
+        if error.sqlstate in _GONE:
+            return must_refetch()
+        if error.sqlstate[:2] == _DATA_EXCEPTION and shape.definition.where is not None:
+            return invalid("where", f"Postgres cannot evaluate it for every row (SQLSTATE {error.sqlstate})")
+    if isinstance(error, OSError) and is_full(error):
+        return disk_full()
+    log.error("cannot create shape %s", shape.handle, exc_info=error)
+    return ShapeError(500, {"message": "Unexpected error while creating snapshot"})

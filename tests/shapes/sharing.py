@@ -1,0 +1,33 @@
+"""The server, with up to 16 shapes of a table in one transaction from the beginning, however slow or quick they are.
+
+Two transactions of one shape each come first; while they run the others wait for company.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from switchgear_shapes import together
+from switchgear_shapes.__main__ import main
+from switchgear_shapes.together import TOGETHER, Line
+
+
+class Steady(Line[object]):
+    """Its limit does not change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.limit = TOGETHER
+
+    def ended(self, number: int, ticks: int) -> None:
+        self.running -= 1
+
+    def let_go(self) -> None:
+        self.running -= 1
+
+
+if __name__ == "__main__":
+    from switchgear_shapes import creation
+
+    together.Line = creation.Line = Steady  # type: ignore[misc, assignment, attr-defined]
+    sys.exit(main())
