@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 MAX_LENGTH = 63
 _UNQUOTED = re.compile(r"[^\W\d][\w$]*")
@@ -48,6 +49,7 @@ def parse_identifier(text: str) -> str:
     return name
 
 
+@lru_cache(maxsize=256)
 def parse_relation(text: str) -> tuple[str, str]:
     """`table` or `schema.table` → (schema, table). Raises BadIdentifier."""
     parts = split_quoted(text, ".")

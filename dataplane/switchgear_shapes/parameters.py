@@ -15,24 +15,30 @@ _SUBSET = "subset__"
 class Query:
     """The parameters of one request: plain `values`, and `maps` of those that may have brackets."""
 
-    __slots__ = ("maps", "nested", "values")
+    __slots__ = ("maps", "nested", "subset_names", "values")
 
     def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
         self.values: dict[str, str] = {}
         self.maps: dict[str, dict[str, str]] = {}
         self.nested: set[str] = set()
         """Names that were given with brackets which mean nothing here."""
+        self.subset_names: set[str] = set()
+        """The names of the subset parameters that were given, without their prefix."""
         for name, value in pairs:
             if "[" in name:
                 self._bracketed(name, value)
             else:
                 self.values[name] = value
+                if name.startswith(_SUBSET):
+                    self.subset_names.add(name[len(_SUBSET) :])
 
     def _bracketed(self, name: str, value: str) -> None:
         root, _, rest = name.partition("[")
         keys = rest.removesuffix("]").split("][") if rest.endswith("]") else [rest]
         if root == "subset":
             root, keys = _SUBSET + keys[0], keys[1:]
+        if root.startswith(_SUBSET):
+            self.subset_names.add(root[len(_SUBSET) :])
             if not keys:
                 self.values[root] = value
                 return
@@ -40,16 +46,6 @@ class Query:
             self.maps.setdefault(root, {})[keys[0]] = value
         else:
             self.nested.add(root)
-
-    @property
-    def subset_names(self) -> set[str]:
-        """The names of the subset parameters that were given, without their prefix."""
-        return {
-            name[len(_SUBSET) :]
-            for names in (self.values, self.maps, self.nested)
-            for name in names
-            if name.startswith(_SUBSET)
-        }
 
 
 def numbered(given: Mapping[str, str]) -> tuple[str, ...]:

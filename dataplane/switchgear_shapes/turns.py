@@ -19,7 +19,9 @@ class Turns:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.taken = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()
+        """Since when, and who: the longest first."""
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def waiting(self) -> int:
@@ -32,21 +34,31 @@ class Turns:
             return
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
-        self._waiting.append(turn)
-        timer = loop.call_later(PATIENCE_SECONDS, self._grant, turn)
+        self._waiting.append((loop.time(), turn))
+        if self._timer is None:
+            self._timer = loop.call_later(PATIENCE_SECONDS, self._impatient)
         try:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
                 self.leave()
             raise
-        finally:
-            timer.cancel()
 
     def leave(self) -> None:
         self.taken -= 1
         while self._waiting and self.taken < self.limit:
-            self._grant(self._waiting.popleft())
+            self._grant(self._waiting.popleft()[1])
+
+    def _impatient(self) -> None:
+        """Those that have waited long enough go on; one timer for all who wait."""
+        self._timer = None
+        loop = asyncio.get_running_loop()
+        while self._waiting:
+            due = self._waiting[0][0] + PATIENCE_SECONDS
+            if due > loop.time():
+                self._timer = loop.call_at(due, self._impatient)
+                return
+            self._grant(self._waiting.popleft()[1])
 
     def _grant(self, turn: asyncio.Future[None]) -> None:
         if not turn.done():

@@ -1,18 +1,19 @@
 """The server, with up to 16 shapes of a table in one transaction from the beginning, however slow or quick they are.
 
-Two transactions of one shape each come first; while they run the others wait for company.
+Two transactions of one shape each come first; while they run the others wait for company. Both may wait long for a
+lock, by which tests hold them back.
 """
 
 from __future__ import annotations
 
 import sys
 
-from switchgear_shapes import together
+from switchgear_shapes import creation
 from switchgear_shapes.__main__ import main
 from switchgear_shapes.together import TOGETHER, Line
 
 
-class Steady(Line[object]):
+class Steady(Line[creation.Creation]):
     """Its limit does not change."""
 
     def __init__(self) -> None:
@@ -27,7 +28,7 @@ class Steady(Line[object]):
 
 
 if __name__ == "__main__":
-    from switchgear_shapes import creation
-
-    together.Line = creation.Line = Steady  # type: ignore[misc, assignment, attr-defined]
+    creation.Line = Steady  # type: ignore[attr-defined]
+    creation.LOCK_SECONDS = 60
+    creation.MARK_SECONDS = 70.0
     sys.exit(main())

@@ -110,9 +110,10 @@ def drop_record(shape: int) -> bytes:
     return record(DROP, shape.to_bytes(4, "little"))
 
 
-def rows_record(shape: int, data: bytes) -> bytes:
-    """All bytes of a small snapshot."""
-    return record(ROWS, shape.to_bytes(4, "little") + data)
+def small_snapshot_records(shape: int, data: bytes, snapshot: object) -> bytes:
+    """All bytes of a small snapshot, and that it is complete."""
+    rows = (_RECORD.pack(ROWS, 4 + len(data)), shape.to_bytes(4, "little"), data)
+    return b"".join((*rows, json_record(SNAPSHOT, snapshot)))
 
 
 def progress_record(lsn: int) -> bytes:

@@ -177,7 +177,7 @@ class Store(Registry):
         )
         shape.last_read = time.monotonic()  # it is made for somebody
         self._add(shape)
-        self._wal.append(frames.json_record(frames.CREATE, shape.to_json()))
+        self._wal.append(frames.json_record(frames.CREATE, shape.to_json()), wake=False)
         return shape
 
     def keep_snapshot(self, shape: Shape, rows: bytes) -> None:
@@ -189,12 +189,13 @@ class Store(Registry):
 
         `rows` are all its bytes; without them the file must be synced already.
         """
-        if rows is not None:
-            self._wal.append(frames.rows_record(shape.id, rows))
         mark = shape.snapshot.mark
         assert mark is not None
         body = {"id": shape.id, "chunks": shape.snapshot.chunk_ends, "mark": mark.to_json()}
-        self._wal.append(frames.json_record(frames.SNAPSHOT, body), callback)
+        if rows is None:
+            self._wal.append(frames.json_record(frames.SNAPSHOT, body), callback)
+        else:
+            self._wal.append(frames.small_snapshot_records(shape.id, rows, body), callback)
 
     def drop(self, shape: Shape, reason: str, callback: Callable[[], None] | None = None) -> None:
         """End a shape: gone for readers now, for recovery when the record is durable (`callback`)."""

@@ -26,6 +26,7 @@ PREALLOCATE = 4 * 1024 * 1024
 """Space is claimed in these steps, so that most syncs need not change the file's metadata."""
 MAX_FRAME = 32 * 1024 * 1024
 EXIT_STORAGE_FAILED = 74
+LAZY_BYTES = 1024 * 1024
 ROOM_SECONDS = 0.5
 """How often a full disk is tried again."""
 
@@ -81,12 +82,16 @@ class Wal:
         self._thread = threading.Thread(target=self._run, name="wal", daemon=True)
         self._thread.start()
 
-    def append(self, record: bytes, callback: Callback | None = None) -> None:
-        """Queue a record; `callback` runs once it is durable."""
+    def append(self, record: bytes, callback: Callback | None = None, *, wake: bool = True) -> None:
+        """Queue a record; `callback` runs once it is durable.
+
+        Without `wake` it goes with the next one: for what means nothing without another record, which will follow.
+        """
         with self._condition:
             self._queue.append((record, callback))
             self.pending_bytes += len(record)
-            self._condition.notify()
+            if wake or self.pending_bytes > LAZY_BYTES:
+                self._condition.notify()
 
     def rotate(self, callback: Callback) -> None:
         """Begin a new segment behind everything appended so far.
