@@ -51,7 +51,9 @@ class Filling:
             if not shape.alive:
                 raise SchemaChanged
             data = rows[0] if len(rows) == 1 else b"".join(rows)
-            ends = split_chunks(rows, self._position, chunk_start, self._threshold)
+            ends: list[int] = []
+            if self._position + len(data) - chunk_start >= self._threshold:
+                ends = split_chunks(rows, self._position, chunk_start, self._threshold)
             small = len(data) <= SMALL_BYTES
             if small and not self._position and session.copied:
                 self._kept, self._ends = data, ends

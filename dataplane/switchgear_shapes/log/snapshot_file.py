@@ -86,9 +86,6 @@ def _settle(future: asyncio.Future[bool], woken: bool) -> None:
 
 def split_chunks(rows: list[bytes], start: int, chunk_start: int, threshold: int) -> list[int]:
     """Chunk ends within `rows`, which begin at byte `start`: the row that reaches the threshold ends its chunk."""
-    total = sum(map(len, rows))
-    if start + total - chunk_start < threshold:
-        return []
     ends = []
     position = start
     for row in rows:

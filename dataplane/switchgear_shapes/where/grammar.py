@@ -69,7 +69,7 @@ def _library() -> ctypes.CDLL:
 def _statements(sql: str, encoded: bytes) -> list[Tree]:
     if "\0" in sql:
         raise WhereError("invalid byte sequence: the text has a NUL character")
-    if sum(1 for _ in _OPERATORS.finditer(sql)) > MAX_OPERATORS:
+    if len(sql) > MAX_OPERATORS and sum(1 for _ in _OPERATORS.finditer(sql)) > MAX_OPERATORS:
         raise WhereError(f"the text has more than {MAX_OPERATORS} operators")
     library = _library()
     result = library.pg_query_parse(encoded)

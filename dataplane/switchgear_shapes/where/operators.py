@@ -7,6 +7,7 @@ in which every argument has its type written out, means the same there.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from switchgear_shapes.where import arithmetic
@@ -58,6 +59,7 @@ def known(name: str) -> bool:
     return name in _TABLE
 
 
+@lru_cache(maxsize=4096)
 def choose(name: str, args: tuple[Type, ...]) -> Signature | None:
     """The operator for arguments of these types by Postgres' rules; None if there is none, or more than one."""
     return select(_TABLE.get(name, []), args)
