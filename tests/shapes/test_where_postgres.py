@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import psycopg
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from switchgear_shapes.where import moments, times
+from switchgear_shapes.where import types as t
 from switchgear_shapes.where.parse import WhereError, parse_where
 from tests.shapes.where_expressions import bare_document_casts, conditions
-from tests.shapes.where_support import Table, agrees
+from tests.shapes.where_support import VALUES, Table, agrees
 from tests.support.postgres import Postgres, create_database, drop_database
 
 pytestmark = pytest.mark.pg
@@ -86,12 +89,53 @@ FOUND = [
     # An infinite difference is an error before 17.
     "timestamp1 - timestamp2 > '1 day' OR justify_interval(timestamptz1 - timestamptz2) < '0'",
     # The later of two equal keys counts in ->, and the last that gets to the end of a path in #>.
-    "json1 ->> 'a' = '{\"b\" : 2}' OR json1 #>> '{a,b}' = '1' OR json1 ->> 'n' IS NULL",
+    "json2 ->> 'a' = '{\"b\" : 2}' OR json2 #>> '{a,b}' = '1' OR json2 ->> 'n' IS NULL",
 ]
 
 
 def test_agrees_on_what_was_found(table: Table) -> None:
     assert check(table, FOUND) == len(FOUND)
+
+
+SPANS = [*VALUES["interval"], "17 mons", "-1 mon 1 day -1 second", "1 mon 15 days 12:00:00.000005", "P999Y9999DT99H"]
+SPANS += [
+    "1 mon -1 hour",
+    "-1 mon 40 days",
+    "29 days 25:00",
+    "-29 days -25:00",
+    "1 mon -31 days 1 hour",
+    "2 mons -1 sec",
+]
+
+
+def test_intervals_are_justified_alike(table: Table) -> None:
+    """Compared as text: what equals an interval need not look like it."""
+    for name in ("justify_interval", "justify_days", "justify_hours"):
+        query = f"SELECT {name}(x::interval)::text FROM unnest(%s::text[]) WITH ORDINALITY u(x, n) ORDER BY n"
+        theirs = [row[0] for row in table.connection.execute(query.encode(), [SPANS])]
+        justify = getattr(moments, name)
+        assert [moments.print_interval(justify(moments.read_interval(span))) for span in SPANS] == theirs
+
+
+def test_multiples_of_intervals(table: Table) -> None:
+    """Those of constants are computed here, once, with all their roundings."""
+    factors = [1.5, -2.5, 0.1, 1 / 3, 7.0, 12.34567, 1e-7, -0.0, 1e6, 2.0**31, 1e300]
+    cases = [(span, factor, sign) for span in SPANS for factor in factors for sign in "*/"]
+    for span, factor, sign in cases:
+        try:
+            row = table.connection.execute(
+                f"SELECT (%s::text::interval {sign} %s::float8)::text".encode(), [span, factor]
+            ).fetchone()
+            assert row is not None
+            theirs = row[0]
+        except psycopg.DataError:
+            theirs = None
+        scale = times.function(sign, (t.INTERVAL, t.FLOAT8), "")
+        try:
+            ours = moments.print_interval(scale(moments.read_interval(span), factor))
+        except (ValueError, ArithmeticError):
+            ours = None
+        assert ours == theirs, (span, sign, factor)
 
 
 @settings(BATCHES, max_examples=5)

@@ -202,12 +202,13 @@ def json_tests(draw: st.DrawFn) -> str:
 def raw_json_tests(draw: st.DrawFn) -> str:
     """json, whose text stays as it was written."""
     made = draw(columns("json"))
-    for _ in range(draw(st.integers(0, 2))):
-        key = draw(_KEYS.map(quoted) | _INDEXES.map(str) | columns("text") | columns("int4"))
+    common = st.sampled_from(["'a'", "'b'", "'n'", "'status'"])
+    for _ in range(draw(st.sampled_from([0, 0, 0, 1, 2]))):
+        key = draw(common | _KEYS.map(quoted) | _INDEXES.map(str) | columns("text") | columns("int4"))
         made = f"({made} -> {key})"
     match draw(st.integers(0, 6)):
         case 0 | 1:
-            made = f"{made} ->> {draw(_KEYS.map(quoted) | _INDEXES.map(str))}"
+            made = f"{made} ->> {draw(common | common | _KEYS.map(quoted) | _INDEXES.map(str))}"
         case 2 | 3:
             made = f"{made} {draw(st.sampled_from(['#>>', '#>']))} {quoted(draw(_PATHS))}"
         case 4:
@@ -216,14 +217,19 @@ def raw_json_tests(draw: st.DrawFn) -> str:
             return f"json_typeof({made}) IN ('object', 'array', 'null')"
         case _:
             return f"json_array_length({made}) >= {draw(_INDEXES)}"
-    texts = st.sampled_from(["a", "b", "5", "1.00", "", "[ ]", "[1, 1.0]", "1.0e1", '{ "b" : 2}']).map(quoted)
-    return f"({made}){draw(st.sampled_from(['', '::text']))} {draw(st.sampled_from(['IS NULL', '= ' + draw(texts)]))}"
+    texts = st.sampled_from(
+        ["a", "b", "5", "1", "2", "1.00", "", "[ ]", "[1, 1.0]", "1.0e1", '{ "b" : 2}', '{"b" : 2}', '{"c":[1,2]}']
+    )
+    listed = ", ".join(draw(st.lists(texts.map(quoted), min_size=2, max_size=8)))
+    return f"({made}){draw(st.sampled_from(['', '::text']))} {draw(st.sampled_from(['IS NULL', f'IN ({listed})']))}"
 
 
 @st.composite
 def document_functions(draw: st.DrawFn, null: str = "NULLIF({}, 'null')") -> str:
     """What is made of a jsonb; of `null` a version of Postgres makes an error, unless it is taken out before."""
-    document = draw(documents())
+    shallow = st.sampled_from(["jsonb1", "jsonb2", "json1::jsonb", "json2::jsonb", "text1::jsonb"])
+    member = st.tuples(shallow, st.sampled_from(["a", "n", "b"])).map(lambda x: f"({x[0]} -> '{x[1]}')")
+    document = draw(documents() | shallow | member | member)
     match draw(st.integers(0, 4)):
         case 0:
             kinds = draw(
@@ -235,12 +241,12 @@ def document_functions(draw: st.DrawFn, null: str = "NULLIF({}, 'null')") -> str
         case 2:
             return f"jsonb_extract_path_text({document}, {quoted(draw(_KEYS))}) = {draw(operands('text'))}"
         case _:
-            kind = draw(
-                st.sampled_from(["int2", "int4", "int8", "numeric", "float4", "float8", "bool", "numeric(4,1)"])
-            )
+            kinds = ["int2", "int4", "int8", "numeric", "float4", "float8", "bool", "bool", "numeric(4,1)"]
+            kind = draw(st.sampled_from(kinds))
             plain = kind.partition("(")[0]
             compare = draw(st.sampled_from(COMPARISONS))
-            tested = draw(st.sampled_from(["IS NULL", f"{compare} {draw(operands(plain))}"]))
+            common = "true" if plain == "bool" else draw(st.sampled_from(["0", "1", "2"]))
+            tested = draw(st.sampled_from(["IS NULL", f"{compare} {draw(operands(plain))}", f"{compare} {common}"]))
             return f"{null.format(document)}::{kind} {tested}"
 
 
@@ -258,6 +264,10 @@ def sized_casts(draw: st.DrawFn) -> str:
     kind = draw(st.sampled_from(_SIZED))
     plain = {"char": "bpchar", "varchar": "text"}.get(kind.partition("(")[0], kind.partition("(")[0])
     source = draw(st.sampled_from([plain, "text", "bpchar", "int4", "numeric", "timestamp"]))
+    if kind.startswith(("char", "bpchar")) and draw(st.booleans()):  # where the blanks at the end can be seen
+        return (
+            f"{draw(columns(source))}::{kind} LIKE {quoted(draw(st.sampled_from(['_', '%_ ', '_______', 'a %', '%'])))}"
+        )
     compare = draw(st.sampled_from(COMPARISONS))
     return f"{draw(columns(source))}::{kind} {compare} {draw(operands(plain))}"
 
@@ -272,6 +282,9 @@ def spans(draw: st.DrawFn) -> str:
         case 0 | 1:
             difference = f"{draw(columns(kind))} - {draw(operands(kind))}"
             call = draw(st.sampled_from(["{}", "justify_interval({})", "justify_days({})"]))
+            if draw(st.booleans()):  # what equals it need not look like it
+                months = draw(st.sampled_from(["P%M%", "P%D%", "P%D", "%-%", "PT%"]))
+                return f"({call.format(difference)})::text LIKE '{months}'"
             return f"({call.format(difference)}) {compare} {interval}"
         case 2:
             factor = draw(st.sampled_from(["2", "0", "-3", "7::float8", "int41", "int22", "1000000"]))
