@@ -21,7 +21,7 @@ from switchgear_shapes.stack import Stack
 from switchgear_shapes.subset_query import INVALID_ENUM, SubsetQuery
 from switchgear_shapes.subset_request import subset_error
 from switchgear_shapes.where.expression import Where
-from switchgear_shapes.where.parse import WhereError, parse_where, tables_of
+from switchgear_shapes.where.parse import WhereError, is_quick, parse_where, tables_of
 from switchgear_shapes.where.subset import never_fails, parse_order_by, parse_subset_where
 
 READY_SECONDS = 5.0
@@ -29,8 +29,6 @@ READY_SECONDS = 5.0
 REMEMBERED = 100_000
 REMEMBERED_CHARACTERS = 32_000_000
 """How many parameters, and how much text of theirs, are remembered; the least recently used ones go first."""
-LONG_CHARACTERS = 1000
-"""Clauses from this length on are parsed in a thread: the longest ones take half a second."""
 
 
 class Resolver:
@@ -95,7 +93,10 @@ class Resolver:
             relations = await self._relations(text) if _reads_others(params) else {}
             values = dict(enumerate(params.values, 1))
             stored = self._stack.stored_generated
-            where = await _aside(text, lambda: parse_where(text, relation, values, relations, stored_generated=stored))
+            where = await _aside(
+                (text, *values.values()),
+                lambda: parse_where(text, relation, values, relations, stored_generated=stored),
+            )
         except WhereError as error:
             raise errors.invalid(error.field, error.message) from None
         return where
@@ -121,7 +122,9 @@ class Resolver:
             if subset.where is not None:
                 values = dict(enumerate(subset.params, 1))
                 text = subset.where
-                parsed = await _aside(text, lambda: parse_subset_where(text, relation, values, queryable))
+                parsed = await _aside(
+                    (text, *values.values()), lambda: parse_subset_where(text, relation, values, queryable)
+                )
                 condition = guarded(parsed, definition.where)
             if subset.order_by is not None:
                 order_by = parse_order_by(subset.order_by, relation, queryable)
@@ -199,8 +202,8 @@ def _reads_others(params: ShapeParams) -> bool:
     return params.where is not None and "select" in params.where.lower()
 
 
-async def _aside(text: str, parse: Callable[[], Where]) -> Where:
-    """Parse at once, or if the text is long without keeping others waiting."""
-    if len(text) < LONG_CHARACTERS:
+async def _aside(texts: tuple[str, ...], parse: Callable[[], Where]) -> Where:
+    """Parse at once, or if that may take its time without keeping others waiting."""
+    if is_quick(texts):
         return parse()
     return await asyncio.get_running_loop().run_in_executor(None, parse)

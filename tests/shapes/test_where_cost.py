@@ -5,18 +5,21 @@ What these were like before took minutes or gigabytes, so that a hang of the tes
 
 from __future__ import annotations
 
+import asyncio
 import re
+import threading
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from switchgear_shapes import resolving
 from switchgear_shapes.routing.conditions import conditions
 from switchgear_shapes.where import like
 from switchgear_shapes.where.evaluate import predicate
-from switchgear_shapes.where.expression import Const
-from switchgear_shapes.where.parse import WhereError, parse_where
-from tests.shapes.test_where_messages import ITEMS
+from switchgear_shapes.where.expression import Const, Where
+from switchgear_shapes.where.parse import WhereError, is_quick, parse_where
+from tests.shapes.test_where_messages import ITEMS, TABLES
 
 POSITIONS = {column.name: index for index, column in enumerate(ITEMS.columns)}
 
@@ -92,3 +95,67 @@ def test_a_list_is_indexed_in_time_that_is_linear(clause: str, monkeypatch: pyte
     monkeypatch.setattr(Const, "__hash__", count)
     assert conditions(where.expression)[0].paths is not None
     assert counted < 20 * 900
+
+
+def test_a_bad_pattern_costs_no_more_than_a_good_one() -> None:
+    """Of a row: `%_a` a hundred thousand times, and where its end is reached an escape of nothing."""
+    assert matches("title LIKE code", title="a" * 300_000, code="%_a" * 100_000 + "\\") is None
+    assert matches("title LIKE code", title="a" * 3_000, code="%_" * 300_000 + "\\") is False
+    assert matches("title LIKE code", title="a" * 600_000, code="a" * 300_000 + "%" + "a" * 300_000) is True
+
+
+def test_documents_of_rows_are_read_in_time_that_is_linear() -> None:
+    deep = "[" * 500_000 + "]" * 500_000
+    assert matches("title::jsonb ->> 'a' = 'x'", title=deep) is None
+    assert matches("doc -> 'a' ->> 'b' IS NULL", doc='{"a":' * 100_000 + "1" + "}" * 100_000) is True
+    wide = '{"a": "x", "b": [' + '{"a":1},' * 50_000 + '"\\u0062"]}'
+    assert matches("title::jsonb ->> 'a' = 'x' AND doc ->> 'a' = 'x'", title=wide, doc=wide) is True
+    assert matches("title::jsonb ->> 'a' = 'x'", title='"' * 200_001) is None
+
+
+def test_elements_in_quotes_are_read_in_time_that_is_linear() -> None:
+    assert matches("tags[200000] = 'a b'", tags="{" + ",".join(['"a b"'] * 200_000) + "}") is True
+    assert matches("tags[1] = 'a'", tags='{"' + "\\\\" * 500_000) is None
+
+
+@pytest.mark.parametrize(
+    "clause",
+    [
+        " OR ".join(f"price / {number} = 1" for number in range(2, 600)),
+        " OR ".join(f"title LIKE '%{number}'" for number in range(600)),
+        f"title = concat({','.join(['title'] * 5_000)})",
+        f"id IN (SELECT uid FROM users WHERE {' OR '.join(f'uid + {n} = uid' for n in range(600))})",
+    ],
+    ids=["quotients", "patterns", "arguments", "within a subquery"],
+)
+def test_what_is_computed_for_a_row_has_a_limit(clause: str) -> None:
+    with pytest.raises(WhereError, match="computes more than 1000 values for each row"):
+        parse_where(clause, ITEMS, {}, TABLES)
+
+
+def test_comparisons_with_constants_are_not_counted() -> None:
+    assert parse_where(" OR ".join(f"id = {n} AND big > {n}" for n in range(2_000)), ITEMS)
+    assert parse_where(f"id IN ({','.join(map(str, range(10_000)))}) AND lower(title COLLATE \"C\") = 'x'", ITEMS)
+
+
+SLOW = ["id = 1 OR " * 150 + "done", "price = 1e131071 / 3", "price = 1E1_000", "title = 'x'::char(1000000)"]
+
+
+@pytest.mark.parametrize("text", SLOW)
+def test_what_may_take_long_is_parsed_beside_the_event_loop(text: str) -> None:
+    assert not is_quick([text])
+    assert not is_quick(["title = $1", text])
+    assert is_quick(["id = $1 AND at > '2024-01-01' AND key = $2", "1", "0b1e4a5c-1111-2222-3333-444455556666"])
+
+    async def where_parsed(texts: tuple[str, ...]) -> int:
+        found: list[int] = []
+
+        def parse() -> Where:
+            found.append(threading.get_ident())
+            return parse_where("done", ITEMS)
+
+        await resolving._aside(texts, parse)
+        return found[0]
+
+    assert asyncio.run(where_parsed((text,))) != threading.get_ident()
+    assert asyncio.run(where_parsed(("done",))) == threading.get_ident()

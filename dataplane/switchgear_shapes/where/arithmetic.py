@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from decimal import ROUND_HALF_UP, Context, Decimal
+from decimal import ROUND_DOWN, ROUND_HALF_UP, Context, Decimal
 from typing import Any
 
 from switchgear_shapes.where import times, values
@@ -21,6 +21,7 @@ Signature = tuple[str, tuple[Type, ...], Type]
 _INTEGERS = (t.INT2, t.INT4, t.INT8)
 _WIDE = Context(prec=500_000, Emax=999_999, Emin=-999_999)
 """For what a division has on its way."""
+_FIRST_DIGITS = Context(prec=4, rounding=ROUND_DOWN, Emax=_WIDE.Emax, Emin=_WIDE.Emin)
 _LOOSE = Context(prec=values.EXACT.prec, Emax=values.EXACT.Emax, Emin=values.EXACT.Emin, traps=[])
 
 
@@ -118,7 +119,7 @@ def _leading(value: Decimal) -> tuple[int, int]:
         return 0, 0
     adjusted = value.adjusted()
     weight = adjusted // 4
-    digits = "".join(map(str, value.as_tuple().digits))
+    digits = "".join(map(str, _FIRST_DIGITS.plus(value).as_tuple().digits))
     return weight, int((digits + "0000")[: adjusted - weight * 4 + 1])
 
 

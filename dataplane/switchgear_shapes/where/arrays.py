@@ -14,6 +14,8 @@ MAX_DIMENSIONS = 6
 _BOUNDS = re.compile(r"\s*((?:\[-?\d{1,9}(?::-?\d{1,9})?\])+)\s*=", re.ASCII)
 _BOUND = re.compile(r"\[(?:(-?\d+):)?(-?\d+)\]", re.ASCII)
 _NEEDS_QUOTES = re.compile(r'[\s{}",\\]|^$', re.ASCII)
+_IN_QUOTES = re.compile(r'([^"\\]*(?:\\.[^"\\]*)*)"', re.DOTALL)
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _PLAIN = re.compile(r'[^{}",\\]+')
 _SPACE = " \t\n\r\f\v"
 
@@ -104,18 +106,12 @@ class _Parser:
         text = self._text
         if self._peek() == '"':
             self._at += 1
-            made: list[str] = []
-            while True:
-                char = text[self._at : self._at + 1]
-                self._at += 1
-                if char == '"':
-                    return self._read("".join(made))
-                if char == "\\":
-                    char = text[self._at : self._at + 1]
-                    self._at += 1
-                if not char:
-                    raise ValueError("unexpected end of an array")
-                made.append(char)
+            quoted = _IN_QUOTES.match(text, self._at)
+            if quoted is None:
+                raise ValueError("unexpected end of an array")
+            self._at = quoted.end()
+            written = quoted[1]
+            return self._read(_ESCAPED.sub(r"\1", written) if "\\" in written else written)
         plain = _PLAIN.match(text, self._at)
         if plain is None or text[plain.end() : plain.end() + 1] not in (",", "}"):
             raise ValueError("no array")  # a backslash outside of quotes is for the few who write it: not taken

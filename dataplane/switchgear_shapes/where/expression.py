@@ -146,6 +146,23 @@ class Where:
     subqueries: tuple[Subquery, ...] = ()
 
 
+_COMPARED = frozenset({"=", "<", "<=", ">", ">=", "IS TRUE", "IS FALSE", "IS DISTINCT FROM"})
+
+
+def computed(node: Expression) -> int:
+    """How many values are computed for a row: arguments of calls, but for comparisons of what is there already."""
+    match node:
+        case Call(_, name, args):
+            plain = name in _COMPARED and all(isinstance(arg, Column | Const) for arg in args)
+            return sum(map(computed, args)) + (0 if plain else len(args))
+        case And(args) | Or(args):
+            return sum(map(computed, args))
+        case Not(arg) | IsNull(arg) | InList(arg):
+            return computed(arg)
+        case _:
+            return 0
+
+
 def to_json(where: Where) -> Any:
     """Lists and strings only, for the storage."""
     return [

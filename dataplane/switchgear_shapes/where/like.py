@@ -76,8 +76,10 @@ def _reaching_end(pattern: bytes) -> bytes:
     enough if there was one before.
     """
     cut = pieces(pattern)
-    wild = next((n for n in range(1, len(cut)) if all(part is None for piece in cut[n:] for part in piece)), None)
-    if wild is None:
+    wild = len(cut)
+    while wild > 1 and all(part is None for part in cut[wild - 1]):
+        wild -= 1
+    if wild == len(cut):
         return pattern + b"_%"
     ones = sum(len(piece) for piece in cut[wild:])
     return b"%".join(map(_written, cut[:wild])) + b"_" * max(ones, 1) + b"%"

@@ -8,7 +8,8 @@ Every refusal is a WhereError whose text is for the client.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from switchgear_shapes.identifiers import quote_relation
@@ -16,14 +17,18 @@ from switchgear_shapes.relations import Relation
 from switchgear_shapes.where import types as t
 from switchgear_shapes.where.coercion import Term, column_type
 from switchgear_shapes.where.errors import WhereError, at
-from switchgear_shapes.where.expression import Column, InSubquery, Subquery, Type, Where
+from switchgear_shapes.where.expression import Column, InSubquery, Subquery, Type, Where, computed
 from switchgear_shapes.where.grammar import Tree, names_of, node_of, parse_condition
 from switchgear_shapes.where.render import render
 from switchgear_shapes.where.resolve import Resolver
 
-__all__ = ["WhereError", "parse_where", "tables_of"]
+__all__ = ["WhereError", "is_quick", "parse_where", "tables_of"]
 
 MAX_SUBQUERIES = 100
+MAX_COMPUTED = 1_000
+"""How many values a clause may compute for each row, besides comparing columns with constants."""
+QUICK_CHARACTERS = 1_000
+_LONG_WHEN_WRITTEN_OUT = re.compile(r"[eE][+-]?_?[0-9]_?[0-9]_?[0-9]|[0-9]{4}\s*[,)]")
 _INNER_CLAUSES = frozenset({"targetList", "fromClause", "whereClause", "limitOption", "op"})
 
 
@@ -41,6 +46,15 @@ def tables_of(text: str) -> set[tuple[str, str]]:
                 found.add(_table_name(table))
             stack.extend(node.values())
     return found
+
+
+def is_quick(texts: Iterable[str]) -> bool:
+    """Whether a clause and its parameters are parsed within a few milliseconds: the longest ones take half a second.
+
+    `1e131071` and `char(1000000)` are short only to write.
+    """
+    joined = " ".join(texts)
+    return len(joined) < QUICK_CHARACTERS and _LONG_WHEN_WRITTEN_OUT.search(joined) is None
 
 
 def _table_name(node: Tree) -> tuple[str, str]:
@@ -74,6 +88,7 @@ class _Clause:
         self._relations = relations
         self._stored_generated = stored_generated
         self._count = 0
+        self._computed = 0
 
     def build(self, tree: Tree, relation: Relation) -> Where:
         subqueries: dict[Subquery, int] = {}
@@ -91,6 +106,9 @@ class _Clause:
             subquery=subquery,
         )
         expression = resolver.clause(tree)
+        self._computed += computed(expression)
+        if self._computed > MAX_COMPUTED:
+            raise WhereError(f"the clause computes more than {MAX_COMPUTED} values for each row; compare columns")
         known = tuple(subqueries)
         return Where(expression, render(expression, known), frozenset(resolver.columns), known)
 

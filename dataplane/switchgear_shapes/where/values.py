@@ -205,7 +205,7 @@ def read_name(text: str) -> bytes:
     return encoded
 
 
-def read_document(text: str, max_depth: int | None = None) -> bytes:
+def read_document(text: str, max_depth: int = json_input.MAX_DEPTH) -> bytes:
     """A jsonb, as Postgres prints it."""
     return json_input.read_jsonb(text, lambda number: print_numeric(read_numeric(number)), max_depth)
 
