@@ -314,7 +314,7 @@ class Ingest:
 
     def _row(self, table: Table[Shape], data: bytes, start: int, oid: int, op: int) -> None:
         relation = self._relations.get(oid)
-        if relation is not table.relation:
+        if relation is not table.relation or relation is None:
             if relation is None:
                 raise ProtocolViolation(f"a row of relation {oid} came before its description")
             table.fit(relation)

@@ -1,0 +1,247 @@
+"""Each `ELECTRIC_*` variable does what it says, over a running server; those that mean nothing here say so."""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from switchgear_shapes import settings
+from switchgear_shapes.postgres.conninfo import PREFER_IPV6
+from switchgear_shapes.settings import SettingsError, load
+from tests.shapes.server import Client, ShapesServer, one_version
+from tests.support.postgres import Database
+
+MINIMAL = {"DATABASE_URL": "postgresql://a@b/c", "ELECTRIC_INSECURE": "true"}
+# Every variable of Electric 1.7.12 that this server reads, and the test that sees it at work (here, unless named).
+SEEN = {
+    "DATABASE_URL": "everywhere",
+    "SWITCHGEAR_HOST": "test_start",
+    "ELECTRIC_PORT": "test_start",
+    "ELECTRIC_PROMETHEUS_PORT": "test_start",
+    "ELECTRIC_LISTEN_ON_IPV6": "test_it_listens_on_ipv6",
+    "ELECTRIC_STORAGE_DIR": "test_start",
+    "ELECTRIC_REPLICATION_STREAM_ID": "test_start",
+    "ELECTRIC_INSTANCE_ID": "test_a_temporary_slot_of_a_random_name",
+    "ELECTRIC_DB_POOL_SIZE": "test_the_pool_bounds_connections",
+    "ELECTRIC_MANUAL_TABLE_PUBLISHING": "test_start",
+    "CLEANUP_REPLICATION_SLOTS_ON_SHUTDOWN": "test_a_temporary_slot_of_a_random_name",
+    "ELECTRIC_TEMPORARY_REPLICATION_SLOT_USE_RANDOM_NAME": "test_a_temporary_slot_of_a_random_name",
+    "ELECTRIC_SHAPE_CHUNK_BYTES_THRESHOLD": "test_protocol",
+    "ELECTRIC_CACHE_MAX_AGE": "test_ages_and_idle_connections",
+    "ELECTRIC_CACHE_STALE_AGE": "test_ages_and_idle_connections",
+    "ELECTRIC_SUBQUERY_BUFFER_MAX_TRANSACTIONS": "test_what_is_read_by_libpq_or_by_one_part",
+    "ELECTRIC_LONG_POLL_TIMEOUT": "test_live",
+    "SWITCHGEAR_SSE_TIMEOUT": "test_live",
+    "SWITCHGEAR_SSE_KEEPALIVE": "test_live",
+    "ELECTRIC_MAX_CONCURRENT_REQUESTS": "test_http",
+    "ELECTRIC_MAX_SHAPES": "test_http",
+    "ELECTRIC_REPLICATION_IDLE_TIMEOUT": "test_faults",
+    "SWITCHGEAR_COMPACTION_PERIOD": "test_compaction",
+    "ELECTRIC_ENABLE_INTEGRATION_TESTING": "test_protocol",
+    "ELECTRIC_TWEAKS_PUBLICATION_REFRESH_PERIOD": "test_live",
+    "ELECTRIC_TWEAKS_SCHEMA_RECONCILER_PERIOD": "test_partitions",
+    "ELECTRIC_TCP_SEND_TIMEOUT": "test_a_client_that_takes_nothing_is_cut",
+    "ELECTRIC_TCP_READ_TIMEOUT": "test_ages_and_idle_connections",
+    "ELECTRIC_LOG_LEVEL": "test_the_log_has_its_level",
+    "ELECTRIC_STATSD_HOST": "test_telemetry",
+    "ELECTRIC_OTLP_ENDPOINT": "test_telemetry",
+    "ELECTRIC_OTEL_EXPORT_PERIOD": "test_telemetry",
+    "ELECTRIC_SYSTEM_METRICS_POLL_INTERVAL": "test_telemetry",
+    "ELECTRIC_SERVICE_NAME": "test_telemetry",
+    "OTEL_RESOURCE_ATTRIBUTES": "test_telemetry",
+    "ELECTRIC_INSECURE": "test_protocol",
+    "ELECTRIC_SECRET": "test_protocol",
+    "ELECTRIC_POOLED_DATABASE_URL": "test_error_table",
+    "ELECTRIC_STORAGE": "test_there_is_one_storage",
+    "ELECTRIC_PERSISTENT_STATE": "test_there_is_one_storage",
+    "ELECTRIC_DATABASE_USE_IPV6": "test_what_is_read_by_libpq_or_by_one_part",
+    "ELECTRIC_DATABASE_CA_CERTIFICATE_FILE": "test_faults",
+    "ELECTRIC_DATABASE_TCP_KEEPALIVE_IDLE": "test_what_is_read_by_libpq_or_by_one_part",
+    "ELECTRIC_DATABASE_TCP_KEEPALIVE_INTERVAL": "test_what_is_read_by_libpq_or_by_one_part",
+    "ELECTRIC_DATABASE_TCP_KEEPALIVE_COUNT": "test_what_is_read_by_libpq_or_by_one_part",
+    "ELECTRIC_DATABASE_TCP_USER_TIMEOUT": "test_what_is_read_by_libpq_or_by_one_part",
+}
+# Electric's others, by the part that they are of.
+NOTHING_HERE = """
+DATABASE_ID CONSUMER_PARTITIONS SHAPE_HIBERNATE_AFTER SHAPE_SUSPEND_CONSUMER SHAPE_SUSPEND_AFTER
+FLUSH_STALL_GRACE_PERIOD FEATURE_FLAGS SHAPE_DB_EXCLUSIVE_MODE SHAPE_DB_STORAGE_DIR SHAPE_DB_SYNCHRONOUS
+SHAPE_DB_CACHE_SIZE SHAPE_DB_ENABLE_STATS SHAPE_DB_ENABLE_MEMORY_STATS CLEANUP_INTERVAL_MS
+PUBLICATION_ALTER_DEBOUNCE_TIME TWEAKS_CONN_MAX_REQUESTS TWEAKS_HTTP_API_NUM_ACCEPTORS
+TWEAKS_PROCESS_REGISTRY_PARTITIONS TWEAKS_HANDLER_FULLSWEEP_AFTER PROCESS_SPAWN_OPTS CONSUMER_GC_HEAP_THRESHOLD
+EXPERIMENTAL_MAX_TXN_SIZE EXPERIMENTAL_MAX_BATCH_SIZE PROFILE_WHERE_CLAUSES OTEL_DEBUG OTEL_SAMPLING_RATIO
+METRICS_SAMPLING_RATIO EXCLUDE_SPANS DROP_EMPTY_RESPONSE_SPANS HNY_API_KEY HNY_DATASET STACK_TELEMETRY_INIT_DELAY
+TELEMETRY_TOP_PROCESS_LIMIT TELEMETRY_LONG_GC_THRESHOLD TELEMETRY_LONG_SCHEDULE_THRESHOLD LIVE_DASHBOARD_PORT
+LOG_COLORS LOG_OTP_REPORTS
+"""
+
+
+def test_every_variable_is_seen_at_work() -> None:
+    read = {*settings._VARIABLES, *settings._SPECIAL, "DATABASE_URL"}
+    assert read == set(SEEN)
+    folder = Path(__file__).parent
+    here = Path(__file__).read_text("utf-8")
+    for variable, place in SEEN.items():
+        if place == "everywhere":
+            continue
+        file = folder / f"{place}.py"
+        if not file.exists():
+            assert f"def {place}(" in here, variable
+            continue
+        flag = "--" + settings._flag_name(variable)
+        assert variable in file.read_text("utf-8") or f'"{flag}' in file.read_text("utf-8"), (variable, place)
+
+
+def test_those_that_mean_nothing_here_say_so() -> None:
+    names = [f"ELECTRIC_{name}" for name in NOTHING_HERE.split()]
+    _, warnings = load(MINIMAL | dict.fromkeys(names, "1"))
+    assert sorted(warnings) == sorted(f"{name} has no effect in this server" for name in names)
+
+
+def test_older_names() -> None:
+    old = {"ELECTRIC_QUERY_DATABASE_URL": "postgresql://old@x/y", "ELECTRIC_EXPERIMENTAL_MAX_SHAPES": "7"}
+    made, warnings = load(MINIMAL | old)
+    assert (made.pooled_database.params["user"], made.max_shapes, warnings) == ("old", 7, [])
+    new = {"ELECTRIC_POOLED_DATABASE_URL": "postgresql://new@x/y", "ELECTRIC_MAX_SHAPES": "8"}
+    made, _ = load(MINIMAL | old | new)
+    assert (made.pooled_database.params["user"], made.max_shapes) == ("new", 8)
+
+
+def test_there_is_one_storage() -> None:
+    load(MINIMAL | {"ELECTRIC_STORAGE": "fast_file", "ELECTRIC_PERSISTENT_STATE": "file"})
+    for name in ("ELECTRIC_STORAGE", "ELECTRIC_PERSISTENT_STATE"):
+        with pytest.raises(SettingsError, match=f"{name} must be"):
+            load(MINIMAL | {name: "MEMORY"})
+
+
+def test_what_is_read_by_libpq_or_by_one_part() -> None:
+    given = {
+        "ELECTRIC_DATABASE_TCP_KEEPALIVE_IDLE": "30s",
+        "ELECTRIC_DATABASE_TCP_KEEPALIVE_INTERVAL": "5000",
+        "ELECTRIC_DATABASE_TCP_KEEPALIVE_COUNT": "4",
+        "ELECTRIC_DATABASE_TCP_USER_TIMEOUT": "2min",
+        "ELECTRIC_DATABASE_USE_IPV6": "true",
+        "ELECTRIC_SUBQUERY_BUFFER_MAX_TRANSACTIONS": "12",
+    }
+    made, warnings = load(MINIMAL | given)
+    assert not warnings
+    assert made.subquery_buffer_transactions == 12
+    for info in (made.database, made.pooled_database):
+        wanted = {"keepalives_idle": "30", "keepalives_interval": "5", "keepalives_count": "4"}
+        assert (wanted | {"tcp_user_timeout": "120000"}).items() <= info.params.items()
+        assert PREFER_IPV6 in info.params
+
+
+# -- running servers --
+
+
+@pytest.fixture
+def items(database: Database) -> Database:
+    database.execute("CREATE TABLE items (id int PRIMARY KEY, v text)")
+    database.execute("INSERT INTO items SELECT g, repeat('x', 10000) FROM generate_series(1, 2000) g")
+    return database
+
+
+@pytest.mark.pg
+@one_version
+def test_ages_and_idle_connections(items: Database, make_server: Callable[..., ShapesServer]) -> None:
+    server = make_server(
+        ELECTRIC_CACHE_MAX_AGE="7", ELECTRIC_CACHE_STALE_AGE="11", ELECTRIC_TCP_READ_TIMEOUT="1s"
+    ).start()
+    client = Client(server, table="items", columns="id")
+    client.sync()
+    response = client.step()
+    assert response.headers["cache-control"] == "public, max-age=7, stale-while-revalidate=11"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as sock:
+        sock.sendall(b"GET /live HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert sock.recv(65536).startswith(b"HTTP/1.1 200")
+        while sock.recv(65536):  # kept for a while, then closed; not at all within the time-out otherwise
+            continue
+
+
+@pytest.mark.pg
+@one_version
+def test_a_client_that_takes_nothing_is_cut(items: Database, make_server: Callable[..., ShapesServer]) -> None:
+    server = make_server(ELECTRIC_TCP_SEND_TIMEOUT="1s").start()
+    assert server.get(table="items", offset="-1").status_code == 200
+    before = server.metric("switchgear_http_connections")
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect(("127.0.0.1", server.port))
+        sock.sendall(b"GET /v1/shape?table=items&offset=-1 HTTP/1.1\r\nhost: x\r\n\r\n")
+        server.wait(lambda: server.metric("switchgear_http_connections") > before, 20, "the connection")
+        server.wait(lambda: server.metric("switchgear_http_connections") <= before, 20, "its end")
+
+
+@pytest.mark.pg
+@one_version
+def test_a_temporary_slot_of_a_random_name(items: Database, make_server: Callable[..., ShapesServer]) -> None:
+    server = make_server(
+        CLEANUP_REPLICATION_SLOTS_ON_SHUTDOWN="true",
+        ELECTRIC_TEMPORARY_REPLICATION_SLOT_USE_RANDOM_NAME="true",
+        ELECTRIC_INSTANCE_ID="one-two",
+    ).start()
+    query = "SELECT slot_name, temporary FROM pg_replication_slots WHERE database = current_database()"
+    with items.connect() as connection:
+        assert connection.execute(query).fetchall() == [("electric_slot_default_one_two", True)]
+        assert server.stop() == 0
+        server.wait(lambda: not connection.execute(query).fetchall(), 20, "the slot to go")
+
+
+@pytest.mark.pg
+@one_version
+def test_the_pool_bounds_connections(items: Database, make_server: Callable[..., ShapesServer]) -> None:
+    server = make_server(ELECTRIC_DB_POOL_SIZE="3").start()
+    count = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    threads = [
+        threading.Thread(target=server.get, kwargs={"table": "items", "offset": "-1", "where": f"id > {n}"})
+        for n in range(30)
+    ]
+    for thread in threads:
+        thread.start()
+    most = 0
+    with items.connect() as connection:
+        while any(thread.is_alive() for thread in threads):
+            ((now,),) = connection.execute(count).fetchall()
+            most = max(most, now)
+            time.sleep(0.005)
+    for thread in threads:
+        thread.join(60)
+    assert 2 <= most <= 4, "three for queries, and the replication"
+
+
+@pytest.mark.pg
+@one_version
+def test_it_listens_on_ipv6(make_server: Callable[..., ShapesServer]) -> None:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    server = make_server(ELECTRIC_LISTEN_ON_IPV6="true").start(active=False)
+    assert httpx.get(f"http://[::1]:{server.port}/v1/health").status_code in (200, 202)
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{server.url}/v1/health")
+
+
+@pytest.mark.pg
+@one_version
+def test_the_log_has_its_level(items: Database, make_server: Callable[..., ShapesServer]) -> None:
+    server = make_server(ELECTRIC_LOG_LEVEL="debug").start()
+    assert server.stop() == 0
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    quiet = make_server("quiet", ELECTRIC_LOG_LEVEL="error", ELECTRIC_PORT=str(port), ELECTRIC_HNY_DATASET="x")
+    quiet._wait_port = lambda offset: None  # type: ignore[method-assign] # it does not say where it listens
+    quiet.port = port
+    quiet.start()
+    assert quiet.stop() == 0
+    assert not re.findall(r"Z (?:info|warning|debug) ", quiet.log())
+    assert re.findall(r"Z info ", server.log())
