@@ -147,7 +147,8 @@ EVENTS = st.lists(
 )
 
 
-@settings(max_examples=effort(120, 2000), deadline=None)
+@pytest.mark.timeout(600)
+@settings(max_examples=effort(120, 1000), deadline=None)
 @given(EVENTS, st.sampled_from([URL, ELSEWHERE, SAME_SERVER]), st.booleans())
 def test_whatever_happens_no_slot_is_left_unsaid(events: list[str | int | None], last: str, delete: bool) -> None:
     made = running()

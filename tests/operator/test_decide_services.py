@@ -177,7 +177,8 @@ def starts(draw: st.DrawFn) -> World:
     )
 
 
-@settings(max_examples=effort(150, 2000), deadline=None)
+@pytest.mark.timeout(600)
+@settings(max_examples=effort(150, 1000), deadline=None)
 @given(starts())
 def test_from_any_start_it_comes_to_rest_and_keeps_the_rules(made: World) -> None:
     first = made.snapshot
@@ -214,6 +215,7 @@ def test_from_any_start_it_comes_to_rest_and_keeps_the_rules(made: World) -> Non
             assert "postgresql://a" not in condition.message and "new@" not in condition.message
 
 
+@pytest.mark.timeout(600)
 @settings(max_examples=effort(100, 1000), deadline=None)
 @given(starts())
 def test_once_everything_is_in_order_it_becomes_active(made: World) -> None:
@@ -242,6 +244,7 @@ def test_once_everything_is_in_order_it_becomes_active(made: World) -> None:
     assert c.is_true(made.snapshot.obj.status.conditions, c.READY)
 
 
+@pytest.mark.timeout(600)
 @settings(max_examples=effort(100, 1000), deadline=None)
 @given(starts())
 def test_deleting_ends_with_nothing_left(made: World) -> None:
