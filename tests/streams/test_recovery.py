@@ -60,6 +60,20 @@ def test_a_clean_stop_leaves_nothing_to_replay(own: StreamsServer, client: httpx
     assert own.metric("streams_torn_bytes") == 0
 
 
+def test_a_start_does_not_take_the_log_into_memory(own: StreamsServer, client: httpx.Client) -> None:
+    """Segments have 64 MB each; idle, the server takes less than 30."""
+    own.start()
+    fill(own, client, ["a"], 20)
+    own.kill()
+    assert sum(path.stat().st_size for path in segments(own)) > 100_000_000
+    own.start()
+    assert own.process is not None
+    status = Path(f"/proc/{own.process.pid}/status").read_text()
+    peak = int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
+    assert peak < 75_000, f"{peak} KB"
+    assert read_all(client, own.stream("a"))[0] == wanted(20)
+
+
 def log_of(server: StreamsServer) -> tuple[Path, list[records.Block]]:
     """The newest segment that has blocks, and those."""
     secret = log_id(server)
