@@ -44,6 +44,8 @@ DELETE_SECONDS = 30.0
 SNAPSHOT_START_SECONDS = 60.0
 CACHED_QUERY_BYTES = 2048
 SUBSET_ATTEMPTS = 2
+LOOK_SECONDS = 0.2
+"""How soon a request that waits sees that a standby can serve it."""
 
 Answer = AnyResponse | Deferred | Awaitable[AnyResponse]
 
@@ -149,8 +151,13 @@ class ShapeApi:
         return self._admitted(call, kind, self._find(call, sr))
 
     async def _ready(self, *, to_read: bool = True) -> None:
-        if not (to_read and self._stack.read_only) and not await self._stack.wait_active(READY_SECONDS):
-            raise errors.not_ready(self._stack.waiting_for)
+        deadline = time.monotonic() + READY_SECONDS
+        while not (to_read and self._stack.read_only):
+            left = deadline - time.monotonic()
+            if await self._stack.wait_active(max(0.0, min(left, LOOK_SECONDS))):
+                return
+            if left <= 0:
+                raise errors.not_ready(self._stack.waiting_for)
 
     async def _find(self, call: Call, sr: ShapeRequest) -> AnyResponse:
         """Find the shape by its definition, or make it."""

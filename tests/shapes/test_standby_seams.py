@@ -88,6 +88,19 @@ def test_a_standby_sees_a_table_that_was_altered(items: Database, make_server: C
 
 
 @one_version
+def test_a_request_that_comes_before_the_standby_reads_along(
+    items: Database, make_server: Callable[..., ShapesServer]
+) -> None:
+    """It is answered as soon as that can be."""
+    first = make_server("one").start()
+    client = Client(first, table="items")
+    client.sync()
+    second = make_server("one").start(active=False)
+    response = second.get(table="items", offset="-1")
+    assert (response.status_code, response.headers.get("electric-handle")) == (200, client.handle), response.text
+
+
+@one_version
 def test_shapes_that_are_evicted_while_a_standby_reads_them(
     items: Database, make_server: Callable[..., ShapesServer]
 ) -> None:
