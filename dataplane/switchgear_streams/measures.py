@@ -67,6 +67,10 @@ def watch_usage(registry: Registry, usage: Usage, clock: Callable[[], int]) -> N
     )
 
 
+def expired(registry: Registry) -> Counter:
+    return registry.counter("streams_expired_total", "Streams removed because their time was over.")
+
+
 def watch_retention(registry: Registry, trimmer: Trimmer, checkpointer: Checkpointer) -> None:
     """Of data that went because of a bound on age or size, or because a newer message of its key is there."""
     registry.gauge("streams_trims_total", "Times that a stream was cut at its beginning.", lambda: trimmer.trims)

@@ -1,4 +1,4 @@
-"""The HTTP face: routes, authentication, and answers; wires the parts together and runs the periodic work.
+"""The HTTP face: routes, authentication, and answers; wires the parts together, starts and stops them.
 
 Order for every request: preflight and health first, then the secret (before anything that tells whether a stream
 exists), then the path, then the method.
@@ -6,7 +6,6 @@ exists), then the path, then the method.
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import logging
 import os
@@ -18,16 +17,19 @@ import orjson
 
 from switchgear_streams import answers, live, measures, reads, recovery, segments
 from switchgear_streams import request as commands
+from switchgear_streams.addresses import Addresses
+from switchgear_streams.bodies import Bodies
 from switchgear_streams.checkpoint import Checkpointer
 from switchgear_streams.disk import Disk
 from switchgear_streams.limits import Others, Rate, Seats
+from switchgear_streams.read_requests import ReadRequests
 from switchgear_streams.rules.retention import Retention
 from switchgear_streams.settings import Settings
 from switchgear_streams.store import Store
 from switchgear_streams.stream import Stream
 from switchgear_streams.subscriptions.api import Api
 from switchgear_streams.subscriptions.engine import Engine
-from switchgear_streams.trimming import Trimmer
+from switchgear_streams.upkeep import Upkeep
 from switchgear_streams.wal import Log, Room
 from switchgear_streams.workers.placing import SUBSCRIPTIONS, first_generation
 from switchgear_streams.writes import Writes
@@ -36,26 +38,18 @@ from switchgear_streams.yjs.compactor import Compactor
 from switchgear_streams.yjs.documents import Documents
 from switchgear_streams.yjs.errors import dressed
 from switchgear_wire.errors import BodyTooLarge, HttpError
-from switchgear_wire.files import SENDFILE_FROM
 from switchgear_wire.metrics import Registry
 from switchgear_wire.request import Request
-from switchgear_wire.response import AnyResponse, FileResponse, Response, StreamResponse, Writer
+from switchgear_wire.response import AnyResponse, Response
 
 log = logging.getLogger("switchgear.streams")
 
 _JSON = b"content-type: application/json\r\n" + answers.NO_STORE
-# Bodies that are being received may take this much memory all together.
-_BODY_BUDGET = 256 * 1_048_576
-_SWEEP_BATCH = 1000
-_SWEEP_PAUSE = 0.05
 # Headers that take a POST off the fast path.
 _SPECIAL = frozenset(
     (b"stream-closed", b"stream-seq", b"producer-id", b"producer-epoch", b"producer-seq", b"transfer-encoding")
 )
 _RETRY = b"retry-after: 1\r\n"
-_TOUCH_EVERY = 10
-_TIDY_EVERY = 30
-_STALE_TICK = 30.0
 _NO_LIMIT = 2_000_000
 """The default of --max-streams, which guards the memory of one process, not a customer's bill."""
 
@@ -92,13 +86,10 @@ class Service:
         self._disk = Disk(settings.data_dir)
         self._bearer = None if settings.secret is None else b"Bearer " + settings.secret
         self._ready = False
-        self._stopping = False
-        self._stopped = False
         self._yjs: yjs.Api | None = None
         self._compactor: Compactor | None = None
-        self._bodies = 0
-        self._ticker: asyncio.Task[None] | None = None
-        self._ticked = time.monotonic()
+        self._bodies = Bodies()
+        self._addresses = Addresses(settings)
         labels = {} if settings.service is None else {"service": settings.service}
         self.metrics = Registry(**labels, **({} if worker is None else {"worker": str(worker)}))
         self._requests = measures.requests(self.metrics)
@@ -111,7 +102,6 @@ class Service:
         self._seats = None if most is None else Seats(most, others=self.others)
         if self._seats is not None:
             measures.watch_connections(self.metrics, self._seats)
-        self._expired = self.metrics.counter("streams_expired_total", "Streams removed because their time was over.")
         cacheable = b"private" if settings.secret is not None else b"public"
         self._cacheable = b"cache-control: %b, max-age=60, stale-while-revalidate=300\r\n" % cacheable
 
@@ -120,31 +110,11 @@ class Service:
     def start(self) -> None:
         """Recover and begin. Raises StartError, OSError."""
         began = time.monotonic()
-        log_id = recovery.take(self._disk)
-        report = recovery.Report()
-        packs = segments.Packs(self._disk)
-        self.wal = Log(self._disk, log_id, self.settings.wal_segment_bytes, self._fatal)
-        default = Retention(self.settings.retention_seconds, self.settings.retention_bytes)
-        self.store = Store(packs, self.wal, self._clock, default, first_generation(self._worker or 0))
-        writer, covered = recovery.load_catalog(self._disk, self.store, log_id, report)
-        recovery.replay(self._disk, self.store, log_id, covered, report)
-        recovery.check_packs(self._disk, self.store, report)
-        self.store.collect_deadlines()
-        self.wal.start(report.last_number, report.old)
-        self.checkpointer = Checkpointer(self.store, self._disk, writer, self._fatal, self.settings.checkpoint_bytes)
-        self.reader = reads.Reader(self.store)
-        self.hub = live.Hub(self.store, self.reader, self.settings.long_poll_timeout, self._cacheable)
-        self._trimmer = Trimmer(self.store, self.reader)
-        limits = self.settings
-        self.writes = Writes(self.store, self.reader, limits.max_streams, limits.max_bytes, self.others)
-        self.engine = Engine(
-            self.store, self.reader, self.writes.append, self.settings.allow_loopback_webhooks, self._fixed_root_url()
-        )
-        self._subscriptions = Api(self.engine, self.settings.root_path, self._root_url)
-        self._start_yjs()
+        report = self._recover()
+        self._assemble()
         measures.watch(self.metrics, self.store, self.checkpointer, self.hub, report)
         measures.watch_usage(self.metrics, self.store.usage, self._clock)
-        measures.watch_retention(self.metrics, self._trimmer, self.checkpointer)
+        measures.watch_retention(self.metrics, self.upkeep.trimmer, self.checkpointer)
         measures.watch_subscriptions(self.metrics, self.engine)
         for line in report.damage:
             log.error("data was damaged: %s", line)
@@ -161,34 +131,58 @@ class Service:
         self.engine.load()
         if self._worker is None:
             self.engine.start()
-        self._ticker = asyncio.ensure_future(self._tick())
+        self.upkeep.start()
         self._ready = True
 
-    def _start_yjs(self) -> None:
-        root = self.settings.yjs_root
-        if root is None:
-            return
-        documents = Documents(self.store, self.reader, self.writes)
-        self._compactor = Compactor(documents, self.settings.yjs_compaction_bytes)
-        self._yjs = yjs.Api(
-            documents, self._compactor, root.encode(), self.settings.max_document_bytes, self._read, self._body
+    def _recover(self) -> recovery.Report:
+        """The store as the directory has it, and what writes to it."""
+        settings, report = self.settings, recovery.Report()
+        log_id = recovery.take(self._disk)
+        self.wal = Log(self._disk, log_id, settings.wal_segment_bytes, self._fatal)
+        default = Retention(settings.retention_seconds, settings.retention_bytes)
+        packs = segments.Packs(self._disk)
+        self.store = Store(packs, self.wal, self._clock, default, first_generation(self._worker or 0))
+        writer, covered = recovery.load_catalog(self._disk, self.store, log_id, report)
+        recovery.replay(self._disk, self.store, log_id, covered, report)
+        recovery.check_packs(self._disk, self.store, report)
+        self.store.collect_deadlines()
+        self.wal.start(report.last_number, report.old)
+        self.checkpointer = Checkpointer(self.store, self._disk, writer, self._fatal, settings.checkpoint_bytes)
+        return report
+
+    def _assemble(self) -> None:
+        """The parts over the store."""
+        settings, addresses = self.settings, self._addresses
+        self.reader = reads.Reader(self.store)
+        self.hub = live.Hub(self.store, self.reader, settings.long_poll_timeout, self._cacheable)
+        self.reads = ReadRequests(
+            self.store, self.reader, self.hub, self._cacheable, settings.max_live_reads, self.others, self._refused
         )
-        measures.watch_documents(self.metrics, self._compactor)
+        self.writes = Writes(self.store, self.reader, settings.max_streams, settings.max_bytes, self.others)
+        loopback = settings.allow_loopback_webhooks
+        self.engine = Engine(self.store, self.reader, self.writes.append, loopback, addresses.fixed_root)
+        self._subscriptions = Api(self.engine, settings.root_path, addresses.root)
+        expired = measures.expired(self.metrics)
+        self.upkeep = Upkeep(self.store, self.reader, self.hub, self.engine, self.checkpointer, expired)
+        if settings.yjs_root is not None:
+            documents = Documents(self.store, self.reader, self.writes)
+            self._compactor = Compactor(documents, settings.yjs_compaction_bytes)
+            root, most = settings.yjs_root.encode(), settings.max_document_bytes
+            self._yjs = yjs.Api(documents, self._compactor, root, most, self.reads.read, self._bodies.receive)
+            measures.watch_documents(self.metrics, self._compactor)
 
     def drain(self) -> None:
         """End live reads in a retryable way; new requests are still answered."""
-        self._stopping = True
         self._ready = False
+        self.reads.stopping = True
         self.hub.stop()
 
     async def stop(self) -> None:
         """After the listener is closed: make everything durable and leave nothing to replay."""
-        if self._ticker is not None:
-            self._ticker.cancel()
+        self.upkeep.stop()
         await self.engine.stop()
         if self._compactor is not None:
             await self._compactor.stop()
-        self._stopped = True
         while self.store.flush_touches():
             if self.wal.room(4096, reserved=True) is not Room.OK:
                 break
@@ -202,46 +196,6 @@ class Service:
         log.critical("the disk failed (%s); stopping at once, recovery will start from what is on the disk", error)
         logging.shutdown()
         os._exit(70)
-
-    async def _tick(self) -> None:
-        """Once a second: expiry, keep-alives, last accesses, memory."""
-        beats, touching = 0, False
-        while True:
-            await asyncio.sleep(1.0)
-            beats += 1
-            try:
-                self.hub.tick()
-                self.engine.tick()
-                self._sweep()
-                if touching or beats % _TOUCH_EVERY == 0:
-                    touching = self.store.flush_touches()
-                if beats % _TIDY_EVERY == 0:
-                    self.checkpointer.tidy()
-                self.store.pack_idle()
-                self._ticked = time.monotonic()
-            except Exception:
-                log.exception("periodic work failed")
-
-    def _sweep(self) -> None:
-        store = self.store
-        if store.hold is not None or self._stopped:
-            return
-        found = 0
-        for stream in store.expired(self._clock(), _SWEEP_BATCH):
-            if self.wal.room(len(stream.key) + 1024, reserved=True) is not Room.OK:
-                store.watch_deadline(stream)
-                return
-            if store.hold_on(stream) is not None:
-                store.watch_deadline(stream)
-                continue
-            self._expired.value += 1
-            store.delete(stream, lambda: None)
-            found += 1
-        more = self._trimmer.sweep()
-        if store.ripe:
-            self.checkpointer.request_squeezes()
-        if more or found == _SWEEP_BATCH:
-            asyncio.get_running_loop().call_later(_SWEEP_PAUSE, self._sweep)
 
     # -- requests --
 
@@ -302,7 +256,7 @@ class Service:
             (self._requests.get(method) or self._requests["other"]).value += 1
             if not self._allowed(request):
                 return dressed(self._unauthorised())
-            return documents.handle(request, self._public_url(request) + request.path)
+            return documents.handle(request, self._addresses.public(request) + request.path)
         if not request.path.startswith(self._prefix):
             return self._system(request)
         requests = self._requests.get(method) or self._requests["other"]
@@ -313,9 +267,9 @@ class Service:
             return self._subscriptions.handle(request)
         key = self._key(request)
         if method == "GET":
-            return self._get(request, key)
+            return self.reads.get(request, key)
         if method == "HEAD":
-            return self._head(key)
+            return self.reads.head(key)
         if method == "PUT":
             return self._put(request, key)
         if method == "DELETE":
@@ -399,12 +353,12 @@ class Service:
         return self.writes.append(key, commands.append(request.headers), body)
 
     async def _post_later(self, request: Request, key: bytes, command: commands.Append) -> AnyResponse:
-        answer = self.writes.append(key, command, await self._body(request, self.settings.max_body_bytes))
+        answer = self.writes.append(key, command, await self._bodies.receive(request, self.settings.max_body_bytes))
         return answer if isinstance(answer, Response) else await answer
 
     def _put(self, request: Request, key: bytes) -> Answer:
         command = commands.create(request.headers, self._fork_prefix)
-        location = self._location(request)
+        location = self._addresses.of(request)
         body = request.body_now()
         if body is None:
             return self._put_later(request, key, command, location)
@@ -413,158 +367,9 @@ class Service:
         return self.writes.create(key, command, body, location)
 
     async def _put_later(self, request: Request, key: bytes, command: commands.Create, location: bytes) -> AnyResponse:
-        body = await self._body(request, self.settings.max_body_bytes)
+        body = await self._bodies.receive(request, self.settings.max_body_bytes)
         answer = self.writes.create(key, command, body, location)
         return answer if isinstance(answer, Response) else await answer
-
-    def _location(self, request: Request) -> bytes:
-        root = self.settings.public_root_url
-        if root is not None:
-            return root.encode() + request.path[self._prefix_length - 1 :]
-        return self._public_url(request) + request.path
-
-    def _public_url(self, request: Request) -> bytes:
-        if self.settings.public_url is not None:
-            return self.settings.public_url.encode()
-        host = request.headers.get(b"host") or b"%b:%d" % (self.settings.host.encode(), self.settings.port)
-        return b"http://" + host
-
-    def _fixed_root_url(self) -> str | None:
-        if self.settings.public_root_url is not None:
-            return self.settings.public_root_url
-        public = self.settings.public_url
-        return None if public is None else public + self.settings.root_path
-
-    def _root_url(self, request: Request) -> str:
-        """Where clients find the root path."""
-        return self._fixed_root_url() or self._public_url(request).decode("latin-1") + self.settings.root_path
-
-    async def _body(self, request: Request, limit: int) -> bytes:
-        """The whole body. Raises BodyTooLarge, ClientGone, 503 when too much is being received already."""
-        if request.content_length is not None and request.content_length > limit:
-            raise BodyTooLarge(limit)
-        parts: list[bytes] = []
-        size = 0
-        try:
-            async for chunk in request.chunks():
-                size += len(chunk)
-                self._bodies += len(chunk)
-                if size > limit:
-                    raise BodyTooLarge(limit)
-                if self._bodies > _BODY_BUDGET:
-                    raise HttpError(
-                        503, "OVERLOADED", "Too many large bodies at once; try again.", b"retry-after: 1\r\n"
-                    )
-                parts.append(chunk)
-        finally:
-            self._bodies -= size
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    # -- GET and HEAD --
-
-    def _visible(self, key: bytes, touch: bool) -> Stream | Response:
-        """The stream as readers may see it, or the answer instead."""
-        stream = self.store.get(key)
-        if stream is None or not stream.durable_born:
-            return answers.not_found()
-        if stream.gone:
-            return answers.gone()
-        now = self._clock()
-        if stream.expired(now):
-            return answers.not_found()
-        if touch:
-            self.store.touch(stream, now)
-        return stream
-
-    def _head(self, key: bytes) -> Response:
-        stream = self._visible(key, touch=False)
-        if isinstance(stream, Response):
-            return Response(stream.status, stream.headers)
-        return answers.head(stream)
-
-    def _get(self, request: Request, key: bytes) -> Answer:
-        return self._read(request, key, commands.read(request.query))
-
-    def _read(self, request: Request, key: bytes, command: commands.Read) -> Answer:
-        stream = self._visible(key, touch=True)
-        if isinstance(stream, Response):
-            return stream
-        try:
-            position = self.reader.position(stream, command.offset)
-            self.reader.check(stream, position)
-            if command.live is not None and self.hub.busy(self.settings.max_live_reads, self.others.live):
-                return self._refused(
-                    answers.problem(429, "TOO_MANY_LIVE_READS", "As many live reads as this service may have.", _RETRY)
-                )
-            if command.live == "sse":
-                return self._sse(stream, position, command.cursor)
-            if command.live == "long-poll":
-                return self._long_poll(request, stream, position, command.cursor)
-            if command.offset is None:
-                return self._now(stream)
-            return self._catch_up(request, stream, position)
-        except OSError as error:
-            log.error("cannot read %r: %s", key, error)
-            return answers.problem(
-                503, "READ_FAILED", "The server cannot read this part of its disk.", b"retry-after: 5\r\n"
-            )
-
-    def _now(self, stream: Stream) -> Response:
-        headers = (
-            answers.BASE
-            + answers.NO_STORE
-            + answers.content_type(stream)
-            + answers.next_offset(stream, stream.visible)
-            + answers.UP_TO_DATE
-            + (answers.CLOSED if stream.visible_closed else b"")
-        )
-        return Response(200, headers, b"[]" if stream.json else b"")
-
-    def _catch_up(self, request: Request, stream: Stream, position: int, cursor: bytes = b"") -> AnyResponse:
-        found = self.reader.range(stream, position, reads.CHUNK)
-        closed = found.tail and stream.visible_closed
-        etag = answers.etag(stream, position, found.end, closed)
-        headers = answers.BASE + self._cacheable + b"etag: %b\r\n" % etag
-        if etag in request.headers.get(b"if-none-match", b"").replace(b" ", b"").split(b","):
-            self.reader.release(found.held)
-            return Response(304, headers + cursor)
-        headers += (
-            answers.content_type(stream)
-            + answers.next_offset(stream, found.end)
-            + (answers.UP_TO_DATE if found.tail else b"")
-            + (answers.CLOSED if closed else b"")
-            + cursor
-        )
-        parts = reads.json_parts(found.parts) if stream.json else found.parts
-        if not found.held and found.end - found.start < SENDFILE_FROM:
-            return Response(200, headers, b"".join(part for part in parts if isinstance(part, bytes)))
-        return FileResponse(200, headers, parts, segments.releaser(self.store.packs, found.held))
-
-    def _long_poll(self, request: Request, stream: Stream, position: int, cursor: int | None) -> Answer:
-        if position < stream.visible:
-            line = b"stream-cursor: %d\r\n" % live.cursor_for(cursor, time.time())
-            return self._catch_up(request, stream, position, line)
-        waiting = self.hub.at(stream)
-        if stream.visible_closed or self._stopping:
-            self.hub.forget(waiting)
-            return waiting.nothing_new(cursor)
-        future = waiting.wait(cursor)
-        request.on_close(lambda: waiting.drop_waiter(future))
-        return future
-
-    def _sse(self, stream: Stream, position: int, cursor: int | None) -> AnyResponse:
-        headers = (
-            answers.BASE
-            + b"content-type: text/event-stream\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
-            + (b"" if reads.is_text(stream) else b"stream-sse-data-encoding: base64\r\n")
-        )
-        if self._stopping:
-            return answers.problem(503, "STOPPING", "The server is stopping; come back.", b"retry-after: 1\r\n")
-
-        def start(writer: Writer) -> None:
-            live.Subscriber(self.hub.at(stream), writer, position, cursor).begin()
-
-        return StreamResponse(200, headers, start)
 
     # -- health --
 
@@ -602,7 +407,7 @@ class Service:
     @property
     def well(self) -> bool:
         """Does its periodic work go on?"""
-        return time.monotonic() - self._ticked < _STALE_TICK
+        return self.upkeep.well
 
     @staticmethod
     def _health(well: bool, word: str) -> Response:

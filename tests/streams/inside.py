@@ -71,7 +71,7 @@ class Inside:
     async def sweep(self) -> None:
         """What the server does about once a second, until there is nothing left to do."""
         for _ in range(3):
-            self.service._sweep()
+            self.service.upkeep.sweep()
             await self.idle()
 
     async def settle(self) -> None:

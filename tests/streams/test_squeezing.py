@@ -191,7 +191,7 @@ def test_a_large_idle_stream_is_squeezed_piece_by_piece_once_nothing_forbids_it(
         for turn in range(12):
             inside.service.checkpointer.squeeze_room = 500_000
             inside.service.checkpointer._rest_until = 0
-            inside.service._sweep()
+            inside.service.upkeep.sweep()
             await inside.idle()
             sizes.append(found(inside, "s").held)
             assert await rows(inside, "s") == expected
