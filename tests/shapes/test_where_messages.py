@@ -104,7 +104,7 @@ NO_TABLE = "does not exist. If the table name contains capitals or special chara
         ("doc = '{}'", "At location 0: json has no comparisons; compare what ->> gives, or cast it to jsonb"),
         ("data < '1'", "jsonb is not compared with <; compare what ->> gives, cast if need be"),
         ("data->'a' = 1", "jsonb is not compared with int4; take text with ->> and cast it, or write '…'::jsonb"),
-        ("mood < 'ok'", "enum mood is only compared with = and <>; list the labels that you mean with IN"),
+        ("mood < 'ok'", "enum mood is only compared with = and <>; list the labels with IN"),
         ("doc->'a' = 'x'", "json has no comparisons; compare what ->> gives, or cast it to jsonb"),
         ("doc #>> '{a,-1}' = 'x'", "a path into json cannot count from the end"),
         ("doc #>> tags = 'x'", "a path into json must be a constant"),

@@ -248,7 +248,7 @@ class Resolver(Resolving):
     def _enum_comparison(self, name: str, left: Term, right: Term, location: int) -> Expression:
         kind = left.type if left.type.enum is not None else right.type
         if not (name in ("=", "<>") or (self.by_database and name in operators.COMPARISONS)) or kind.array:
-            raise at(location, f"enum {kind.name} is only compared with = and <>; list the labels that you mean with IN")
+            raise at(location, f"enum {kind.name} is only compared with = and <>; list the labels with IN")
         sides = [self.coerce(side, kind) if side.type == t.UNKNOWN else side for side in (left, right)]
         if sides[0].type != sides[1].type:
             raise at(location, "Could not select an operator overload")
