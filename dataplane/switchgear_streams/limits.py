@@ -31,15 +31,19 @@ class Rate:
 
     def take(self, now: float) -> bool:
         """May one more be done?"""
-        left = min(2.0 * self.per_second, self._left + (now - self._at) * self.per_second)
-        self._at = now
+        left = self._now(now)
         self._left = left - 1.0 if left >= 1.0 else left
         self.taken += left >= 1.0
         return left >= 1.0
 
-    def elsewhere(self, number: int) -> None:
+    def elsewhere(self, number: int, now: float) -> None:
         """So many were done in other processes."""
-        self._left = max(-2.0 * self.per_second, self._left - number)
+        self._left = max(-2.0 * self.per_second, self._now(now) - number)
+
+    def _now(self, now: float) -> float:
+        left = min(2.0 * self.per_second, self._left + (now - self._at) * self.per_second)
+        self._at = now
+        return left
 
 
 @dataclass
@@ -58,11 +62,18 @@ class Seats:
             return True
         if self.taken + self.others.connections >= self.most:
             return False
+        self.keep(request)
+        return True
+
+    def keep(self, request: Request) -> None:
+        """Give it a seat that it has a right to."""
+        held = request.lease
+        if held is self:
+            return
         if held is not None:
             held.leave()
         self.taken += 1
         request.lease = self
-        return True
 
     def leave(self) -> None:
         """A connection is gone."""

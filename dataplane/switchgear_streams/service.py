@@ -229,7 +229,16 @@ class Service:
     def appended_elsewhere(self, number: int) -> None:
         """So many appends of this service were accepted by other processes."""
         if self._rate is not None:
-            self._rate.elsewhere(number)
+            self._rate.elsewhere(number, time.monotonic())
+
+    def seated(self, request: Request) -> bool:
+        """Does the connection of this request have a seat?"""
+        return self._seats is not None and request.lease is self._seats
+
+    def seat(self, request: Request) -> None:
+        """It had one in another process, which it keeps."""
+        if self._seats is not None:
+            self._seats.keep(request)
 
     @property
     def limited(self) -> bool:

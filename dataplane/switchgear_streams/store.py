@@ -83,6 +83,8 @@ class Store:
         """Told of every creation, deletion, and first append in a block, before it is durable (`stream.last_block`)."""
         self.on_removed: Callable[[bytes], None] = lambda key: None
         """Told of every name at which there is no stream any more."""
+        self.claimed: Callable[[bytes], bool] = lambda key: False
+        """Is a name that is not here another process's to give?"""
         self.usage = Usage()
         self.damaged = 0
         self.appends = 0

@@ -143,6 +143,8 @@ class Writes:
             return answers.problem(409, "STREAM_GONE", "A deleted stream is kept here for its forks; use another path.")
         if stream is not None and not stream.expired(now):
             return self._settled(stream, self._existing(stream, command, location))
+        if stream is None and store.claimed(key):
+            return answers.problem(503, "WORKER_BUSY", "Another request takes this name just now; try again.", _RETRY)
         if stream is None and len(store.streams) + self._others.streams >= self._max_streams:
             return answers.problem(
                 429, "TOO_MANY_STREAMS", f"This service holds {self._max_streams} streams; delete some.", _RETRY

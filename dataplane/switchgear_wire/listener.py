@@ -77,6 +77,7 @@ class Server:
         sock = socket.socket(fileno=fd)
         sock.setblocking(False)
         loop = asyncio.get_running_loop()
+        self.now = self.now or loop.time()  # it may come before anybody listens here
         await loop.connect_accepted_socket(lambda: Connection(self, arrival), sock)
 
     def accept(self, connection: Connection) -> bool:

@@ -277,10 +277,13 @@ class Api:
             link, stream = subscription.links.get(key), self._engine.stream(key)
             if link is None or stream is None or link.generation != stream.generation:
                 raise _bad_offset(path, "is no stream of this subscription")
+            generation = link.generation
             position = await self._position(path, token, key, stream)
+            if subscription.links.get(key) is not link or link.generation != generation:  # meanwhile
+                raise _bad_offset(path, "is no stream of this subscription")
             if position < link.position:
                 raise _bad_offset(path, "is acknowledged beyond this offset already")
-            made[key] = (link.generation, max(position, made.get(key, (0, 0))[1]))
+            made[key] = (generation, max(position, made.get(key, (0, 0))[1]))
         return made
 
     async def _position(self, path: str, token: str, key: bytes, stream: Seen) -> int:

@@ -25,6 +25,13 @@ class Changes:
     def listen(self, on: bool) -> None:
         self._store.on_change = self._on_change if on else None
 
+    def look_again(self, key: bytes) -> None:
+        """Is something of this stream under way from before anybody listened, or told? Then tell when it is durable."""
+        stream = self._store.streams.get(key)
+        if isinstance(stream, Stream) and stream.last_block > self._store.log.durable:
+            self._changed[key] = stream.last_block
+            self._await_durable()
+
     def catch_up(self) -> None:
         """Tell everything that is durable by now."""
         ready = [key for key, block in self._changed.items() if block <= self._store.log.durable]

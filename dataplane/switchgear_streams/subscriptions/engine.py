@@ -151,8 +151,8 @@ class Engine(Watch):
     async def add(self, subscription: Subscription) -> None:
         """Link the streams that there are, at their tails, and make it durable. Raises Refused."""
         subscription_keys = [path.encode() for path in subscription.config.streams]
-        await self.neighbours.watch(subscription, subscription_keys)
         try:
+            await self.neighbours.watch(subscription, subscription_keys)
             await self._add(subscription, subscription_keys)
         except BaseException:
             self.neighbours.forget(subscription)
@@ -175,6 +175,8 @@ class Engine(Watch):
         self.subscriptions[subscription.id] = subscription
         self._forget_matches()
         self._look()
+        for key in subscription.links:
+            self._changes.look_again(key)
         await done
 
     @staticmethod
@@ -194,6 +196,7 @@ class Engine(Watch):
             else:
                 subscription.links[key] = self._tail_link(key, True)
             self._linked.pop(key, None)
+            self._changes.look_again(key)
         return self.journal.save(subscription, paths)
 
     def unlink(self, subscription: Subscription, key: bytes) -> asyncio.Future[Any] | None:
@@ -207,6 +210,7 @@ class Engine(Watch):
             del subscription.links[key]
             subscription.pending.pop(key, None)
         self._linked.pop(key, None)
+        self.neighbours.unlinked(subscription, key)
         done = self.journal.save(subscription, [key])
         self.kick(subscription)
         return done

@@ -41,6 +41,9 @@ class Neighbours:
     def forget(self, subscription: Subscription) -> None:
         """It is gone."""
 
+    def unlinked(self, subscription: Subscription, key: bytes) -> None:
+        """It wants this stream no longer by its name."""
+
     async def catch_up(self) -> None:
         """When this returns, everything that was answered elsewhere before is known here."""
 

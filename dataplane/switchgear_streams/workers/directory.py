@@ -1,7 +1,8 @@
 """At the desk: the streams of the other workers that subscriptions look at, kept up to date by their scouts.
 
 Invariant: an entry is what its worker said last; entries that no subscription wants are thrown away, for nobody keeps
-them up to date.
+them up to date. A name can have moved from one worker to another, and what they say comes in any order: there is an
+entry for each, and the one that counts is that of which something new was heard last.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from switchgear_streams.workers.share import Share
 class Entry(NamedTuple):
     """A stream of another worker, as its readers see it."""
 
-    peer: int
     generation: int
     space: int
     base: int
@@ -34,7 +34,8 @@ class Directory(Neighbours):
         self._engine = engine
         self._share = share
         self._mesh = mesh
-        self._entries: dict[bytes, Entry] = {}
+        self._entries: dict[bytes, dict[int, Entry]] = {}
+        """By the worker that has it; the last one counts."""
         self._coming: list[tuple[Subscription, set[bytes]]] = []
         """What is not linked yet, but will be."""
         self._quiet = True
@@ -49,20 +50,31 @@ class Directory(Neighbours):
     def hear(self, peer: int, notices: list[tuple[bytes, tuple[int, int, int, int] | None]]) -> None:
         """The scout of a worker says how streams are now (None: not there)."""
         for key, figures in notices:
-            if figures is not None:
-                self._entries[key] = Entry(peer, *figures)
-            elif (known := self._entries.get(key)) is None or known.peer != peer:
-                continue  # another worker has it, or nobody
-            else:
-                del self._entries[key]
+            if not self._wanted(key):
+                self._entries.pop(key, None)
+                continue
+            self._enter(peer, key, None if figures is None else Entry(*figures))
             if not self._quiet:
                 self._engine.noticed(key)
 
+    def _enter(self, peer: int, key: bytes, entry: Entry | None) -> None:
+        entries = self._entries.setdefault(key, {})
+        if entry is None:
+            entries.pop(peer, None)
+            if not entries:
+                del self._entries[key]
+            return
+        known = entries.get(peer)
+        if known is None or known.generation != entry.generation:
+            entries.pop(peer, None)  # so that it is the last
+        entries[peer] = entry
+
     def get(self, key: bytes) -> Seen | None:
-        return self._entries.get(key)
+        entries = self._entries.get(key)
+        return entries[next(reversed(entries))] if entries else None
 
     def items(self) -> Iterable[tuple[bytes, Seen]]:
-        return list(self._entries.items())
+        return [(key, entries[next(reversed(entries))]) for key, entries in self._entries.items()]
 
     async def watch(self, subscription: Subscription, explicit: Iterable[bytes]) -> None:
         keys = set(explicit)
@@ -80,6 +92,13 @@ class Directory(Neighbours):
             self._mesh.send(peer, "forget", (self._share.number, subscription.incarnation))
         for key in [key for key in self._entries if not self._wanted(key)]:
             del self._entries[key]
+
+    def unlinked(self, subscription: Subscription, key: bytes) -> None:
+        if not any(one is subscription and key in keys for one, keys in self._coming):  # else it comes back at once
+            for peer in self._mesh.peers:
+                self._mesh.send(peer, "unwatch", (self._share.number, subscription.incarnation, key))
+        if not self._wanted(key):
+            self._entries.pop(key, None)
 
     def _wanted(self, key: bytes) -> bool:
         return self._engine.wanted(key) or any(key in keys or one.globs(key) for one, keys in self._coming)

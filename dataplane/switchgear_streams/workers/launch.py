@@ -27,6 +27,8 @@ from switchgear_streams.workers import placing, worker
 
 LOCK = "LOCK"
 _LOCK_SECONDS = 5.0
+_STOP_SECONDS = 60.0
+"""After the connections are drained: to make everything durable. Whoever takes longer hangs."""
 
 log = logging.getLogger("switchgear.streams")
 
@@ -58,7 +60,7 @@ def launch(settings: Settings) -> int:
             end.close()
     for listener in listeners:
         listener.close()
-    return _wait(pids)
+    return wait(pids, settings.drain_seconds + _STOP_SECONDS)
 
 
 def _take(path: Path) -> None:
@@ -145,25 +147,35 @@ def _end_with(fd: int) -> None:
     os._exit(worker.LOST)
 
 
-def _wait(pids: list[int]) -> int:
-    """Pass signals on. The first worker that ends without being told to takes all others along."""
+def wait(pids: list[int], patience: float) -> int:
+    """Pass signals on, and kill those that have not ended `patience` seconds later. The first worker that ends without
+    being told to takes all others along."""
     told = False
+    left, status = set(pids), 0
 
     def stop(number: int, frame: object) -> None:
         nonlocal told
+        if not told:
+            signal.setitimer(signal.ITIMER_REAL, patience)
         told = True
-        for pid in pids:
+        for pid in left:
             _kill(pid, signal.SIGTERM)
 
+    def end(number: int, frame: object) -> None:
+        log.critical("workers that do not stop are killed: %s", sorted(left))
+        for pid in left:
+            _kill(pid, signal.SIGKILL)
+
+    signal.signal(signal.SIGALRM, end)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    left, status = set(pids), 0
     while left:
         pid, raw = os.wait()
         left.discard(pid)
         code = os.waitstatus_to_exitcode(raw)
         if code != 0 or not told:
-            status = status or (code if code > 0 else worker.LOST)
+            found = code if code > 0 else worker.LOST
+            status = min(status or found, found)  # one that could not start is why the others were lost
             for other in left:
                 _kill(other, signal.SIGKILL)
     return status

@@ -46,6 +46,7 @@ class Link:
         self._size = 0
         self._parts: list[bytes] = []
         self._fd = -1
+        self._pausing = False
         self.closed = False
         sock.setblocking(False)
         self._loop.add_reader(sock.fileno(), self._readable)
@@ -66,7 +67,7 @@ class Link:
             self._flush()
 
     def _flush(self) -> None:
-        if self.closed:
+        if self.closed or self._pausing:
             return
         while self._waiting:
             packet, fd = self._waiting[0]
@@ -78,7 +79,8 @@ class Link:
                 return
             except OSError as error:
                 if error.errno == errno.ETOOMANYREFS:  # so many connections are under way already
-                    self._loop.call_later(_PAUSE, self._flush)
+                    self._pausing = True
+                    self._loop.call_later(_PAUSE, self._resume)
                 else:
                     self._lost(str(error))
                 return
@@ -87,6 +89,10 @@ class Link:
             if fd >= 0:
                 os.close(fd)
         self._loop.remove_writer(self._sock.fileno())
+
+    def _resume(self) -> None:
+        self._pausing = False
+        self._flush()
 
     def _readable(self) -> None:
         for _ in range(_MESSAGES_AT_ONCE):

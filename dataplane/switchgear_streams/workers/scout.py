@@ -59,6 +59,13 @@ class Scout:
         for start in range(0, len(keys), _AT_ONCE):
             self._tell(keys[start : start + _AT_ONCE])
 
+    def unwatch(self, subscription: str, key: bytes) -> None:
+        """It is not wanted by its name any more."""
+        wish = self._wishes.get(subscription)
+        if wish is not None:
+            wish.explicit.discard(key)
+            self._wanted.pop(key, None)
+
     def forget(self, subscription: str) -> None:
         self._wishes.pop(subscription, None)
         self._wanted.clear()
@@ -77,6 +84,8 @@ class Scout:
         return found
 
     def _tell(self, keys: list[bytes]) -> None:
+        for key in keys:
+            self._changes.look_again(key)
         self._mesh.send(DESK, "notices", (self._number, [(key, self._figures(key)) for key in keys]))
 
     def _figures(self, key: bytes) -> Figures | None:

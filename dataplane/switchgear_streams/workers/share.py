@@ -29,6 +29,9 @@ log = logging.getLogger("switchgear.streams.workers")
 
 _AT_ONCE = 2000
 _WAIT_SECONDS = 30.0
+_SOURCE_SECONDS = 2.0
+_PAUSE = 0.02
+_RETRY = b"retry-after: 1\r\n"
 MOST_MOVES = 8
 _JSON = b"content-type: application/json\r\n" + answers.NO_STORE
 
@@ -41,6 +44,8 @@ class Note(NamedTuple):
     service: int
     keeper: int = -1
     key: bytes = b""
+    seated: bool = False
+    """Has the connection a seat (`limits.Seats`) where it comes from?"""
 
 
 class Share:
@@ -54,11 +59,13 @@ class Share:
         """Forks of which this is the name's worker, and the worker that has them."""
         self._kept: dict[bytes, asyncio.Future[None]] = {}
         """Names of forks that are being made elsewhere."""
+        self._making: set[bytes] = set()
+        """Names that others keep for forks that are being made here."""
 
     def announce(self) -> None:
         """Tell the workers of their names which streams are here."""
         store, mesh = self.service.store, self._mesh
-        store.on_removed = self._removed
+        store.on_removed, store.claimed = self._removed, self.claimed
         strays: dict[int, list[bytes]] = {peer: [] for peer in mesh.peers}
         for key in store.streams:
             at = home(key, mesh.count)
@@ -76,7 +83,7 @@ class Share:
 
     def settle(self, key: bytes, at: int) -> None:
         """The fork of a name that was kept is with worker `at` (-1: it was not made)."""
-        if at >= 0:
+        if at >= 0 and at != self._mesh.index:
             self._foreign[key] = at
         kept = self._kept.pop(key, None)
         if kept is not None and not kept.done():
@@ -91,7 +98,16 @@ class Share:
         """The keeper of a name: is the fork here now?"""
         if note.keeper >= 0:
             at = self._mesh.index if note.key in self.service.store.streams else -1
-            self._mesh.send(note.keeper, "settle", (self.number, note.key, at))
+            if note.keeper == self._mesh.index:
+                self.settle(note.key, at)
+            else:
+                self._mesh.send(note.keeper, "settle", (self.number, note.key, at))
+
+    def claimed(self, key: bytes) -> bool:
+        """May no stream of this name be made here? (Asked last of all: bodies come late, deletions are waited for.)"""
+        if key in self._making:
+            return False
+        return home(key, self._mesh.count) != self._mesh.index or key in self._foreign or key in self._kept
 
     def _removed(self, key: bytes) -> None:
         at = home(key, self._mesh.count)
@@ -106,6 +122,8 @@ class Share:
         moves = 0
         if isinstance(note, Note):
             moves = note.moves
+            if note.seated:
+                self.service.seat(request)
             if note.keeper >= 0:
                 return self._make_fork(request, note)
         service = self.service
@@ -113,6 +131,8 @@ class Share:
         if key is None or request.method == "OPTIONS":
             return self._whole(request)
         if key in service.store.streams:
+            if request.method == "PUT" and self._passing(request, key):
+                return self._outlast(request, key)
             return service.handle(request)
         at = home(key, self._mesh.count)
         if at == self._mesh.index:
@@ -120,13 +140,13 @@ class Share:
             if known is None:
                 return self._unknown(request, key, moves)
             at = known
-        return self._elsewhere(at, Note(moves + 1, self.number))
+        return self._elsewhere(request, at, Note(moves + 1, self.number))
 
-    def _elsewhere(self, at: int, note: Note) -> Result:
+    def _elsewhere(self, request: Request, at: int, note: Note) -> Result:
         if note.moves > MOST_MOVES:
             self.tell(note)
-            return answers.problem(503, "WORKER_BUSY", "This stream is on the move; try again.", b"retry-after: 1\r\n")
-        mesh = self._mesh
+            return answers.problem(503, "WORKER_BUSY", "This stream is on the move; try again.", _RETRY)
+        mesh, note = self._mesh, note._replace(seated=self.service.seated(request))
         return Elsewhere(
             lambda fd, data, handled: mesh.send(at, "adopt", (data, handled, tuple(note)), fd), lambda: self.tell(note)
         )
@@ -136,14 +156,20 @@ class Share:
         if key in self._kept:
             return self._wait(request, self._kept[key])
         if request.method == "PUT":
-            try:
-                source = self.service.fork_source(request)
-            except HttpError:
-                source = None  # the service says so itself
+            source = self._source(request)
+            if source in self._kept:
+                return self._wait(request, self._kept[source])
             if source is not None and (at := self._place(source)) != self._mesh.index:
                 self._kept[key] = asyncio.get_running_loop().create_future()
-                return self._elsewhere(at, Note(moves + 1, self.number, self._mesh.index, key))
+                return self._elsewhere(request, at, Note(moves + 1, self.number, self._mesh.index, key))
         return self.service.handle(request)
+
+    def _source(self, request: Request) -> bytes | None:
+        """What a PUT forks from, if it can be done at all (if not, the service says so itself)."""
+        try:
+            return self.service.fork_source(request)
+        except HttpError:
+            return None
 
     def _place(self, key: bytes) -> int:
         """The worker to ask for a stream."""
@@ -157,26 +183,57 @@ class Share:
             async with asyncio.timeout(_WAIT_SECONDS):
                 await asyncio.shield(kept)
         except TimeoutError:
-            return answers.problem(503, "WORKER_BUSY", "This stream is being made; try again.", b"retry-after: 1\r\n")
+            return answers.problem(503, "WORKER_BUSY", "This stream is being made; try again.", _RETRY)
+        answer = self.handle(request)
+        return await answer if isinstance(answer, Awaitable) else answer
+
+    def _passing(self, request: Request, key: bytes) -> bool:
+        """Is the stream on its way out, and what comes after it perhaps not made here?"""
+        store = self.service.store
+        stream = store.get(key)
+        if stream is None or stream.gone or (stream.leaving is None and not stream.expired(store.clock())):
+            return False
+        source = self._source(request)
+        if source is not None and self._place(source) != self._mesh.index:
+            return True
+        return stream.leaving is not None and home(key, self._mesh.count) != self._mesh.index
+
+    async def _outlast(self, request: Request, key: bytes) -> Outcome:
+        deadline = asyncio.get_running_loop().time() + _WAIT_SECONDS
+        while self._passing(request, key):  # rare, so asked again and again
+            if asyncio.get_running_loop().time() > deadline:
+                return answers.problem(503, "WORKER_BUSY", "This stream is being deleted; try again.", _RETRY)
+            await asyncio.sleep(_PAUSE)
         answer = self.handle(request)
         return await answer if isinstance(answer, Awaitable) else answer
 
     def _make_fork(self, request: Request, note: Note) -> Result:
         """The source should be here, and so will be the fork."""
         request.note = None
-        try:
-            source = self.service.fork_source(request)
-        except HttpError:
-            source = None
+        source = self._source(request)
+        if source in self._kept:
+            return self._make_later(request, note, self._kept[source])
         if source is not None and (at := self._place(source)) != self._mesh.index:
-            return self._elsewhere(at, note._replace(moves=note.moves + 1))
+            return self._elsewhere(request, at, note._replace(moves=note.moves + 1))
         return self._told(request, note)
 
+    async def _make_later(self, request: Request, note: Note, kept: asyncio.Future[None]) -> Outcome:
+        """The source may be there already, as a fork elsewhere. (Not for long: two could wait for each other.)"""
+        try:
+            async with asyncio.timeout(_SOURCE_SECONDS):
+                await asyncio.shield(kept)
+        except TimeoutError:
+            return await self._told(request, note)
+        answer = self._make_fork(request, note)
+        return await answer if isinstance(answer, Awaitable) else answer
+
     async def _told(self, request: Request, note: Note) -> AnyResponse:
+        self._making.add(note.key)
         try:
             answer = self.service.handle(request)
             return await answer if isinstance(answer, Awaitable) else answer
         finally:
+            self._making.discard(note.key)
             self.tell(note)
 
     # -- what concerns all workers --

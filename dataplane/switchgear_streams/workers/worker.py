@@ -6,6 +6,7 @@ All workers are one server: when one of them is lost, the others end at once, an
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -35,6 +36,7 @@ log = logging.getLogger("switchgear.streams.workers")
 
 LOST = 70
 _START_SECONDS = 600.0
+_LATE_SECONDS = 2.0
 _METRICS = answers.BASE + b"content-type: text/plain; version=0.0.4; charset=utf-8\r\n" + answers.NO_STORE
 
 
@@ -59,6 +61,8 @@ class Worker:
         self.stop_wanted = asyncio.Event()
         self._stopping = self._stopped = False
         self._ready: dict[int, asyncio.Event] = {peer: asyncio.Event() for peer in self.mesh.peers}
+        self._known: dict[int, asyncio.Event] = {peer: asyncio.Event() for peer in self.mesh.peers}
+        self._drained: dict[int, asyncio.Event] = {peer: asyncio.Event() for peer in self.mesh.peers}
         self._open = asyncio.Event()
         one = self.settings.services is None
         self._services = [
@@ -91,7 +95,12 @@ class Worker:
         async with asyncio.timeout(_START_SECONDS):
             for event in self._ready.values():
                 await event.wait()
-            if self.index != DESK:
+            # Nobody may ask before all know everything: a name that is not heard of yet would be given again.
+            if self.index == DESK:
+                for event in self._known.values():
+                    await event.wait()
+            else:
+                self.mesh.send(DESK, "known", None)
                 await self._open.wait()
         for known in self._directories:
             await known.open()
@@ -114,11 +123,24 @@ class Worker:
         for service in self._services:
             service.drain()
         await self.server.drain(grace)
+        await self._all_drained(grace)
         self._stopped = True
         for service in self._services:
             await service.stop()
 
+    async def _all_drained(self, grace: float) -> None:
+        """As long as others have connections, some may come here."""
+        for peer in self.mesh.peers:
+            self.mesh.send(peer, "drained", None)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace + _LATE_SECONDS):
+                for event in self._drained.values():
+                    await event.wait()
+        if self.server.connections:
+            await self.server.drain(grace)
+
     def _lost(self, peer: int, problem: str) -> None:
+        self._drained[peer].set()
         if not self._stopping and not self.stop_wanted.is_set():
             log.critical("worker %d %s; this one ends, too, and recovery will start from the disk", peer, problem)
             logging.shutdown()
@@ -145,6 +167,8 @@ class Worker:
     def _hear(self) -> None:
         on, shares, services = self.mesh.on, self._shares, self._services
         on("ready", lambda peer, value, fd: self._ready[peer].set())
+        on("known", lambda peer, value, fd: self._known[peer].set())
+        on("drained", lambda peer, value, fd: self._drained[peer].set())
         on("open", lambda peer, value, fd: self._open.set())
         on("stop", lambda peer, value, fd: self.stop_wanted.set())
         on("adopt", self._adopt)
@@ -160,6 +184,7 @@ class Worker:
         on("notices", lambda peer, value, fd: self._directories[value[0]].hear(peer, value[1]))
         on("watch", lambda peer, value, fd: self._scouts[value[0]].watch(*value[1:]))
         on("forget", lambda peer, value, fd: self._scouts[value[0]].forget(value[1]))
+        on("unwatch", lambda peer, value, fd: self._scouts[value[0]].unwatch(*value[1:]))
         on("catch_up", lambda peer, value, fd: self._scouts[value].catch_up())
 
     def _adopt(self, peer: int, value: Any, fd: int) -> Awaitable[None] | None:
