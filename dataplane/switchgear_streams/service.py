@@ -410,8 +410,8 @@ class Service:
             headers = answers.BASE + b"content-type: text/plain; version=0.0.4; charset=utf-8\r\n" + answers.NO_STORE
             return Response(200, headers, self.metrics.render())
         if path == b"/live":
-            return self._health(self.well, "alive" if self.well else "stuck")
-        return self._health(self._ready, "ok" if self._ready else "stopping")
+            return self.health(self.well, "alive" if self.well else "stuck")
+        return self.health(self._ready, "ok" if self._ready else "stopping")
 
     @property
     def well(self) -> bool:
@@ -419,5 +419,5 @@ class Service:
         return self.upkeep.well
 
     @staticmethod
-    def _health(well: bool, word: str) -> Response:
+    def health(well: bool, word: str) -> Response:
         return Response(200 if well else 503, answers.BASE + _JSON, orjson.dumps({"status": word}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
@@ -330,6 +331,26 @@ def test_a_worker_that_does_not_stop_is_killed(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_worker_that_hangs_is_seen_by_the_others(several: StreamsServer) -> None:
+    victim = several.workers[1]
+
+    def live() -> int:
+        """What those say that answer at all."""
+        while True:
+            try:
+                return httpx.get(f"{several.url}/live", trust_env=False, timeout=12).status_code
+            except httpx.TimeoutException:
+                continue  # it came to the one that hangs
+
+    assert live() == 200
+    os.kill(victim, signal.SIGSTOP)
+    try:
+        assert live() == 503
+    finally:
+        os.kill(victim, signal.SIGCONT)
+    assert live() == 200
 
 
 def test_one_worker_that_cannot_start_is_a_server_that_cannot(tmp_path: Path, client: httpx.Client) -> None:

@@ -26,6 +26,7 @@ from switchgear_streams.workers.placing import DESK, directory
 from switchgear_streams.workers.scout import Scout
 from switchgear_streams.workers.share import Share, note_of
 from switchgear_streams.workers.totals import Totals
+from switchgear_wire.errors import HttpError
 from switchgear_wire.handover import Arrival
 from switchgear_wire.listener import Limits, Server
 from switchgear_wire.metrics import merge
@@ -37,6 +38,7 @@ log = logging.getLogger("switchgear.streams.workers")
 LOST = 70
 _START_SECONDS = 600.0
 _LATE_SECONDS = 2.0
+_LIVE_SECONDS = 5.0
 _METRICS = answers.BASE + b"content-type: text/plain; version=0.0.4; charset=utf-8\r\n" + answers.NO_STORE
 
 
@@ -152,12 +154,27 @@ class Worker:
         """The handler."""
         if request.path == b"/metrics" and request.method in ("GET", "HEAD"):
             return self._metrics()
+        if request.path == b"/live" and request.method in ("GET", "HEAD") and not self._stopping:
+            return self._live()
         return self._shares[0].handle(request) if self._house is None else self._house.handle(request)
 
     async def _metrics(self) -> AnyResponse:
         """Those of all workers: every series has the number of its worker."""
         texts = [self._text(), *await self.mesh.ask_all("metrics", None)]
         return Response(200, _METRICS, merge(texts))
+
+    async def _live(self) -> AnyResponse:
+        """One that hangs is enough: the others are not started anew without it."""
+        well = self._well()
+        try:
+            async with asyncio.timeout(_LIVE_SECONDS):
+                well = well and all(await self.mesh.ask_all("well", None))
+        except (TimeoutError, HttpError):
+            well = False
+        return Service.health(well, "alive" if well else "stuck")
+
+    def _well(self) -> bool:
+        return all(one.well for one in self._services)
 
     def _text(self) -> bytes:
         return self._services[0].metrics.render() if self._house is None else self._house.metrics()
@@ -172,6 +189,7 @@ class Worker:
         on("open", lambda peer, value, fd: self._open.set())
         on("stop", lambda peer, value, fd: self.stop_wanted.set())
         on("adopt", self._adopt)
+        on("well", lambda peer, value, fd: self._well())
         on("metrics", lambda peer, value, fd: self._text())
         on("foreign", lambda peer, value, fd: shares[value[0]].foreign(peer, value[1]))
         on("settle", lambda peer, value, fd: shares[value[0]].settle(value[1], value[2]))
