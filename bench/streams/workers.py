@@ -82,7 +82,7 @@ def _wait(port: int) -> None:
     raise SystemExit("the server did not come up")
 
 
-def appends(server: Group, seconds: int, keep: bool) -> tuple[float, float]:
+def appends(server: Group, seconds: int, keep: bool, connections: int = CONNECTIONS) -> tuple[float, float]:
     """(appends a second, CPU µs for each): `CLIENTS` processes, each on its stream, or all on all streams in turn."""
     url = f"http://127.0.0.1:{server.port}"
     with httpx.Client(trust_env=False) as client:
@@ -90,7 +90,7 @@ def appends(server: Group, seconds: int, keep: bool) -> tuple[float, float]:
             for name in (f"s{number}-0", f"all-{number}"):
                 client.put(f"{url}/v1/stream/{name}", headers=JSON).raise_for_status()
     before = server.cpu()
-    common = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(HERE.parent / "append.lua"), url, "--"]
+    common = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(HERE.parent / "append.lua"), url, "--"]
     running = [
         subprocess.Popen(
             [*common, *(["1", f"/v1/stream/s{number}-"] if keep else [str(CLIENTS), "/v1/stream/all-"])],
@@ -120,7 +120,7 @@ def main() -> None:
         for count in COUNTS:
             with group(count) as server:
                 for keep in (True, False):
-                    result = appends(server, seconds, keep)
+                    result = appends(server, seconds, keep, CONNECTIONS * count)
                     found.setdefault((count, keep), []).append(result)
                     print(f"round {number}, {count} workers, {'own' if keep else 'all'}: {result}", flush=True)
     PAGE.write_text(page(found))
@@ -135,7 +135,8 @@ def page(found: dict[tuple[int, bool], list[tuple[float, float]]]) -> str:
         "# Figures: several workers",
         "",
         "`python -m bench.streams.workers` measures here and rewrites this page:"
-        f" {CLIENTS} × {CONNECTIONS} connections, 100-byte JSON appends, durable; {ROUNDS} rounds in turns, medians.",
+        f" {CLIENTS} clients with {CONNECTIONS} connections for each worker, 100-byte JSON appends, durable;"
+        f" {ROUNDS} rounds in turns, medians.",
         "Server and load share the cores, so the rate says little; what counts is the server's CPU for each append.",
         "",
         f"{datetime.date.today().isoformat()} · {machine} · commit {commit.stdout.strip()}",
