@@ -9,33 +9,21 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.streams.server import StreamsServer
+from tests.streams.server import StreamsServer, serving
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StreamsServer]:
     """Open to all, long-polls of 500 ms, and small checkpoints so that every test meets packs."""
-    running = StreamsServer(tmp_path_factory.mktemp("streams"), "--checkpoint-bytes", "20000").start()
-    try:
+    with serving(tmp_path_factory.mktemp("streams"), "--checkpoint-bytes", "20000") as running:
         yield running
-        status = running.stop()
-    finally:
-        running.end()
-    assert status == 0, running.log
-    assert "Traceback" not in running.log, running.log
 
 
 @pytest.fixture(scope="module")
 def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StreamsServer]:
     """A server whose long-polls wait until they are woken."""
-    running = StreamsServer(tmp_path_factory.mktemp("patient"), long_poll_ms=60_000).start()
-    try:
+    with serving(tmp_path_factory.mktemp("patient"), long_poll_ms=60_000) as running:
         yield running
-        status = running.stop()
-    finally:
-        running.end()
-    assert status == 0, running.log
-    assert "Traceback" not in running.log, running.log
 
 
 @pytest.fixture

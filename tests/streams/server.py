@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,19 @@ class StreamsServer:
         found = re.findall(rf"^{re.escape(name)} (\S+)$", text, re.M)
         assert found, f"no metric {name} in {text}"
         return sum(map(float, found))
+
+
+@contextlib.contextmanager
+def serving(folder: Path, *flags: str, long_poll_ms: int = 500) -> Iterator[StreamsServer]:
+    """A server that stops in good order in the end, and has logged no error of its own."""
+    running = StreamsServer(folder, *flags, long_poll_ms=long_poll_ms).start()
+    try:
+        yield running
+        status = running.stop()
+    finally:
+        running.end()
+    assert status == 0, running.log
+    assert "Traceback" not in running.log, running.log
 
 
 def events(text: str) -> list[tuple[str, str]]:

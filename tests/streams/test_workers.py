@@ -19,7 +19,7 @@ import pytest
 from switchgear_streams.settings import SettingsError, load
 from switchgear_streams.workers import placing
 from tests.streams.receiver import Receiver
-from tests.streams.server import HOST, JSON, OCTETS, TEXT, StreamsServer, events, read_all, read_messages
+from tests.streams.server import HOST, JSON, OCTETS, TEXT, StreamsServer, events, read_all, read_messages, serving
 from tests.streams.test_clients import conformance
 
 COUNT = 3
@@ -27,15 +27,9 @@ COUNT = 3
 
 @pytest.fixture(scope="module")
 def several(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StreamsServer]:
-    running = StreamsServer(tmp_path_factory.mktemp("several"), "--workers", str(COUNT), "--checkpoint-bytes", "20000")
-    running.start()
-    try:
+    folder = tmp_path_factory.mktemp("several")
+    with serving(folder, "--workers", str(COUNT), "--checkpoint-bytes", "20000") as running:
         yield running
-        status = running.stop()
-    finally:
-        running.end()
-    assert status == 0, running.log
-    assert "Traceback" not in running.log, running.log
 
 
 def names(prefix: str, worker: int | None = None) -> Iterator[str]:

@@ -22,21 +22,14 @@ from switchgear_streams.workers.directory import Directory
 from switchgear_streams.workers.mesh import Mesh
 from switchgear_streams.workers.share import Share
 from tests.streams.inside import Inside
-from tests.streams.server import JSON, OCTETS, TEXT, StreamsServer
+from tests.streams.server import JSON, OCTETS, TEXT, StreamsServer, serving
 from tests.streams.test_workers import COUNT, Raw, alive, names, one_of_each, request
 
 
 @pytest.fixture(scope="module")
 def several(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StreamsServer]:
-    running = StreamsServer(tmp_path_factory.mktemp("races"), "--workers", str(COUNT))
-    running.start()
-    try:
+    with serving(tmp_path_factory.mktemp("races"), "--workers", str(COUNT)) as running:
         yield running
-        status = running.stop()
-    finally:
-        running.end()
-    assert status == 0, running.log
-    assert "Traceback" not in running.log, running.log
 
 
 def fork_of(source: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from switchgear_streams.subscriptions.state import Subscription
+from switchgear_wire.errors import HttpError
 
 
 class Seen(Protocol):
@@ -52,4 +53,4 @@ class Neighbours:
 
     async def position(self, key: bytes, token: str) -> int:
         """The position of an offset in one of these streams. Raises HttpError."""
-        raise NotImplementedError
+        raise HttpError(404, "STREAM_NOT_FOUND", "There is no stream at this path; create it with PUT.")
