@@ -1,8 +1,7 @@
 """The CustomResourceDefinitions, generated from one place: ``python -m switchgear_model.crds DIR`` writes them.
 
-Validation is layered: the schema for types and lengths (every text has a maxLength, the CEL cost budget
-depends on it), CEL for what needs a sentence of explanation. A rule with ``oldSelf`` does not run when its
-field is added or removed, so rules for optional immutable fields stand on the parent and use ``has()``.
+Validation is layered: the schema for types and lengths, CEL for what needs a sentence of explanation.
+The words they are written in are in `crd_schema`.
 """
 
 from __future__ import annotations
@@ -13,201 +12,77 @@ from typing import Any
 
 from switchgear_model import kinds
 from switchgear_model.conditions import MESSAGE_MAX
+from switchgear_model.crd_schema import (
+    DNS_LABEL,
+    MAKE_NEW,
+    Schema,
+    display_name,
+    immutable_optional,
+    ref,
+    rule,
+    secret_key_ref,
+    storage,
+    struct,
+    text,
+)
 from switchgear_model.ids import EDGE_INTERNAL_ID, SERVICE_ID_MAX, SERVICE_ID_PATTERN
 from switchgear_model.labels import CATEGORY, GROUP, VERSION
-
-Schema = dict[str, Any]
-
-_DNS_LABEL = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
-_DNS_SUBDOMAIN = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
-
-
-def _text(description: str, max_length: int, **more: Any) -> Schema:
-    return {"type": "string", "description": description, "maxLength": max_length, **more}
-
-
-def _object(
-    description: str,
-    properties: dict[str, Schema],
-    *,
-    required: list[str] | None = None,
-    rules: list[dict[str, str]] | None = None,
-    **more: Any,
-) -> Schema:
-    schema: Schema = {"type": "object", "description": description, "properties": properties, **more}
-    if required:
-        schema["required"] = required
-    if rules:
-        schema["x-kubernetes-validations"] = rules
-    return schema
-
-
-def _rule(rule: str, message: str, **more: str) -> dict[str, str]:
-    return {"rule": rule, "message": message, **more}
-
-
-def _immutable_optional(field: str, hint: str) -> dict[str, str]:
-    return _rule(
-        f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})",
-        f"{field} is immutable: it can be given only when the object is created. {hint}",
-        fieldPath=f".{field}",
-        reason="FieldValueForbidden",
-    )
-
-
-_MAKE_NEW = "Create a new object under another name, or delete this one first"
-
-
-def _ref(description: str, field: str) -> Schema:
-    return _object(
-        description,
-        {
-            "name": _text(
-                "Name of the object, in the same namespace. Immutable.",
-                63,
-                minLength=1,
-                **{
-                    "x-kubernetes-validations": [
-                        _rule(
-                            f"self.matches('{_DNS_LABEL}')",
-                            f"{field}.name must be the metadata.name of the object: lower-case letters, digits and '-'",
-                        ),
-                        _rule(
-                            "self == oldSelf", f"{field}.name is immutable. {_MAKE_NEW}", reason="FieldValueForbidden"
-                        ),
-                    ]
-                },
-            )
-        },
-        required=["name"],
-    )
-
-
-def _secret_key_ref(description: str, field: str) -> Schema:
-    # The rules are CEL and not patterns because a pattern's error quotes the value, and people paste URLs here.
-    return _object(
-        description,
-        {
-            "name": _text(
-                "Name of the Secret, in the same namespace.",
-                253,
-                minLength=1,
-                **{
-                    "x-kubernetes-validations": [
-                        _rule(
-                            f"self.matches('{_DNS_SUBDOMAIN}')",
-                            f"{field}.name must be the name of a Secret in this namespace (not the URL itself): "
-                            "kubectl create secret generic NAME --from-literal=url=postgresql://…",
-                        )
-                    ]
-                },
-            ),
-            "key": _text(
-                "Key in the Secret's data.",
-                253,
-                minLength=1,
-                **{
-                    "x-kubernetes-validations": [
-                        _rule(
-                            "self.matches('^[-._a-zA-Z0-9]+$')",
-                            f"{field}.key must be a key of the Secret's data: letters, digits, '-', '_' and '.'",
-                        )
-                    ]
-                },
-            ),
-        },
-        required=["name", "key"],
-    )
-
-
-def _display_name() -> Schema:
-    return _text("Short name for people, unique within its parent.", 100, minLength=1)
-
-
-def _storage() -> Schema:
-    size_rule = "^[1-9][0-9]{0,8}(Mi|Gi|Ti)$"
-    return _object(
-        "The volume on which the service keeps its data.",
-        {
-            "size": _text(
-                "Size, for example 10Gi. It can grow and never shrink.",
-                16,
-                default=kinds.DEFAULT_STORAGE_SIZE,
-                **{
-                    "x-kubernetes-validations": [
-                        _rule(
-                            f"self.matches('{size_rule}')",
-                            "storage.size must be a whole number of Mi, Gi or Ti, for example 10Gi",
-                        ),
-                        _rule(
-                            f"!self.matches('{size_rule}') || !oldSelf.matches('{size_rule}') || "
-                            "quantity(self).compareTo(quantity(oldSelf)) >= 0",
-                            "storage.size can grow and never shrink: give at least the present size",
-                        ),
-                    ]
-                },
-            ),
-            "className": _text("StorageClass; the cluster's default when absent. Immutable.", 253, minLength=1),
-        },
-        default={},
-        rules=[_immutable_optional("className", _MAKE_NEW)],
-    )
 
 
 def _service_fields() -> dict[str, Schema]:
     return {
-        "environmentRef": _ref("The Environment this service belongs to.", "environmentRef"),
-        "region": _text(
+        "environmentRef": ref("The Environment this service belongs to.", "environmentRef"),
+        "region": text(
             "Region in which the service runs; the operator's own when absent. Immutable.",
             63,
             minLength=1,
             **{
                 "x-kubernetes-validations": [
-                    _rule(
-                        f"self.matches('{_DNS_LABEL}')",
+                    rule(
+                        f"self.matches('{DNS_LABEL}')",
                         "region must be a region's name: lower-case letters, digits and '-'",
                     )
                 ]
             },
         ),
-        "serviceId": _text(
+        "serviceId": text(
             "Only for a service that moves in from elsewhere and keeps its id. Immutable.",
             SERVICE_ID_MAX,
             minLength=1,
             **{
                 "x-kubernetes-validations": [
-                    _rule(
+                    rule(
                         f"self.matches('{SERVICE_ID_PATTERN}')",
                         "serviceId must be lower-case letters, digits and '-' (not at the ends), "
                         f"at most {SERVICE_ID_MAX} characters; leave it out to get a new one",
                     ),
-                    _rule(f"self != '{EDGE_INTERNAL_ID}'", f"serviceId {EDGE_INTERNAL_ID} is reserved; choose another"),
+                    rule(f"self != '{EDGE_INTERNAL_ID}'", f"serviceId {EDGE_INTERNAL_ID} is reserved; choose another"),
                 ]
             },
         ),
-        "displayName": _display_name(),
+        "displayName": display_name(),
     }
 
 
 def _service_rules() -> list[dict[str, str]]:
     return [
-        _immutable_optional("region", "A service cannot move: " + _MAKE_NEW[0].lower() + _MAKE_NEW[1:]),
-        _immutable_optional("serviceId", _MAKE_NEW),
+        immutable_optional("region", "A service cannot move: " + MAKE_NEW[0].lower() + MAKE_NEW[1:]),
+        immutable_optional("serviceId", MAKE_NEW),
     ]
 
 
 def _spec(kind: str) -> Schema:
     match kind:
         case kinds.WORKSPACE:
-            return _object("What is wanted.", {"displayName": _display_name()}, default={})
+            return struct("What is wanted.", {"displayName": display_name()}, default={})
         case kinds.PROJECT:
-            return _object("What is wanted.", {"displayName": _display_name()}, default={})
+            return struct("What is wanted.", {"displayName": display_name()}, default={})
         case kinds.ENVIRONMENT:
-            return _object(
+            return struct(
                 "What is wanted.",
                 {
-                    "projectRef": _ref("The Project this environment belongs to.", "projectRef"),
-                    "displayName": _display_name(),
+                    "projectRef": ref("The Project this environment belongs to.", "projectRef"),
+                    "displayName": display_name(),
                 },
                 required=["projectRef"],
             )
@@ -215,12 +90,10 @@ def _spec(kind: str) -> Schema:
             return _sync_source_spec()
         case _:
             fields = _service_fields() | {
-                "variant": _text(
-                    "Preset for a kind of use, such as json or state.", 63, minLength=1, pattern=_DNS_LABEL
-                ),
-                "storage": _storage(),
+                "variant": text("Preset for a kind of use, such as json or state.", 63, minLength=1, pattern=DNS_LABEL),
+                "storage": storage(),
             }
-            return _object(
+            return struct(
                 "What is wanted.",
                 fields,
                 required=["environmentRef"],
@@ -229,14 +102,14 @@ def _spec(kind: str) -> Schema:
 
 
 def _sync_source_spec() -> Schema:
-    database = _object(
+    database = struct(
         "The Postgres database to sync from. URLs are given only by reference to a Secret.",
         {
-            "urlSecretRef": _secret_key_ref(
+            "urlSecretRef": secret_key_ref(
                 "Where the URL of a direct connection (not through a pooler) is: the role needs REPLICATION.",
                 "urlSecretRef",
             ),
-            "pooledUrlSecretRef": _secret_key_ref(
+            "pooledUrlSecretRef": secret_key_ref(
                 "Where the URL of a pooled connection is, used for everything but replication.", "pooledUrlSecretRef"
             ),
             "poolSize": {
@@ -250,7 +123,7 @@ def _sync_source_spec() -> Schema:
         },
         rules=[
             # Not `required`: that error would not say that a URL is never accepted inline.
-            _rule(
+            rule(
                 "has(self.urlSecretRef)",
                 "database.urlSecretRef is required: put the database URL into a Secret and name it here as "
                 "urlSecretRef: {name, key}; a URL is never accepted in the spec itself",
@@ -266,7 +139,7 @@ def _sync_source_spec() -> Schema:
             "description": "Tables are added to the publication by hand, not by the sync server.",
             "default": False,
         },
-        "storage": _storage(),
+        "storage": storage(),
         "deletionPolicy": {
             "type": "string",
             "description": "What happens to the replication slot and the publication at deletion.",
@@ -274,7 +147,7 @@ def _sync_source_spec() -> Schema:
             "default": kinds.DELETE,
         },
     }
-    return _object(
+    return struct(
         "What is wanted.",
         fields,
         required=["environmentRef", "database"],
@@ -289,13 +162,13 @@ def _conditions() -> Schema:
         "maxItems": 16,
         "x-kubernetes-list-type": "map",
         "x-kubernetes-list-map-keys": ["type"],
-        "items": _object(
+        "items": struct(
             "One condition.",
             {
-                "type": _text("Name of the condition.", 64, minLength=1),
+                "type": text("Name of the condition.", 64, minLength=1),
                 "status": {"type": "string", "description": "Whether it holds.", "enum": ["True", "False", "Unknown"]},
-                "reason": _text("Stable code of why.", 64, minLength=1),
-                "message": _text("The same for people, with the way out.", MESSAGE_MAX),
+                "reason": text("Stable code of why.", 64, minLength=1),
+                "message": text("The same for people, with the way out.", MESSAGE_MAX),
                 "lastTransitionTime": {
                     "type": "string",
                     "format": "date-time",
@@ -328,11 +201,11 @@ def _status(info: kinds.KindInfo) -> Schema:
     }
     if info.is_service:
         fields |= {
-            "serviceId": _text("The public id.", SERVICE_ID_MAX),
-            "url": _text("Where clients reach the service.", 2048),
-            "secretRef": _object(
+            "serviceId": text("The public id.", SERVICE_ID_MAX),
+            "url": text("Where clients reach the service.", 2048),
+            "secretRef": struct(
                 "The Secret with the service's secret.",
-                {"name": _text("Name of the Secret.", 253), "key": _text("Key in its data.", 253)},
+                {"name": text("Name of the Secret.", 253), "key": text("Key in its data.", 253)},
                 required=["name", "key"],
             ),
             "secretHashes": {
@@ -340,10 +213,10 @@ def _status(info: kinds.KindInfo) -> Schema:
                 "description": "SHA-256 of every secret that is valid.",
                 "maxItems": 8,
                 "x-kubernetes-list-type": "atomic",
-                "items": _object(
+                "items": struct(
                     "One valid secret.",
                     {
-                        "sha256": _text("Hex SHA-256 of the whole secret.", 64, minLength=64),
+                        "sha256": text("Hex SHA-256 of the whole secret.", 64, minLength=64),
                         "expiresAt": {
                             "type": "string",
                             "format": "date-time",
@@ -355,7 +228,7 @@ def _status(info: kinds.KindInfo) -> Schema:
                 ),
             },
         }
-    return _object("What is.", fields)
+    return struct("What is.", fields)
 
 
 def _columns(info: kinds.KindInfo) -> list[dict[str, Any]]:
@@ -389,7 +262,7 @@ def crd(kind: str) -> dict[str, Any]:
     """The CustomResourceDefinition of one kind."""
     info = kinds.KINDS[kind]
     needs_spec = kind not in (kinds.WORKSPACE, kinds.PROJECT)
-    schema = _object(
+    schema = struct(
         _DESCRIPTIONS[kind],
         {
             "apiVersion": {"type": "string"},
@@ -400,8 +273,8 @@ def crd(kind: str) -> dict[str, Any]:
         },
         required=["spec"] if needs_spec else None,
         rules=[
-            _rule(
-                f"size(self.metadata.name) <= 63 && self.metadata.name.matches('{_DNS_LABEL}')",
+            rule(
+                f"size(self.metadata.name) <= 63 && self.metadata.name.matches('{DNS_LABEL}')",
                 "metadata.name must be at most 63 characters: lower-case letters, digits and '-', without dots",
             )
         ],
