@@ -195,8 +195,9 @@ class Creator:
         self._under_way.discard(creation)
         self.failed += 1
         shape = creation.shape
-        shape.snapshot.fail(failure_of(shape, error))
-        self._store.drop(shape, f"its snapshot failed: {type(error).__name__}")
+        failure = failure_of(shape, error)
+        shape.snapshot.fail(failure)
+        self._store.drop(shape, f"its snapshot failed: {type(error).__name__ if failure.status == 409 else failure}")
 
     # -- several in one transaction --
 
@@ -362,7 +363,7 @@ class Creator:
         for _ in range(STITCH_ATTEMPTS):
             try:
                 rows = await session.query_limited(
-                    begin_statements(creation.shape.definition, LOCK_SECONDS), MARK_SECONDS
+                    begin_statements(creation.shape.definition, creation.relation, LOCK_SECONDS), MARK_SECONDS
                 )
             except TimeoutError:
                 raise snapshot_failed("The database did not begin a snapshot in time") from None

@@ -29,7 +29,7 @@ _FILE = "partitions.json"
 # later may have had rows before, which are in no log.
 _TREES = """
 SELECT root::int8, t.relid::oid::int8, t.isleaf, i.xmin = a.xmin, c.relkind IN ('r', 'p') AND c.relpersistence = 'p'
-FROM unnest(ARRAY[{oids}]::oid[]) root CROSS JOIN LATERAL pg_catalog.pg_partition_tree(root::regclass) t
+FROM pg_catalog.unnest(ARRAY[{oids}]::oid[]) root CROSS JOIN LATERAL pg_catalog.pg_partition_tree(root::regclass) t
 JOIN pg_catalog.pg_class c ON c.oid = t.relid
 JOIN pg_catalog.pg_inherits i ON i.inhrelid = t.relid
 JOIN pg_catalog.pg_attribute a ON a.attrelid = t.relid AND a.attname = 'ctid'

@@ -85,27 +85,30 @@ _COLUMNS_QUERY = """
 SELECT c.oid::int8, n.nspname, c.relname, c.relkind, c.relreplident,
        a.attname, a.attnum, a.atttypid::int8, t.typname, t.typtype, a.atttypmod,
        CASE WHEN t.typcategory = 'A' AND t.typelem <> 0 THEN greatest(a.attndims, 1) ELSE 0 END,
-       e.typname, a.attnotnull,
-       CASE WHEN array_position(i.indkey, a.attnum) < i.indnkeyatts THEN array_position(i.indkey, a.attnum) END,
+       e.typname,
+       a.attnotnull AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint n WHERE n.conrelid = c.oid
+         AND n.contype = 'n' AND NOT n.convalidated AND n.conkey = ARRAY[a.attnum]),
+       CASE WHEN k.position < i.indnkeyatts THEN k.position END,
        a.attgenerated,
-       jsonb_build_array(
+       pg_catalog.jsonb_build_array(
          CASE WHEN coalesce(ue.typnamespace, u.typnamespace) = 'pg_catalog'::regnamespace
            THEN coalesce(ue.typname, u.typname) END,
          ue.oid IS NOT NULL,
          CASE WHEN coalesce(ue.typtype, u.typtype) = 'e' THEN
-           (SELECT jsonb_agg(l.enumlabel ORDER BY l.enumsortorder) FROM pg_catalog.pg_enum l
+           (SELECT pg_catalog.jsonb_agg(l.enumlabel ORDER BY l.enumsortorder) FROM pg_catalog.pg_enum l
             WHERE l.enumtypid = coalesce(ue.oid, u.oid)) END,
-         (SELECT jsonb_build_array(o.collname,
-            CASE o.collprovider WHEN 'd' THEN coalesce(to_jsonb(b) ->> 'datlocprovider', 'c')
+         (SELECT pg_catalog.jsonb_build_array(o.collname,
+            CASE o.collprovider WHEN 'd' THEN coalesce(b.data ->> 'datlocprovider', 'c')
               ELSE o.collprovider::text END,
             CASE WHEN o.collprovider = 'd'
-              THEN coalesce(to_jsonb(b) ->> 'datlocale', to_jsonb(b) ->> 'daticulocale', b.datcollate::text)
-              ELSE coalesce(to_jsonb(o) ->> 'colllocale', to_jsonb(o) ->> 'colliculocale', o.collcollate::text) END,
+              THEN coalesce(b.data ->> 'datlocale', b.data ->> 'daticulocale', b.datcollate::text)
+              ELSE coalesce(o.data ->> 'colllocale', o.data ->> 'colliculocale', o.collcollate::text) END,
             CASE WHEN o.collprovider = 'd'
-              THEN coalesce(to_jsonb(b) ->> 'datlocale', to_jsonb(b) ->> 'daticulocale', b.datctype::text)
-              ELSE coalesce(to_jsonb(o) ->> 'colllocale', to_jsonb(o) ->> 'colliculocale', o.collctype::text) END,
+              THEN coalesce(b.data ->> 'datlocale', b.data ->> 'daticulocale', b.datctype::text)
+              ELSE coalesce(o.data ->> 'colllocale', o.data ->> 'colliculocale', o.collctype::text) END,
             o.collisdeterministic, pg_encoding_to_char(b.encoding))
-          FROM pg_catalog.pg_collation o, pg_catalog.pg_database b
+          FROM (SELECT *, pg_catalog.to_jsonb(f) AS data FROM pg_catalog.pg_collation f) o,
+            (SELECT *, pg_catalog.to_jsonb(f) AS data FROM pg_catalog.pg_database f) b
           WHERE o.oid = a.attcollation AND b.datname = current_database())),
        c.relpersistence,
        {stamp},
@@ -123,6 +126,7 @@ LEFT JOIN LATERAL (
   SELECT d.* FROM domains JOIN pg_catalog.pg_type d ON d.oid = domains.oid AND d.typtype <> 'd') u ON true
 LEFT JOIN pg_catalog.pg_type ue ON ue.oid = u.typelem AND ue.typarray = u.oid
 LEFT JOIN pg_catalog.pg_index i ON i.indrelid = c.oid AND i.indisprimary
+LEFT JOIN LATERAL (SELECT pg_catalog.array_position(i.indkey, a.attnum) AS position) k ON true
 WHERE c.relkind IN ({kinds}) AND {condition}
 ORDER BY c.oid, a.attnum
 """
@@ -188,9 +192,10 @@ def stamp_expression(oid: str) -> str:
     rows = f"FROM pg_catalog.pg_attribute s WHERE s.attrelid = {oid} AND s.attnum > 0 AND NOT s.attisdropped"
     key = f"FROM pg_catalog.pg_index s WHERE s.indrelid = {oid} AND s.indisprimary"
     return (
-        "(SELECT concat_ws(' ', k.relnamespace::pg_catalog.regnamespace, k.relname,"  # noqa: S608
-        f" (SELECT string_agg(s.xmin::text, ',' ORDER BY s.attnum) {rows}),"
-        f" (SELECT string_agg(s.indexrelid::text, ',') {key})) FROM pg_catalog.pg_class k WHERE k.oid = {oid})"
+        "(SELECT pg_catalog.concat_ws(' ', k.relnamespace::pg_catalog.regnamespace, k.relname,"  # noqa: S608
+        f" (SELECT pg_catalog.string_agg(s.xmin::text, ',' ORDER BY s.attnum) {rows}),"
+        f" (SELECT pg_catalog.string_agg(s.indexrelid::text, ',') {key}))"
+        f" FROM pg_catalog.pg_class k WHERE k.oid = {oid})"
     )
 
 

@@ -14,7 +14,7 @@ import orjson
 
 from switchgear_shapes.definition import Definition
 from switchgear_shapes.identifiers import key_prefix, literal, quote, quote_relation
-from switchgear_shapes.postgres.session import DISPLAY_SETTINGS
+from switchgear_shapes.postgres.session import DISPLAY_SETTINGS, TRANSACTION_TIMEOUT_VERSION
 from switchgear_shapes.relations import Column, Relation, stamp_expression
 
 # Base types whose cast to text is their output function, and whose output needs no JSON escapes.
@@ -75,22 +75,30 @@ COPY_OPTIONS = "FORMAT csv, QUOTE E'\\x01', DELIMITER E'\\x02'"
 escaped, and the bytes of the stream are the bytes of the file."""
 
 
-def begin_statements(definition: Definition, lock_seconds: int, statement_seconds: int = 0) -> str:
+_OWN_SETTINGS = DISPLAY_SETTINGS | {
+    # With policies on its rows a snapshot would lack rows whose changes the stream tells all the same: fail instead.
+    "row_security": "off",
+    "idle_in_transaction_session_timeout": "0",
+}
+
+
+def begin_statements(definition: Definition, relation: Relation, lock_seconds: int, statement_seconds: int = 0) -> str:
     """Open the transaction and hold the table's schema still before the snapshot is taken.
 
     `statement_seconds` bounds each statement that follows, the reader's pace included; 0 for no limit.
     """
-    return begin_text(definition.oid, table_sql(definition), lock_seconds, statement_seconds)
+    return begin_text(relation, table_sql(definition), lock_seconds, statement_seconds)
 
 
-def begin_text(oid: int, table: str, lock_seconds: int, statement_seconds: int = 0) -> str:
+def begin_text(relation: Relation, table: str, lock_seconds: int, statement_seconds: int = 0) -> str:
     """`begin_statements` for any table; `table` as `table_sql` has it."""
-    settings = "".join(f"SET LOCAL {name} = {literal(value)};" for name, value in DISPLAY_SETTINGS.items())
+    own = _OWN_SETTINGS | {"lock_timeout": f"{lock_seconds}s", "statement_timeout": f"{statement_seconds}s"}
+    if relation.server_version >= TRANSACTION_TIMEOUT_VERSION:
+        own["transaction_timeout"] = "0"
+    settings = "".join(f"SET LOCAL {name} = {literal(value)};" for name, value in own.items())
     return (
-        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"
-        f"{settings}SET LOCAL lock_timeout = '{lock_seconds}s';SET LOCAL statement_timeout = '{statement_seconds}s';"
-        f"LOCK TABLE {table} IN ACCESS SHARE MODE;"
-        f"SELECT pg_current_snapshot(), pg_current_wal_insert_lsn(), {stamp_expression(str(oid))}"
+        f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;{settings}LOCK TABLE {table} IN ACCESS SHARE MODE;"
+        f"SELECT pg_current_snapshot(), pg_current_wal_insert_lsn(), {stamp_expression(str(relation.oid))}"
     )
 
 

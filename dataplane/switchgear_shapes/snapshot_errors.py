@@ -33,6 +33,14 @@ def disk_full() -> ShapeError:
     return snapshot_failed("Unable to create initial snapshot: the disk of the sync server is full")
 
 
+def not_allowed(message: str) -> ShapeError:
+    """The role may not read the table, or not all of its rows."""
+    text = f"Unable to create initial snapshot: {message}"
+    if "row-level security" in message:
+        text += "; the stream would tell of all rows: give the role of DATABASE_URL BYPASSRLS, or the table's ownership"
+    return snapshot_failed(text)
+
+
 def failure_of(shape: Shape, error: Exception) -> ShapeError:
     """The answer to whoever waits for the shape whose creation ended with `error`."""
     if shape.snapshot.failure is not None:
@@ -47,7 +55,7 @@ def failure_of(shape: Shape, error: Exception) -> ShapeError:
         return database_unreachable()
     if isinstance(error, PostgresError):
         if error.sqlstate == _INSUFFICIENT_PRIVILEGE:
-            return snapshot_failed(f"Unable to create initial snapshot: {error.message}")
+            return not_allowed(error.message)
         if error.sqlstate == _LOCK_NOT_AVAILABLE:
             return snapshot_failed("Unable to create initial snapshot: the table is locked by another transaction")
         if error.sqlstate in _GONE:

@@ -24,6 +24,7 @@ from switchgear_shapes.postgres.session import ConnectionLost, PostgresError, Se
 from switchgear_shapes.relations import Relation
 from switchgear_shapes.replication.conversation import parse_lsn
 from switchgear_shapes.snapshot import SnapshotMark, begin_statements, subset_statement
+from switchgear_shapes.snapshot_errors import not_allowed
 from switchgear_shapes.subset_request import subset_error
 from switchgear_wire import AnyResponse, ClientGone, Response, StreamResponse, Writer
 
@@ -169,7 +170,7 @@ class _Run:
 
     async def _begin(self, session: Session, number: int) -> bytes:
         query = self._query
-        begin = begin_statements(query.definition, LOCK_SECONDS, QUERY_SECONDS)
+        begin = begin_statements(query.definition, query.relation, LOCK_SECONDS, QUERY_SECONDS)
         try:
             rows = await session.query_limited(begin, MARK_SECONDS)
         except TimeoutError:
@@ -258,7 +259,7 @@ def _refused(error: PostgresError) -> Exception:
     if error.sqlstate == _LOCK_NOT_AVAILABLE:
         return snapshot_failed("Unable to create initial snapshot: the table is locked by another transaction")
     if error.sqlstate == _INSUFFICIENT_PRIVILEGE:
-        return snapshot_failed(f"Unable to create initial snapshot: {error.message}")
+        return not_allowed(error.message)
     if error.sqlstate in _GONE:
         return TableChanged()
     log.error("a subset query failed: %s %s", error.sqlstate, error.message)

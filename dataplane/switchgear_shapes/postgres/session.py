@@ -19,14 +19,19 @@ from switchgear_shapes.postgres.conninfo import PREFER_IPV6, Conninfo
 
 Row = tuple[str | None, ...]
 
-# Both the walsender and the snapshot queries render values under these, so that the two agree byte for byte.
+# Both the walsender and the snapshot queries render values under these, so that the two agree byte for byte. The
+# search path also keeps functions and operators that somebody made in another schema out of our statements.
 DISPLAY_SETTINGS = {
     "bytea_output": "hex",
     "DateStyle": "ISO, DMY",
     "TimeZone": "UTC",
     "extra_float_digits": "1",
     "IntervalStyle": "iso_8601",
+    "search_path": "pg_catalog",
 }
+
+TRANSACTION_TIMEOUT_VERSION = 170000
+"""The first server that can end a transaction for its age alone."""
 
 BLOCK_SECONDS = 0.05
 NAP_SECONDS = 0.001
@@ -133,6 +138,7 @@ class Session:
             return False
         try:
             self._pg.consume_input()
+            self._pg.consume_input()  # behind the server's last words, its end
         except psycopg.Error:
             return False
         return self._pg.status == pq.ConnStatus.OK and self._pg.transaction_status == pq.TransactionStatus.IDLE

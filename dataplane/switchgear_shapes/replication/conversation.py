@@ -9,7 +9,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 
 from switchgear_shapes.identifiers import literal, quote
-from switchgear_shapes.postgres.session import DISPLAY_SETTINGS, PostgresError, Row
+from switchgear_shapes.postgres.session import DISPLAY_SETTINGS, TRANSACTION_TIMEOUT_VERSION, PostgresError, Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +80,13 @@ def start(names: Names, server_version: int) -> Conversation:
         )
     if rows[0][2] == "t":
         raise StartupRefused("the database is a read-only standby; DATABASE_URL must lead to the primary")
-    yield Ask("SET statement_timeout = 0; SET lock_timeout = 0; SET idle_session_timeout = 0", STARTING)
+    yield Ask(_own_settings(server_version), STARTING)
     yield from _lock(names)
     created = yield from _publication(names, server_version)
     stored = yield from _publishes_stored_generated(names, server_version)
     if created and not names.temporary:
         yield from _drop_slot(names)
     slot_lsn, new_slot = yield from _slot(names)
-    settings = ";".join(f"SET {name} = {literal(value)}" for name, value in DISPLAY_SETTINGS.items())
-    yield Ask(settings, STARTING)
     return Started(
         system_identifier=identity[0] or "",
         timeline=int(identity[1] or 0),
@@ -102,6 +100,22 @@ def start(names: Names, server_version: int) -> Conversation:
             f" (proto_version '1', publication_names {literal(quote(names.publication))})"
         ),
     )
+
+
+def _own_settings(server_version: int) -> str:
+    """What the role or the database may have set otherwise: none of it is to end, refuse or colour what follows.
+
+    Values are rendered, and names found, as in snapshots.
+    """
+    own = DISPLAY_SETTINGS | {
+        "default_transaction_read_only": "off",
+        "statement_timeout": "0",
+        "lock_timeout": "0",
+        "idle_session_timeout": "0",
+    }
+    if server_version >= TRANSACTION_TIMEOUT_VERSION:
+        own["transaction_timeout"] = "0"
+    return ";".join(f"SET {name} = {literal(value)}" for name, value in own.items())
 
 
 def lock_breaker(names: Names) -> str:

@@ -102,7 +102,7 @@ class Publication:
                 relation = quote_relation(schema or "", table or "")
                 try:
                     await session.query(
-                        f"BEGIN; SET LOCAL lock_timeout = '{LOCK_SECONDS}s';"
+                        f"BEGIN READ WRITE; SET LOCAL lock_timeout = '{LOCK_SECONDS}s';"
                         f" ALTER PUBLICATION {quote(self._name)} DROP TABLE ONLY {relation}; COMMIT"
                     )
                     log.info("%s left the publication: no shape uses it", relation)
@@ -126,7 +126,7 @@ class Publication:
         # Both locks wait for running writers; the second is the one that changing the replica identity takes.
         mode = "ACCESS EXCLUSIVE" if state.partial else "SHARE ROW EXCLUSIVE"
         statements = [
-            f"BEGIN; SET LOCAL lock_timeout = '{LOCK_SECONDS}s'; LOCK TABLE {relation} IN {mode} MODE",
+            f"BEGIN READ WRITE; SET LOCAL lock_timeout = '{LOCK_SECONDS}s'; LOCK TABLE {relation} IN {mode} MODE",
         ]
         if not state.published:
             statements.append(f"ALTER PUBLICATION {quote(self._name)} ADD TABLE {relation}")
@@ -154,14 +154,15 @@ class Publication:
             "SELECT EXISTS (SELECT FROM pg_publication p"  # noqa: S608
             " LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = c.oid"
             f" WHERE p.pubname = {literal(self._name)} AND (p.puballtables OR r.oid IS NOT NULL)),"
-            " (SELECT jsonb_agg(jsonb_build_array(n.nspname, l.relname) ORDER BY l.oid <> c.oid, n.nspname, l.relname)"
+            " (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_array(n.nspname, l.relname)"
+            " ORDER BY l.oid <> c.oid, n.nspname, l.relname)"
             " FROM pg_class l JOIN pg_namespace n ON n.oid = l.relnamespace"
             " WHERE l.relreplident <> 'f' AND (l.oid = c.oid AND c.relkind <> 'p' OR c.relkind = 'p' AND l.oid IN"
-            " (SELECT relid FROM pg_partition_tree(c.oid) WHERE isleaf))), c.relkind = 'p',"
-            " (SELECT jsonb_build_array(l.oid::int8, n.nspname, l.relname, l.relkind, l.relpersistence)"
+            " (SELECT relid FROM pg_catalog.pg_partition_tree(c.oid) WHERE isleaf))), c.relkind = 'p',"
+            " (SELECT pg_catalog.jsonb_build_array(l.oid::int8, n.nspname, l.relname, l.relkind, l.relpersistence)"
             " FROM pg_class l JOIN pg_namespace n ON n.oid = l.relnamespace"
             " WHERE (l.relkind NOT IN ('r', 'p') OR l.relpersistence <> 'p') AND (l.oid = c.oid OR c.relkind = 'p'"
-            " AND l.oid IN (SELECT relid FROM pg_partition_tree(c.oid))) ORDER BY l.oid LIMIT 1)"
+            " AND l.oid IN (SELECT relid FROM pg_catalog.pg_partition_tree(c.oid))) ORDER BY l.oid LIMIT 1)"
             f" FROM pg_class c WHERE c.oid = {oid}"
         )
         if not rows:

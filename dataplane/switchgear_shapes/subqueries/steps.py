@@ -171,7 +171,7 @@ class Steps:
     async def _read_rows(self, feed: Feed, relation: Relation) -> None:
         spec = feed.state.spec
         statement = source_select(spec, feed.plan, MAX_ROWS + 1)
-        begin = begin_text(spec.oid, f"ONLY {quote_relation(spec.schema, spec.table)}", LOCK_SECONDS, QUERY_SECONDS)
+        begin = begin_text(relation, f"ONLY {quote_relation(spec.schema, spec.table)}", LOCK_SECONDS, QUERY_SECONDS)
         since = self._ingest.begun_lsn
         deadline = time.monotonic() + GIVE_UP_SECONDS
         while True:
@@ -301,7 +301,7 @@ class Steps:
                 self._store.drop(follower.shape, "its table was dropped or replaced")
             return
         async with self._pool.session() as session:
-            statements = begin_statements(definition, LOCK_SECONDS, QUERY_SECONDS)
+            statements = begin_statements(definition, relation, LOCK_SECONDS, QUERY_SECONDS)
             mark, fits = await self._begin(session, statements, relation, strict=False)
             if fits:
                 await self._passed(mark)
