@@ -46,7 +46,7 @@ _OTHER_VERSION = HttpError(505, "HTTP_VERSION", "Only HTTP/1.1 and HTTP/1.0 are 
 _NOT_KEPT = HttpError(
     503, "ANOTHER_PROCESS", "Send this again on a new connection, not behind a large request.", b"retry-after: 0\r\n"
 )
-_HEAD_TOO_LARGE = HttpError(431, "HEADERS_TOO_LARGE", "URL and headers are too large; send a POST body, or less.")
+_HEAD_TOO_LARGE = HttpError(431, "HEADERS_TOO_LARGE", "URL and headers are too large or too many; use a POST body.")
 
 
 class Connection(Sending):
@@ -91,6 +91,7 @@ class Connection(Sending):
         self._url = b""
         self._in_head = True
         self._head_bytes = 0
+        """Bytes that were received of a head, or around the pieces of a body since its last one."""
         self._discarded = 0
         self._lingering = False
         self._reading_paused = False
@@ -149,8 +150,7 @@ class Connection(Sending):
             if self._discarded > 64 * MAX_DISCARDED:
                 self.abort()
             return
-        if self._in_head:
-            self._head_bytes += len(data)
+        self._head_bytes += len(data)
         if self._kept is not None:
             self._kept.take(data, self._incoming is None and self._active is None and not self._queue)
         try:
@@ -165,7 +165,7 @@ class Connection(Sending):
             cause = error.__context__  # what a callback of ours raised
             self._refuse(cause if isinstance(cause, HttpError) else error)
             return
-        if self._in_head and self._head_bytes > self._server.limits.max_head_bytes:
+        if self._head_bytes > self._server.limits.max_head_bytes:
             self._refuse(_HEAD_TOO_LARGE)
             return
         self._dispatch()
@@ -184,6 +184,10 @@ class Connection(Sending):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         request = cast("Request", self._incoming)
+        if not self._in_head:  # a trailer: nobody asks for one, and none may pass for a header
+            return
+        if len(request.header_list) >= self._server.limits.max_headers:
+            raise _HEAD_TOO_LARGE
         name = name.lower()
         request.header_list.append((name, value))
         known = request.headers.get(name)
@@ -236,6 +240,7 @@ class Connection(Sending):
         return False
 
     def on_body(self, body: bytes) -> None:
+        self._head_bytes = 0
         request = self._incoming
         if request is None or request is self._skipped:
             return
@@ -283,7 +288,8 @@ class Connection(Sending):
     # -- answering --
 
     def _dispatch(self) -> None:
-        while self._active is None and self._queue:
+        # Who does not read waits for answers: they are not made to lie in a buffer.
+        while self._active is None and self._queue and not self.write_paused:
             request = self._active = self._queue.popleft()
             self._server.requests.value += 1
             if self._kept is not None:
@@ -486,7 +492,7 @@ class Connection(Sending):
             if active.waiting_for_body and now > self.deadline:
                 self.abort()
         elif self.deadline and now > self.deadline and not self._queue:
-            if self._head_bytes and not self._lingering:
+            if self._in_head and self._head_bytes and not self._lingering:
                 self._refuse(HttpError(408, "REQUEST_TIMEOUT", "The request's head did not arrive in time."))
             else:
                 self.transport.close()

@@ -22,6 +22,8 @@ class Limits:
     """Bounds of one listener: sizes in bytes, times in seconds."""
 
     max_head_bytes: int = 262_144
+    """Also of what surrounds a chunked body: trailers, extensions of chunks."""
+    max_headers: int = 500
     max_connections: int = 20_000
     head_timeout: float = 30.0
     """From the first byte of a request (or the accepted connection) to the end of its head."""

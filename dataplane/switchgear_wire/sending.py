@@ -59,6 +59,7 @@ class Sending(asyncio.BufferedProtocol):
         self.write_paused = False
         if self._drain_waiter is not None and not self._drain_waiter.done():
             self._drain_waiter.set_result(None)
+        self._dispatch()
 
     def _head(self, request: Request, status: int, headers: bytes, length: int | None) -> bytes:
         if (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -320,6 +321,69 @@ async def test_a_client_that_does_not_read_is_dropped() -> None:
                 break
         assert server.connections == 0
         writer.close()
+
+
+async def test_a_client_that_asks_and_does_not_read_waits_for_its_answers() -> None:
+    handled = 0
+
+    def handler(request: Request) -> Response:
+        nonlocal handled
+        handled += 1
+        return Response(200, b"", b"x" * 60_000)
+
+    async with running(handler, high_water=1 << 16) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"GET /a HTTP/1.1\r\n\r\n" * 999 + b"GET /a HTTP/1.1\r\nConnection: close\r\n\r\n")
+        await until(lambda: handled > 1)
+        await asyncio.sleep(0.2)
+        assert handled < 700, "answers are not made for the buffer"
+        assert (await asyncio.wait_for(reader.read(), 60)).count(b"HTTP/1.1 200 OK") == handled == 1000
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("begun", "endless"),
+    [(b"0\r\n", b"t: x\r\n"), (b"0\r\n", b"t"), (b"1;x=", b"y")],
+    ids=["fields", "one field", "chunk extension"],
+)
+async def test_what_surrounds_a_chunked_body_has_a_bound(begun: bytes, endless: bytes) -> None:
+    async def read(request: Request) -> AnyResponse:
+        return Response(200, b"", await request.read(10))
+
+    async with running(read) as server:
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"POST /a HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n" + begun)
+        sent, more = 0, endless * (100_000 // len(endless))
+        with contextlib.suppress(ConnectionError):
+            while sent < 5_000_000:
+                writer.write(more)
+                sent += len(more)
+                await asyncio.sleep(0.01)
+                await writer.drain()
+        assert sent < 5_000_000, "the connection is cut"
+        writer.close()
+
+
+async def test_trailers_are_no_headers() -> None:
+    async def handler(request: Request) -> AnyResponse:
+        await request.read(10)
+        names = [name for name, _ in request.header_list]
+        return Response(200, b"", b" ".join(sorted(request.headers) + names))
+
+    sent = b"POST /a HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nauthorization: me\r\n\r\n"
+    async with running(handler) as server:
+        got = await exchange(server, sent + b"GET /b HTTP/1.1\r\nConnection: close\r\n\r\n")
+    assert [part.partition(b"\r\n\r\n")[2] for part in got.split(b"HTTP/1.1 200 OK\r\n")[1:]] == [
+        b"transfer-encoding transfer-encoding",
+        b"connection connection",
+    ]
+
+
+async def test_too_many_headers_are_refused() -> None:
+    async with running(echo) as server:
+        for count, status in ((500, b"200"), (501, b"431")):
+            sent = b"GET /a HTTP/1.1\r\n" + b"a:\r\n" * (count - 1) + b"Connection: close\r\n\r\n"
+            assert (await exchange(server, sent)).startswith(b"HTTP/1.1 " + status)
 
 
 async def test_slow_heads_and_idle_connections_end() -> None:
