@@ -57,8 +57,10 @@ class Checkpointer:
         self.squeeze_room = max(squeezing.MAX_READ, 2 * threshold)
         """Bytes that a checkpoint may look at: more than can have come since the one before."""
         self._rest_until = 0.0
+        self._finished = False
         store.pressure_bytes = threshold
         store.on_pressure = self.request
+        store.log.on_crowded = self._crowded
 
     @property
     def running(self) -> bool:
@@ -69,6 +71,11 @@ class Checkpointer:
         if self._task is None:
             self._store.pressure_bytes = 1 << 62
             self._task = asyncio.ensure_future(self._run())
+
+    def _crowded(self) -> None:
+        """The log is filling up: tiny records take much more room there than they count as new data."""
+        if not self.failed and not self._finished:
+            self.request()
 
     def request_squeezes(self) -> None:
         """Start one for streams that are only to be squeezed, if that did not take much time just now."""
@@ -82,6 +89,7 @@ class Checkpointer:
 
     async def finish(self) -> None:
         """A last one, so that the next start has nothing to replay."""
+        self._finished = True
         while self._task is not None:
             await asyncio.shield(self._task)
         if self._store.dirty or self._store.removed:
@@ -135,9 +143,15 @@ class Checkpointer:
         finally:
             self._task = None
             if self.failed:
-                asyncio.get_running_loop().call_later(_RETRY, self._rearm)
+                asyncio.get_running_loop().call_later(_RETRY, self._retry)
             else:
                 self._rearm()
+
+    def _retry(self) -> None:
+        """Without waiting for a write: there may be no room for one in the log."""
+        self._rearm()
+        if not self._finished:
+            self.request()
 
     def _rearm(self) -> None:
         self._store.pressure_bytes = self._threshold

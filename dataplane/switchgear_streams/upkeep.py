@@ -83,9 +83,12 @@ class Upkeep:
         if store.hold is not None or self._stopped:
             return
         found = 0
-        for stream in store.expired(store.clock(), BATCH):
+        over = store.expired(store.clock(), BATCH)
+        while over:
+            stream = over.pop()
             if store.log.room(len(stream.key) + 1024, reserved=True) is not Room.OK:
-                store.watch_deadline(stream)
+                for one in (stream, *over):
+                    store.watch_deadline(one)
                 return
             if store.hold_on(stream) is not None:
                 store.watch_deadline(stream)

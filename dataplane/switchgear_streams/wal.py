@@ -103,6 +103,8 @@ class Log:
         self._current: Segment
         self._limit = 0
         self._next_index = 1
+        self.on_crowded: Callable[[], None] = lambda: None
+        """Told when the log has much to be given back, whatever became of it in memory."""
         self.full = False
         """The last attempt to get more space failed for lack of it."""
         self.assigned = 0
@@ -176,11 +178,10 @@ class Log:
         self._segments.append(segment)
 
     def _want_spare(self) -> None:
-        if (
-            self._making is not None
-            or self._spare is not None
-            or self.retained > (MAX_SEGMENTS - 1) * self._segment_bytes
-        ):
+        retained = self.retained
+        if retained > (MAX_SEGMENTS - 2) * self._segment_bytes:
+            self.on_crowded()
+        if self._making is not None or self._spare is not None or retained > (MAX_SEGMENTS - 1) * self._segment_bytes:
             return
         index = self._segments[-1].index + 1
         old = self._retired.pop() if self._retired else None

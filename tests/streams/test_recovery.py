@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import threading
 import time
@@ -11,6 +12,8 @@ import httpx
 import pytest
 
 from switchgear_streams import catalog, records
+from tests.streams import faulty
+from tests.streams.inside import Inside
 from tests.streams.server import JSON, OCTETS, TEXT, StreamsServer, read_all, read_messages
 
 
@@ -410,6 +413,52 @@ def test_a_full_disk_answers_507_and_recovers(tmp_path: Path, client: httpx.Clie
         assert client.head(server.stream("old")).status_code == 404
     finally:
         server.end()
+
+
+def test_a_log_full_of_tiny_records_is_emptied(tmp_path: Path, client: httpx.Client) -> None:
+    """They hardly count as new data, and yet take the room of the log."""
+    server = StreamsServer(tmp_path, "--wal-segment-bytes", "262144")
+    try:
+        server.start()
+        url = server.stream("long" * 250)
+        client.put(url, headers=OCTETS)
+        for number in range(1300):
+            sent = {**OCTETS, "producer-id": "p", "producer-epoch": "0", "producer-seq": str(number)}
+            answer = client.post(url, headers=sent, content=b"x")
+            assert answer.status_code == 200, answer.text
+        assert server.metric("streams_checkpoints_total") > 0
+    finally:
+        server.end()
+
+
+async def test_streams_that_expire_while_the_disk_is_full_go_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("switchgear_streams.service.Disk", faulty.FaultyDisk)
+    monkeypatch.setattr(faulty, "SWITCHES", tmp_path)
+    inside = Inside(tmp_path / "data", "--wal-segment-bytes", "262144")
+    await inside.start()
+    store, wal = inside.service.store, inside.service.wal
+    try:
+        for number in range(500):
+            name = f"s{number}/" + "long" * 150
+            made = await inside.client.put(inside.url(name), headers={**OCTETS, "stream-ttl": "60"})
+            assert made.status_code == 201
+        (tmp_path / "full").touch()
+        while (await inside.client.put(inside.url("x"), headers=OCTETS, content=b"x" * 30_000)).status_code != 507:
+            await inside.client.delete(inside.url("x"))
+        inside.now += 61_000
+        await inside.sweep()
+        assert 0 < len(store.streams) < 500, "the last reserve is for deletions, and not endless"
+        (tmp_path / "full").unlink()
+        async with asyncio.timeout(30):
+            while wal.full:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        await inside.sweep()
+        assert not [key for key in store.streams if key.startswith(b"s")]
+    finally:
+        (tmp_path / "full").unlink(missing_ok=True)
+        await inside.end()
 
 
 def test_a_failed_sync_ends_the_process_without_an_acknowledgement(tmp_path: Path, client: httpx.Client) -> None:

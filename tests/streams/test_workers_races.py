@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -344,6 +345,28 @@ def test_a_worker_that_hangs_is_seen_by_the_others(several: StreamsServer) -> No
     finally:
         os.kill(victim, signal.SIGCONT)
     assert live() == 200
+
+
+def test_a_worker_that_hangs_does_not_outlive_the_launcher(tmp_path: Path, client: httpx.Client) -> None:
+    server = StreamsServer(tmp_path, "--workers", str(COUNT))
+    workers: list[int] = []
+    try:
+        server.start()
+        workers = server.workers
+        assert client.put(server.stream("x"), headers=OCTETS, content=b"x").status_code == 201
+        os.kill(workers[0], signal.SIGSTOP)
+        server.kill()
+        deadline = time.monotonic() + 20
+        while any(alive(worker) for worker in workers):
+            assert time.monotonic() < deadline, "it is stopped, and has the directory"
+            time.sleep(0.02)
+        server.start()
+        assert client.get(server.stream("x")).content == b"x"
+    finally:
+        for worker in workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
+        server.end()
 
 
 def test_one_worker_that_cannot_start_is_a_server_that_cannot(tmp_path: Path, client: httpx.Client) -> None:

@@ -1,14 +1,15 @@
 """Starts the workers of one server, and ends all of them when one ends.
 
-What it must not do: anything with data. Invariants: no worker outlives the launcher (each holds the end of a pipe whose
-other end is here), and none goes on without the others; the ports' sockets are made here, so that an address in use is
-a start that fails.
+What it must not do: anything with data. Invariants: no worker outlives the launcher, not even one that hangs (the
+kernel kills them with it), and none goes on without the others; the ports' sockets are made here, so that an address in
+use is a start that fails.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import fcntl
 import gc
 import logging
@@ -16,7 +17,6 @@ import os
 import signal
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +26,7 @@ from switchgear_streams.settings import Settings
 from switchgear_streams.workers import placing, worker
 
 LOCK = "LOCK"
+_PR_SET_PDEATHSIG = 1
 _LOCK_SECONDS = 5.0
 _STOP_SECONDS = 60.0
 """After the connections are drained: to make everything durable. Whoever takes longer hangs."""
@@ -48,13 +49,11 @@ def launch(settings: Settings) -> int:
         for low in range(count)
         for high in range(low + 1, count)
     }
-    lifeline = os.pipe()
     gc.freeze()
     pids = [
-        _fork(index, lambda index=index: _work(settings, index, pairs, listeners, lifeline))  # type: ignore[misc]
+        _fork(index, lambda index=index: _work(settings, index, pairs, listeners))  # type: ignore[misc]
         for index in range(count)
     ]
-    os.close(lifeline[0])
     for ends in pairs.values():
         for end in ends:
             end.close()
@@ -97,10 +96,12 @@ def listen(host: str, port: int, count: int) -> list[socket.socket]:
 
 
 def _fork(index: int, work: Callable[[], int]) -> int:
+    launcher = os.getpid()
     pid = os.fork()
     if pid:
         return pid
     try:
+        _die_with(launcher)
         status = work()
     except BaseException:
         log.exception("worker %d failed", index)
@@ -116,11 +117,8 @@ def _work(
     index: int,
     pairs: dict[tuple[int, int], tuple[socket.socket, socket.socket]],
     listeners: list[socket.socket],
-    lifeline: tuple[int, int],
 ) -> int:
     """One worker, in its process."""
-    os.close(lifeline[1])
-    threading.Thread(target=_end_with, args=(lifeline[0],), daemon=True, name="lifeline").start()
     sockets: dict[int, socket.socket] = {}
     for (low, high), (left, right) in pairs.items():
         mine, other = (left, right) if index == low else (right, left)
@@ -141,10 +139,13 @@ def _work(
     return 0
 
 
-def _end_with(fd: int) -> None:
-    """Nothing ever comes; the end does when the launcher has gone."""
-    os.read(fd, 1)
-    os._exit(worker.LOST)
+def _die_with(launcher: int) -> None:
+    """Be killed when the launcher ends, however it does. Raises OSError."""
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0):
+        error = ctypes.get_errno()
+        raise OSError(error, f"prctl: {os.strerror(error)}")
+    if os.getppid() != launcher:  # it ended before
+        os._exit(worker.LOST)
 
 
 def wait(pids: list[int], patience: float) -> int:
