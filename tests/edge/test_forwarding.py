@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 
 import httpx
@@ -203,6 +203,15 @@ async def test_a_long_poll_waits_for_its_answer(edge: EdgeProcess, world: World,
     assert (await waiting).content == b"[]"
 
 
+async def leave(asked: Coroutine[object, object, httpx.Response], when: Callable[[], bool]) -> None:
+    """Begin a request, and close its connection once `when` holds."""
+    task = asyncio.ensure_future(asked)
+    await until(when)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
 async def test_a_client_that_leaves_ends_the_work_at_the_pod(
     edge: EdgeProcess, world: World, client: httpx.AsyncClient
 ) -> None:
@@ -219,8 +228,7 @@ async def test_a_client_that_leaves_ends_the_work_at_the_pod(
 
     url = f"/v1/stream/{service.service_id}/a"
     pod.answer = never
-    with pytest.raises(httpx.ReadTimeout):
-        await client.get(url, headers=service.bearer, timeout=0.3)
+    await leave(client.get(url, headers=service.bearer), lambda: len(pod.seen) == 1)
     await until(lambda: pod.gone == 1)
     pod.answer = lambda r: producing(silence, EVENTS)
     async with client.stream("GET", url, headers=service.bearer) as answer:
@@ -236,9 +244,7 @@ async def test_a_client_that_leaves_ends_the_work_at_the_pod(
         return Response(200)
 
     pod.answer = reading
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.3):
-            await client.post(url, headers=service.bearer, content=slow_upload())
+    await leave(client.post(url, headers=service.bearer, content=slow_upload()), lambda: len(pod.seen) == 3)
     await until(lambda: pod.gone == 3)
     await until(lambda: "switchgear_edge_requests_running 0\n" in edge.metrics())
 
@@ -267,7 +273,7 @@ async def test_a_body_that_the_pod_cuts_is_cut_for_the_client(
 
 async def test_large_bodies_in_bounded_memory(edge: EdgeProcess, world: World, client: httpx.AsyncClient) -> None:
     service, pod = await served(edge, world)
-    size, part = 150 * 1_048_576, b"x" * 65_536
+    size, part = 64 * 1_048_576, b"x" * 65_536
 
     async def download(writer: Writer) -> AsyncIterator[None]:
         for _ in range(size // len(part)):

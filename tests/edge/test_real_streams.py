@@ -36,7 +36,7 @@ class StreamsPod:
     def start(self) -> None:
         root = f"/v1/stream/{self.service.service_id}"
         command = ["--host", HOST, "--port", str(self.port), "--data-dir", str(self.folder / "data")]
-        command += ["--root-path", root, "--public-url", self.edge.url, "--long-poll-timeout-ms", "2000", *self.flags]
+        command += ["--root-path", root, "--public-url", self.edge.url, *self.flags]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "switchgear_streams", *command],
@@ -54,6 +54,9 @@ class StreamsPod:
         except httpx.TransportError:
             return False
 
+    def metrics(self) -> str:
+        return httpx.get(f"{self.url}/metrics", trust_env=False).text
+
     def end(self, number: int = signal.SIGKILL) -> None:
         assert self.process is not None
         self.process.send_signal(number)
@@ -63,7 +66,7 @@ class StreamsPod:
 @pytest.fixture
 async def pod(edge: EdgeProcess, world: World, tmp_path: Path) -> AsyncIterator[StreamsPod]:
     service = world.service(kinds.STREAMS_SERVICE)
-    made = StreamsPod(tmp_path, service, edge, free_port())
+    made = StreamsPod(tmp_path, service, edge, free_port(), "--long-poll-timeout-ms", "30000")
     try:
         await asyncio.to_thread(made.start)
         world.pod(service, made.port)
@@ -104,7 +107,7 @@ async def test_live_reads(pod: StreamsPod, client: httpx.AsyncClient) -> None:
     got = b""
     async with client.stream("GET", f"{url}?offset=-1&live=sse", headers=headers) as events:
         assert events.headers["content-type"].startswith("text/event-stream")
-        await asyncio.sleep(0.3)
+        await asyncio.to_thread(wait, lambda: "\nstreams_long_polls 1\n" in pod.metrics())
         await client.post(url, headers=headers, content=b"first")
         assert (await poll).content == b"first"
         async with asyncio.timeout(20):

@@ -295,6 +295,7 @@ async def test_too_much_at_once_is_refused(kube: Kube, world: World, tmp_path: P
         await until(lambda: len(pod.seen) == 2)
         third = await get(running, service)
         assert (third.status_code, code(third)) == (503, "TOO_MANY_REQUESTS_IN_FLIGHT")
+        await until(lambda: "switchgear_edge_connections 2\n" in running.metrics())  # the third one has left
         _, writer = await asyncio.open_connection(HOST, running.port)
         await until(lambda: "switchgear_edge_connections 3\n" in running.metrics())
         fourth = await get(running, service)

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -191,9 +190,8 @@ def test_a_stopped_node_stops_its_pods_and_runs_them_again_at_its_next_start(pla
         assert not alive(pid)
         eventually(lambda: place.container("s").get("restartCount") == 1, "run again")
         place.ready("s")
-        time.sleep(0.2)
+        eventually(lambda: seen[-1] == "True 1", "the watch says so, too")
     assert any(line.startswith("False") for line in seen), "while it does not run it must not count as ready"
-    assert seen[-1] == "True 1"
     assert place.get("pod/s")["metadata"]["uid"] == uid
     assert place.status("s")["podIP"] == address
     assert place.container("s")["lastState"]["terminated"]["exitCode"] == 143

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +19,7 @@ import yaml
 
 from switchgear_local.install import write_region_key
 from switchgear_local.kubeapi import KubeApi, KubeError
+from switchgear_local.processes import free_port
 from switchgear_model import labels
 from switchgear_model.kinds import manifest
 from tests.support.kube import Kube
@@ -38,12 +38,6 @@ def wait(what: str, check: Callable[[], T], seconds: float = 60) -> T:
             return result
         assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what} (last: {result!r})"
         time.sleep(0.05)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 class Program:

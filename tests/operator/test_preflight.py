@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from switchgear_local.processes import free_port
 from switchgear_model import conditions as c
 from switchgear_model import ids
 from switchgear_model.conditions import Reason
@@ -17,7 +18,6 @@ from switchgear_operator.preflight.cleanup import cleanup
 from switchgear_operator.preflight.probe import probe
 from switchgear_operator.preflight.results import ProbeResult
 from tests.operator import databases as db
-from tests.operator.support import free_port
 from tests.support.postgres import Database
 
 pytestmark = pytest.mark.pg

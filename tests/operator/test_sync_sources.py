@@ -13,10 +13,11 @@ import psycopg
 import pytest
 
 from switchgear_local.postgres import PostgresServer
+from switchgear_local.processes import free_port
 from switchgear_model import kinds
 from tests.operator import databases as db
 from tests.operator.conftest import Region
-from tests.operator.support import Space, free_port, wait
+from tests.operator.support import Space, wait
 from tests.support.postgres import PostgresServers, create_database, drop_database
 
 pytestmark = [pytest.mark.cluster, pytest.mark.pg]

@@ -1,7 +1,7 @@
 """The server on a disk that can be made to fail: the files `full`, `broken`, `stuck` in $FAULTS are the switches.
 
 `full`: no space for a new log segment or a checkpoint. `broken`: the next sync fails. `stuck`: syncs wait until it is
-gone. Run as `python -m tests.streams.faulty` with the server's flags.
+gone, and the file `waits` says that one does. Run as `python -m tests.streams.faulty` with the server's flags.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class FaultyDisk(disk.Disk):
         if (SWITCHES / "broken").exists():
             raise OSError(errno.EIO, "the disk is broken")
         while (SWITCHES / "stuck").exists():
+            (SWITCHES / "waits").touch()
             time.sleep(0.01)
         super().sync(fd)
 

@@ -33,9 +33,13 @@ def test_the_python_client(own: StreamsServer) -> None:
             made.append({"n": "seq"}, seq=seq)
     for number in range(1, 60):
         made.append({"n": number, "pad": "x" * 50})
-    for _ in range(200):  # about a second until it is looked at
-        if httpx.head(url, trust_env=False).headers.get("stream-retained-offset", "") > first:
-            break
+    deadline = time.monotonic() + 60
+    while True:  # about a second until it is looked at, perhaps in the midst of the appends and once more after them
+        retained = httpx.head(url, trust_env=False).headers.get("stream-retained-offset", "")
+        with made.stream(offset="-1", live=False) as response:
+            if retained > first and len(response.read_json()) < 20:
+                break
+        assert time.monotonic() < deadline, retained
         time.sleep(0.05)
     with pytest.raises(durable_streams.RetentionGoneError), made.stream(offset=first, live=False) as response:
         response.read_json()

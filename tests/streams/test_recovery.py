@@ -489,6 +489,7 @@ def test_readers_see_only_what_is_durable(tmp_path: Path, client: httpx.Client) 
         server.start()
         url = server.stream("a")
         client.put(url, headers=TEXT, content=b"one")
+        appends = server.metric("streams_appends_total")
         (faults / "stuck").touch()
         answers: list[httpx.Response] = []
 
@@ -502,7 +503,10 @@ def test_readers_see_only_what_is_durable(tmp_path: Path, client: httpx.Client) 
         ]
         for thread in threads:
             thread.start()
-        time.sleep(0.3)
+        deadline = time.monotonic() + 20
+        while server.metric("streams_appends_total") < appends + 1 or not (faults / "waits").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
         late = threading.Thread(target=send, args=(("POST", url, TEXT, b"three"),))
         late.start()
         time.sleep(0.2)

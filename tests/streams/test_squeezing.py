@@ -154,7 +154,7 @@ def test_a_checkpoint_looks_at_so_much_and_the_rest_follows(tmp_path: Path) -> N
             await post(inside, name, [change("t", "a", "upsert", [at, "x" * 1000]) for at in range(150)])
         await inside.checkpoint()
         assert inside.service.checkpointer.squeezes == 3
-        for _ in range(200):  # nobody comes any more, and between two checkpoints is a rest
+        for _ in range(1000):  # nobody comes any more, and between two checkpoints is a rest
             await inside.sweep()
             if inside.service.checkpointer.squeezes == 8:
                 break

@@ -185,10 +185,10 @@ def test_pull_wake_leases_run_out_and_fence(dev: StreamsServer, client: httpx.Cl
 def test_heartbeats_keep_a_lease(dev: StreamsServer, client: httpx.Client) -> None:
     client.put(dev.stream("wakes"), headers=JSON)
     sub = Sub(dev, client)
-    sub.pull(lease_ttl_ms=3000)
+    sub.pull(lease_ttl_ms=6000)
     append(client, dev, "e/a", 1)
     wake = until(lambda: (found := sub.claim()).status_code == 200 and found.json())
-    until_time = time.monotonic() + 5
+    until_time = time.monotonic() + 8
     while time.monotonic() < until_time:
         assert sub.send("ack", wake["token"], wake).json() == {"ok": True, "next_wake": False}
         assert error(sub.claim("other")) == (409, "ALREADY_CLAIMED")

@@ -249,15 +249,16 @@ async def test_client_gone_is_told_once() -> None:
 
     def handler(request: Request) -> AnyResponse:
         request.on_close(lambda: events.append("request"))
+        events.append("asked")
         return StreamResponse(200, b"", lambda writer: writer.on_close(lambda: events.append("writer")))
 
     async with running(handler) as server:
         _, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(b"GET / HTTP/1.1\r\n\r\n")
-        await asyncio.sleep(0.1)
+        await until(lambda: "asked" in events)
         writer.close()
-        await asyncio.sleep(0.1)
-        assert server.connections == 0
+        await until(lambda: server.connections == 0)
+    events.remove("asked")
     assert sorted(events) == ["request", "writer"]
 
 
@@ -397,7 +398,7 @@ async def test_slow_heads_and_idle_connections_end() -> None:
 async def test_too_many_connections_are_told_so() -> None:
     async with running(echo, max_connections=1) as server:
         _, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        await asyncio.sleep(0.05)
+        await until(lambda: server.connections == 1)
         got = await exchange(server, b"GET / HTTP/1.1\r\n\r\n")
         writer.close()
     assert got.startswith(b"HTTP/1.1 503")
@@ -405,22 +406,23 @@ async def test_too_many_connections_are_told_so() -> None:
 
 
 async def test_drain_lets_work_end_and_then_closes() -> None:
-    release = asyncio.Event()
+    asked, release = asyncio.Event(), asyncio.Event()
 
     async def handler(request: Request) -> AnyResponse:
+        asked.set()
         await release.wait()
         return Response(200, b"", b"done")
 
     async with running(handler) as server:
         busy = asyncio.create_task(exchange(server, b"GET / HTTP/1.1\r\n\r\n"))
         _, idle = await asyncio.open_connection("127.0.0.1", server.port)
-        await asyncio.sleep(0.05)
-        draining = asyncio.create_task(server.drain(5))
-        await asyncio.sleep(0.05)
-        assert server.connections == 1
+        await until(lambda: asked.is_set() and server.connections == 2)
+        draining = asyncio.create_task(server.drain(20))
+        await until(lambda: server.connections == 1)
+        assert not busy.done()
         release.set()
         got = await busy
-        await asyncio.wait_for(draining, 5)
+        await asyncio.wait_for(draining, 20)
         idle.close()
     assert got.endswith(b"done")
     assert b"connection: close" in got

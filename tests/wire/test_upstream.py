@@ -301,7 +301,7 @@ async def test_idle_connections_go_and_are_bounded() -> None:
         await gate.wait()
         return Response(200, b"", b"x")
 
-    async with running(handler) as server, client(max_idle_per_host=3, idle_timeout=0.3) as upstream:
+    async with running(handler) as server, client(max_idle_per_host=3, idle_timeout=2) as upstream:
         waiting = [asyncio.ensure_future(upstream.request(HOST, server.port, "GET", b"/", [])) for _ in range(8)]
         await until(lambda: server.connections == 8)
         gate.set()
@@ -312,17 +312,17 @@ async def test_idle_connections_go_and_are_bounded() -> None:
 
 
 async def test_cancelling_closes_the_connection() -> None:
-    gone = asyncio.Event()
+    asked, gone = asyncio.Event(), asyncio.Event()
 
     async def handler(request: Request) -> Response:
         request.on_close(gone.set)
+        asked.set()
         await asyncio.sleep(30)
         return Response(200)
 
     async with running(handler) as server, client() as upstream:
         task = asyncio.ensure_future(upstream.request(HOST, server.port, "GET", b"/", []))
-        await until(lambda: server.connections == 1)
-        await asyncio.sleep(0.05)
+        await asyncio.wait_for(asked.wait(), 10)
         task.cancel()
         await asyncio.wait_for(gone.wait(), 10)
         assert upstream.connections == 0
