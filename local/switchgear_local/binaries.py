@@ -4,8 +4,8 @@ For each program, in this order: the folder SWITCHGEAR_KUBE_BIN, PATH (the right
 download with its published checksum (skipped at once without a route), a build from Go modules.
 
 Invariants: a program appears in the cache complete or not at all (temporary file, then rename), under a name that holds
-its version; one process at a time downloads or builds. Must not: run anything from a folder that others can write to
-without asking, nor fall back silently when SWITCHGEAR_KUBE_BIN holds a wrong version.
+its version; one process at a time downloads or builds, and removes what a killed one left. Must not: run anything from
+a folder that others can write to without asking, nor fall back silently when SWITCHGEAR_KUBE_BIN holds a wrong version.
 """
 
 from __future__ import annotations
@@ -93,7 +93,18 @@ class Cache:
             ) from error
         with lock:
             self._wait(lock.fileno(), progress)
+            self._sweep()
             yield
+
+    def _sweep(self) -> None:
+        """Remove what somebody left who was killed while downloading or building."""
+        families = {program.family for program in PROGRAMS}
+        hidden = [path for family in families for path in self.root.glob(f"{family}/*/.*")]
+        for path in [*hidden, *self.root.glob(".go-*")]:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
     def _wait(self, fd: int, progress: Progress) -> None:
         started = time.monotonic()
@@ -171,7 +182,7 @@ def _get(program: Program, cache: Cache, progress: Progress, environ: Mapping[st
             temporary.chmod(0o755)
             if not has_right_version(program, temporary):
                 raise BinariesError(f"the result is not {program.name} {program.minor}")
-            temporary.replace(target)
+            gobuild.keep(temporary, target)
         except BinariesError as error:
             failures.append(f"{way}: {error}")
             continue

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import http.client
 import socket
 import tarfile
 import threading
 import time
-import urllib.error
 import urllib.parse
 import urllib.request
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def fetch(program: Program, target: Path, progress: Callable[[str], None], envir
             _extract(part, program.name, target)
         else:
             part.replace(target)
-    except (OSError, tarfile.TarError, urllib.error.URLError) as error:
+    except (OSError, EOFError, tarfile.TarError, zlib.error, http.client.HTTPException) as error:
         raise BinariesError(f"{url}: {error}") from error
     finally:
         part.unlink(missing_ok=True)

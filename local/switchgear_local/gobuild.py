@@ -13,6 +13,7 @@ import importlib.util
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from pathlib import Path
 
 from . import paths
 from .errors import BinariesError
+from .processes import die_with_parent
 from .versions import GO, GO_MINIMUM, Program
 
 Progress = Callable[[str], None]
@@ -47,6 +49,7 @@ def build(program: Program, target: Path, progress: Progress, environ: Mapping[s
         with importlib.resources.as_file(source) as folder:
             shutil.copytree(folder, module)
         output = Path(work) / program.name
+        env["GOTMPDIR"] = work
         command = [
             str(go),
             "build",
@@ -59,6 +62,16 @@ def build(program: Program, target: Path, progress: Progress, environ: Mapping[s
         ]
         _run(command, module, env, _BUILD_LIMIT, f"building {program.name}", progress)
         output.replace(target)
+
+
+def keep(temporary: Path, target: Path) -> None:
+    """Rename to `target` what is whole, so that it is whole there after a power cut, too."""
+    fd = os.open(temporary, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    temporary.replace(target)
 
 
 def toolchain(progress: Progress, environ: Mapping[str, str]) -> tuple[Path, Path | None]:
@@ -150,7 +163,14 @@ def _run(command: list[str], cwd: Path, env: dict[str, str], limit: float, what:
     started = time.monotonic()
     with tempfile.TemporaryFile() as output:
         try:
-            process = subprocess.Popen(command, cwd=cwd, env=env, stdout=output, stderr=subprocess.STDOUT)
+            process = subprocess.Popen(
+                command,
+                cwd=cwd,
+                env=env,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                preexec_fn=die_with_parent(signal.SIGTERM),
+            )
         except OSError as error:
             raise BinariesError(f"{what}: {command[0]}: {error.strerror}") from error
         try:

@@ -22,8 +22,10 @@ def packages(progress: Callable[[str], None] = lambda line: None) -> Path:
     target = nodejs.cache_dir() / f"clouds-{digest}"
     with nodejs.locked(target.with_suffix(".lock")):
         if not target.exists():
+            for left in target.parent.glob(".clouds-*"):  # by one who was killed
+                shutil.rmtree(left, ignore_errors=True)
             progress("installing the clouds' Pulumi packages into the cache")
-            with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            with tempfile.TemporaryDirectory(prefix=".clouds-", dir=target.parent) as folder:
                 made = Path(folder) / "packages"
                 command = [
                     sys.executable,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -33,7 +34,7 @@ def programs(progress: gomodules.Progress = lambda line: None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for path in (cli, host):
         link = folder / path.name
-        if not link.exists():
+        with contextlib.suppress(FileExistsError):
             link.hardlink_to(path)  # the host looks for its script beside the file that a link points to
     script = folder / "pulumi-language-python-exec"
     if not script.exists():

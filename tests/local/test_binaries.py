@@ -6,6 +6,8 @@ import hashlib
 import http.server
 import io
 import re
+import subprocess
+import sys
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -15,6 +17,8 @@ import pytest
 
 from switchgear_local import binaries, download, gobuild, paths, versions
 from switchgear_local.errors import BinariesError
+from tests.support import processes
+from tests.support.region import wait_until
 
 APISERVER = next(p for p in versions.PROGRAMS if p.name == "kube-apiserver")
 ETCD = next(p for p in versions.PROGRAMS if p.name == "etcd")
@@ -98,6 +102,52 @@ def test_what_cannot_be_had_is_said_with_a_way_out(tmp_path: Path, monkeypatch: 
     assert not list((tmp_path / "cache").rglob("etcd*/etcd")), "a failed build must leave nothing"
 
 
+GO = f"""#!/bin/sh
+if test "$1" = version; then echo go version go1.99.0 linux/amd64; exit; fi
+while test "$1" != -o; do shift; done
+name=$(basename "$2")
+if test -e "$HANG"; then touch "$GOTMPDIR/part" "$HANG.begun"; exec sleep 1000; fi
+case $name in
+    etcd) line='etcd Version: {versions.ETCD}' ;;
+    kubectl) line='{{"clientVersion": {{"gitVersion": "v{versions.KUBERNETES}"}}}}' ;;
+    *) line='Kubernetes v{versions.KUBERNETES}' ;;
+esac
+printf "#!/bin/sh\necho '%s'\n" "$line" > "$2"
+chmod +x "$2"
+"""
+
+
+def test_a_build_that_is_killed_leaves_nothing_that_matters(tmp_path: Path) -> None:
+    """Its Go ends with it; the next one clears up and builds. Two at a time build once."""
+    go = tmp_path / "path" / "go"
+    go.parent.mkdir()
+    go.write_text(GO)
+    go.chmod(0o755)
+    hang = tmp_path / "hang"
+    hang.touch()
+    env = environ(tmp_path, HANG=str(hang), PATH=f"{go.parent}:/usr/bin:/bin")
+    program = (
+        "from switchgear_local import binaries, download\n"
+        "download.has_route = lambda host: False\n"
+        "print(binaries.ensure(lambda line: print(line, flush=True)))\n"
+    )
+    command = [sys.executable, "-c", program]
+    killed = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL)
+    wait_until((tmp_path / "hang.begun").exists, 60, "the build has begun")
+    killed.kill()
+    killed.wait()
+    wait_until(lambda: not processes.find(str(hang)), 20, "Go ends with what started it")
+    assert len(list((tmp_path / "cache").rglob("part"))) == 1
+    hang.unlink()
+    both = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=100)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert sum(text.count("building") for text in said) == len(versions.PROGRAMS)
+    left = {path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()}
+    assert left == {"lock"} | {program.name for program in versions.PROGRAMS}
+    assert not list((tmp_path / "cache").rglob(".*"))
+
+
 def test_machines_go_is_used_when_new_enough(tmp_path: Path) -> None:
     go = tmp_path / "path" / "go"
     go.parent.mkdir()
@@ -126,6 +176,8 @@ class _Files(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         body = self.content.get(self.path)
         self.send_response(200 if body is not None else 404)
+        if b"breaks off" in (body or b""):
+            self.send_header("transfer-encoding", "chunked")
         self.end_headers()
         self.wfile.write(body or b"")
 
@@ -174,6 +226,13 @@ def test_tampered_download_is_refused(
     releases[file] += b"x"
     with pytest.raises(BinariesError, match="SHA-256"):
         download.fetch(program, tmp_path / "it", lambda line: None, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_download_that_breaks_off_is_a_clear_error(tmp_path: Path, releases: dict[str, bytes]) -> None:
+    releases["/kube-apiserver"] = b"ff\r\nbreaks off"
+    with pytest.raises(BinariesError, match="kube-apiserver: IncompleteRead"):
+        download.fetch(APISERVER, tmp_path / "it", lambda line: None, {})
     assert list(tmp_path.iterdir()) == []
 
 

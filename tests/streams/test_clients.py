@@ -30,6 +30,7 @@ def conformance(url: str, name: str) -> None:
 
 
 @pytest.mark.node
+@pytest.mark.timeout(300)
 def test_conformance(own: StreamsServer) -> None:
     own._flags = ("--checkpoint-bytes", "100000", "--allow-loopback-webhooks")
     own.start()

@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from switchgear_local import gobuild, paths
+from switchgear_local.processes import die_with_parent
 
 FOLDER = Path(__file__).parent / "gomod"
 BUILD_SECONDS = 3000.0
@@ -32,6 +34,8 @@ def program(name: str, folder: str, package: str, flags: str = "", progress: Pro
     target.parent.mkdir(parents=True, exist_ok=True)
     with (target.parent / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        for left in target.parent.glob(".build-*"):  # by one who was killed
+            shutil.rmtree(left, ignore_errors=True)
         if not os.access(target, os.X_OK):
             progress(f"building {name} with Go (the first time takes minutes)")
             started = time.monotonic()
@@ -46,13 +50,20 @@ def _build(module: Path, package: str, flags: str, target: Path, progress: Progr
         copy = Path(work) / "module"
         shutil.copytree(module, copy)
         output = Path(work) / target.name
+        environment["GOTMPDIR"] = work
         command = [str(go), "build", "-trimpath", "-ldflags", f"-s -w {flags}".strip(), "-o", str(output), package]
         done = subprocess.run(
-            command, cwd=copy, env=environment, capture_output=True, timeout=BUILD_SECONDS, check=False
+            command,
+            cwd=copy,
+            env=environment,
+            capture_output=True,
+            timeout=BUILD_SECONDS,
+            check=False,
+            preexec_fn=die_with_parent(signal.SIGTERM),
         )
         if done.returncode:
             raise RuntimeError(f"building {target.name} failed: {done.stderr.decode(errors='replace')[-2000:]}")
-        output.replace(target)
+        gobuild.keep(output, target)
 
 
 def toolchain(progress: Progress = lambda line: None) -> tuple[Path, dict[str, str]]:

