@@ -366,7 +366,7 @@ class Connection(Sending):
         elif isinstance(response, FileResponse):
             head = self._head(request, response.status, response.headers, response.length)
             if response.length < SENDFILE_FROM and not self.write_paused:
-                self._send_short_file(request, response, head)
+                self._server.outgoing.add(self, request, response, head)
                 return
             self.transport.write(head)
             self._task = asyncio.ensure_future(self._send_file(request, response))

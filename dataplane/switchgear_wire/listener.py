@@ -12,6 +12,7 @@ from switchgear_wire.handover import Arrival
 from switchgear_wire.metrics import Counter
 from switchgear_wire.request import Request
 from switchgear_wire.response import Handler
+from switchgear_wire.sending import Outgoing
 
 INBOX_BYTES = 262_144
 BACKLOG = 4096
@@ -45,6 +46,7 @@ class Server:
         self.error_headers = error_headers
         self.inbox = memoryview(bytearray(INBOX_BYTES))
         """What its connections receive into, one at a time."""
+        self.outgoing = Outgoing()
         self.requests = Counter()
         self.refused = Counter()
         self.draining = False

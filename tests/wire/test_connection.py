@@ -308,6 +308,38 @@ async def test_short_files_reach_a_slow_reader_whole(tmp_path: Path) -> None:
     assert done == [True] * 20
 
 
+async def test_short_files_keep_their_place_and_a_broken_one_hurts_no_other(tmp_path: Path) -> None:
+    """They are sent after everything that came together is handled."""
+    path = tmp_path / "data"
+    path.write_bytes(bytes(range(256)) * 400)
+    fd = os.open(path, os.O_RDONLY)
+    done: list[bytes] = []
+
+    def handler(request: Request) -> AnyResponse:
+        if request.path == b"/text":
+            return Response(200, b"", request.query)
+        # The gap's file ends before what is promised.
+        piece = FileSlice(fd, int(request.query), 10) if request.path == b"/file" else FileSlice(fd, 100_000, 100_000)
+        return FileResponse(200, b"", [b"[", piece, b"]"], lambda: done.append(request.path))
+
+    def get(target: str, close: bool = False) -> bytes:
+        return f"GET {target} HTTP/1.1\r\n{'connection: close' if close else 'a: b'}\r\n\r\n".encode()
+
+    piped = b"".join([get("/file?0"), get("/text?a"), get("/file?10"), get("/file?20"), get("/text?b", close=True)])
+    async with running(handler) as server:
+        answers = [exchange(server, piped) for _ in range(20)]
+        broken = [exchange(server, get("/gap") + get("/text?c")) for _ in range(3)]
+        found = await asyncio.gather(*broken, *answers)
+        assert not any(b"\r\n\r\nc" in one for one in found[:3])
+        for got in found[3:]:
+            bodies = [part.split(b"\r\n\r\n", 1)[1] for part in got.split(b"HTTP/1.1 200 OK\r\n")[1:]]
+            files = [b"[" + bytes(range(start, start + 10)) + b"]" for start in (0, 10, 20)]
+            assert bodies == [files[0], b"a", files[1], files[2], b"b"]
+        await until(lambda: server.connections == 0)
+    assert sorted(done) == [b"/file"] * 60 + [b"/gap"] * 3
+    os.close(fd)
+
+
 async def test_a_client_that_does_not_read_is_dropped() -> None:
     def handler(request: Request) -> AnyResponse:
         return StreamResponse(200, b"", lambda writer: [writer.write(b"x" * 1_000_000) for _ in range(20)] and None)
