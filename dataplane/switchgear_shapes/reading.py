@@ -18,6 +18,7 @@ from switchgear_shapes.log.registry import Registry
 from switchgear_shapes.log.shape import Shape
 from switchgear_shapes.log.shape_log import Slice
 from switchgear_shapes.offsets import END_OF_SNAPSHOT, Offset
+from switchgear_shapes.prepared import ChunkResponse, Prepared, PreparedChunks
 from switchgear_shapes.request import ShapeRequest
 from switchgear_wire import AnyResponse, ClientGone, FileResponse, FileSlice, Request, Response, StreamResponse, Writer
 
@@ -57,6 +58,7 @@ class Reader:
         """Ends a shape whose file is not there, or raises what the client is told."""
         self._cache = cache
         self._cursor = cursor
+        self.prepared = PreparedChunks()
         self._memo_key: tuple[int, int, int, int] | None = None
         self._memo = b""
         self._live_key: tuple[object, ...] | None = None
@@ -130,6 +132,15 @@ class Reader:
             return None
         return Response(304, self.headers(request, base, sr, shape, offset, schema=None, reaches_end=reaches_end))
 
+    # -- complete chunks, asked for again --
+
+    def again(self, prepared: Prepared, base: bytes) -> ChunkResponse | None:
+        """None when the file cannot be opened."""
+        try:
+            return prepared.answer(base, self._store.files)
+        except OSError:
+            return None
+
     # -- the snapshot --
 
     def chunk(
@@ -145,7 +156,7 @@ class Reader:
         start = snapshot.chunk_start(number)
         if snapshot.kept is not None and snapshot.complete:
             rows = snapshot.kept[start : snapshot.chunk_ends[number]]
-            return self._body(request, base, headers, Slice(None, 0, 0, rows), b"")
+            return self._body(request, base, headers, shape, Slice(None, 0, 0, rows), b"")
         try:
             handle = self._store.files.get(snapshot.path)
         except FileNotFoundError:
@@ -157,7 +168,7 @@ class Reader:
         if number >= len(snapshot.chunk_ends):
             return StreamResponse(200, headers, lambda writer: _stream_growing(writer, shape, number, start, handle))
         end = snapshot.chunk_ends[number]
-        return self._body(request, base, headers, Slice(handle, start, end - start, b""), b"")
+        return self._body(request, base, headers, shape, Slice(handle, start, end - start, b""), b"")
 
     # -- the log --
 
@@ -221,7 +232,7 @@ class Reader:
         except OSError as error:
             log.error("cannot read the log of %s: %s", shape.handle, error)
             raise unreadable() from None
-        return self._body(request, base, headers, piece, control)
+        return self._body(request, base, headers, shape, piece, control)
 
     def nothing(self, request: Request, base: bytes, sr: ShapeRequest, shape: Shape, schema: bytes | None) -> Response:
         """No changes: a live request's time is over, or `offset=now`."""
@@ -250,7 +261,9 @@ class Reader:
     def _read(self, shape: Shape, start: int, end: int) -> bytes:
         return shape.log.slice(start, end, self._store.files).read()
 
-    def _body(self, request: Request, base: bytes, headers: bytes, piece: Slice, control: bytes) -> AnyResponse:
+    def _body(
+        self, request: Request, base: bytes, headers: bytes, shape: Shape, piece: Slice, control: bytes
+    ) -> AnyResponse:
         if piece.size <= INLINE_BYTES:
             try:
                 data = piece.read()
@@ -258,12 +271,12 @@ class Reader:
                 log.error("cannot read a shape's file: %s", error)
                 return answers.error_response(request, base, unreadable())
             return Response(200, headers, b"[" + (data + control if control else data[: -len(_SEPARATOR)]) + b"]")
+        if piece.handle is not None and not piece.tail and not control:
+            return ChunkResponse(headers, shape, piece.handle, piece.start, piece.length - len(_SEPARATOR))
         parts: list[bytes | FileSlice] = [b"["]
-        tail = piece.tail + control + b"]" if control else piece.tail[: -len(_SEPARATOR)] + b"]"
-        cut = 0 if piece.tail or control else len(_SEPARATOR)
         if piece.handle is not None:
-            parts.append(FileSlice(piece.handle.fd, piece.start, piece.length - cut))
-        parts.append(tail)
+            parts.append(FileSlice(piece.handle.fd, piece.start, piece.length))
+        parts.append(piece.tail + control + b"]" if control else piece.tail[: -len(_SEPARATOR)] + b"]")
         return FileResponse(200, headers, parts, None if piece.handle is None else piece.handle.release)
 
     # -- events --

@@ -24,6 +24,7 @@ from switchgear_shapes.log.shape import Shape
 from switchgear_shapes.measures import RequestMeasures
 from switchgear_shapes.offsets import BEFORE_ALL, INFINITY, Offset
 from switchgear_shapes.parameters import Query
+from switchgear_shapes.prepared import ChunkResponse, Prepared
 from switchgear_shapes.reading import Reader
 from switchgear_shapes.relations import schema_header
 from switchgear_shapes.request import ShapeRequest, parse, parse_params, with_body
@@ -83,10 +84,34 @@ class ShapeApi:
         if request.method not in ("GET", "HEAD", "POST", "DELETE"):
             return not_found(base)
         call = Call(request, base)
-        answer = self._answer(call)
+        answer = self._again(call) or self._answer(call)
         if isinstance(answer, AnyResponse):
             self._answered(call, answer)
         return answer
+
+    def _again(self, call: Call) -> Answer | None:
+        """A complete chunk whose answer is prepared; None for whatever takes another look, errors among them."""
+        request, stack = call.request, self._stack
+        reader = stack.reader
+        if reader is None or request.method != "GET":
+            return None
+        prepared = reader.prepared.find(request.query, stack.catalog)
+        if prepared is None or b"if-none-match" in request.headers or not stack.serving:
+            return None
+        if not self._authentic(request, prepared.query):
+            return None
+        return reader.again(prepared, call.base)
+
+    def _prepare(self, call: Call, query: Query, sr: ShapeRequest, answer: Answer) -> None:
+        """Keep what the next one who asks the same is answered with."""
+        request, reader = call.request, self._stack.reader
+        if not isinstance(answer, ChunkResponse) or sr.live or request.method != "GET" or reader is None:
+            return
+        definition = answer.shape.definition
+        relation = self._stack.catalog.peek(definition.schema, definition.table)
+        if relation is not None and len(request.query) <= CACHED_QUERY_BYTES:
+            headers = answer.headers[len(call.base) :]
+            reader.prepared.keep(request.query, Prepared(query, answer, headers, relation))
 
     def _answered(self, call: Call, answer: AnyResponse) -> AnyResponse:
         self._measures.answered(answer, call.started, call.live)
@@ -98,7 +123,8 @@ class ShapeApi:
             query, parsed = (
                 _parsed(request.query) if len(request.query) <= CACHED_QUERY_BYTES else _parse(request.query)
             )
-            self._authenticate(request, query)
+            if not self._authentic(request, query):
+                raise errors.unauthorized()
             if request.method == "DELETE":
                 return self._admitted(call, EXISTING, self._delete(call, query))
             if request.method == "POST" and request.has_body:
@@ -106,7 +132,9 @@ class ShapeApi:
                 return self._admitted(call, EXISTING if known else INITIAL, self._with_body(call, parsed))
             if isinstance(parsed, ShapeError):
                 raise parsed.with_traceback(None)
-            return self._get(call, parsed)
+            answer = self._get(call, parsed)
+            self._prepare(call, query, parsed, answer)
+            return answer
         except ShapeError as error:
             return answers.error_response(request, call.base, error)
         except Exception as error:
@@ -114,16 +142,14 @@ class ShapeApi:
 
     # -- steps --
 
-    def _authenticate(self, request: Request, query: Query) -> None:
+    def _authentic(self, request: Request, query: Query) -> bool:
         if self._secret is None:
-            return
+            return True
         given = query.values.get("secret", query.values.get("api_secret"))
         if given is not None and hmac.compare_digest(given.encode("utf-8", "replace"), self._secret):
-            return
+            return True
         authorization = request.headers.get(b"authorization", b"")
-        if authorization[:7].lower() == b"bearer " and hmac.compare_digest(authorization[7:].strip(), self._secret):
-            return
-        raise errors.unauthorized()
+        return authorization[:7].lower() == b"bearer " and hmac.compare_digest(authorization[7:].strip(), self._secret)
 
     def _knows(self, handle: str | None) -> bool:
         known = self._stack.known
