@@ -330,7 +330,7 @@ def prepare(folder: Path, count: int) -> None:
             stream = Stream(name(index), index + 1, index + 1, 0, b"application/json", now)
             stream.ttl = None if index % 10 else 864_000
             stored = content(index) + b",\n"
-            head, run = segments.encode_run(pack, at, stream.key, stream.generation, 0, [len(stored)], stored)
+            head, run = segments.encode_run(pack, at, stream.key, stream.generation, 0, [len(stored)], [stored])
             disk.write(fd, [head, stored], at)
             at += len(head) + len(stored)
             stream.end = len(stored)

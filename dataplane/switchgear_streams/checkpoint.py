@@ -5,8 +5,9 @@ then a catalogue group that names the boundary. On the loop again: point the str
 
 Invariants: the catalogue group is written only after its pack and the log up to the boundary are on the disk; a
 checkpoint that fails for lack of space changes nothing and is tried again; any other failure ends the process.
-Small runs next to new bytes are joined with them, so that a stream has a number of runs logarithmic in its size; packs
-of which most is dead are emptied by copying what is alive.
+Small runs next to new bytes are joined with them, so that a stream has a number of runs logarithmic in its size (large
+appends stay where the log has them, up to a number: `adoption`); packs of which most is dead are emptied by copying
+what is alive.
 """
 
 from __future__ import annotations
@@ -14,10 +15,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from switchgear_streams import catalog, compaction, squeezing
+from switchgear_streams import adoption, catalog, compaction, squeezing
 from switchgear_streams.disk import Disk
 from switchgear_streams.packing import PASSING, Job, Packer, Part
 from switchgear_streams.segments import Pack
@@ -54,6 +54,7 @@ class Checkpointer:
         self.seconds = 0.0
         self.failed = False
         self.squeezes = self.squeezed_bytes = self.squeezes_failed = 0
+        self.adoptions = 0
         self.squeeze_room = max(squeezing.MAX_READ, 2 * threshold)
         """Bytes that a checkpoint may look at: more than can have come since the one before."""
         self._rest_until = 0.0
@@ -228,6 +229,7 @@ class Checkpointer:
         pack = packs.next_id
         packs.next_id += 1
         job = Job(boundary, pack, store.next_generation, [], list(removed), packs.sizes())
+        job.adopted = self._adopt(dirty)
         job.usage = store.usage.dump()
         job.victims = [pack for pack in victims if pack in packs.known]
         job.room = self.squeeze_room
@@ -240,8 +242,16 @@ class Checkpointer:
             job.rewrite = self._unchanged({part.stream for part in job.parts})
         return job
 
+    def _adopt(self, streams: Iterable[Stream]) -> adoption.Plan:
+        """Which of the log's segments become packs."""
+        packs = self._store.packs
+        for stream in streams:
+            stream.cut_tail()
+        made = adoption.plan(streams, self._store.log, packs.next_id)
+        packs.next_id += len(made.segments)
+        return made
+
     def _part(self, job: Job, stream: Stream) -> Part:
-        stream.cut_tail()
         runs, shed = stream.runs, []
         if stream.left > stream.base:
             shed = [run for run in runs if stream.droppable(run.start, run.start + run.length)]
@@ -254,12 +264,14 @@ class Checkpointer:
             job.room -= squeeze.size
             if not squeeze.frozen:  # what is joined must not be what is squeezed
                 kept, joined = list(runs), []
-        frozen = stream.freeze()
-        if frozen is None or not self._hold(job, joined):
+        frozen, adopts = stream.freeze(), adoption.may(stream)
+        stays = frozen is None or (adopts and job.adopted.run(frozen[0]) is not None)
+        if stays or not self._hold(job, joined):
             kept, joined = list(runs), []
         if not self._hold(job, [run for run in kept if run.pack in job.victims]):
             job.victims = []
         part = Part(stream, stream.meta(), self._store.due(stream), kept, joined, frozen, shed, squeeze=squeeze)
+        part.adopts = adopts
         for run in (*kept, *joined[:1]):
             if run.start < stream.left < run.start + run.length and stream.droppable(run.start, stream.left):
                 part.cut = stream.left
@@ -296,9 +308,7 @@ class Checkpointer:
             stream, frozen = part.stream, part.frozen
             stream.sealing = False
             if frozen is not None and stream.frozen is frozen:
-                stream.tail = frozen.data + stream.tail
-                stream.marks = array("Q", [*frozen.marks, *stream.marks])
-                stream.tail_start = frozen.start
+                stream.chunks = frozen + stream.chunks
                 stream.frozen = None
             if store.streams.get(stream.key) is stream:
                 store.mark(stream)
@@ -311,6 +321,9 @@ class Checkpointer:
         store, packs = self._store, self._store.packs
         if job.written:
             packs.known[job.pack] = Pack(job.written, job.alive)
+        for adopted in job.adopted.segments.values():
+            packs.known[adopted.pack] = Pack(adopted.segment.position, adopted.alive)
+            self.adoptions += 1
         for part in job.parts:
             stream = part.stream
             stream.sealing = False
@@ -319,7 +332,7 @@ class Checkpointer:
             if part.tried:
                 stream.tried = part.tried
                 self.squeezes_failed += 1
-            if (part.new is not None or squeezed is not None) and stream.frozen is part.frozen:
+            if (part.new or squeezed is not None) and stream.frozen is part.frozen:
                 stream.frozen = None
             if squeezed is not None and squeeze is not None:
                 stream.squeezed, stream.compacted, stream.marked = squeezed.start, squeezed.end, squeezed.marked
@@ -342,10 +355,10 @@ class Checkpointer:
 
 def _split(stream: Stream, runs: list[Run]) -> tuple[list[Run], list[Run]]:
     """(runs that stay, runs to be joined with the new bytes): neighbours that are not larger join, as in a counter."""
-    weight = len(stream.tail)
+    new = weight = stream.end - stream.sealed
     index = len(runs)
-    follows = stream.tail_start
-    while index:
+    follows = stream.sealed
+    while index and weight - new < _LARGE_RUN:
         run = runs[index - 1]
         if run.length > weight or run.length >= _LARGE_RUN or run.start + run.length != follows:
             break

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 
-from switchgear_streams import segments
+from switchgear_streams import adoption, records, segments
 from switchgear_streams.disk import Disk
 from switchgear_streams.segments import Packs
 
@@ -39,6 +39,9 @@ def keys(disk: Disk, packs: list[tuple[int, int]]) -> set[bytes]:
     for pack, fd in packs:
         size, at = disk.size(fd), 0
         try:
+            if size >= records.BLOCK.size and disk.read(fd, len(records.MAGIC), 0) == records.MAGIC:
+                found.update(adoption.keys(disk, fd, pack))
+                continue
             while (run := segments.read_header(disk, fd, pack, at, size)) is not None:
                 found.add(run.key)
                 at = run.next

@@ -100,6 +100,10 @@ class Disk:
     def rename(self, old: str, new: str) -> None:
         (self.root / old).rename(self.root / new)
 
+    def link(self, old: str, new: str) -> None:
+        """A second name for a file."""
+        os.link(self.root / old, self.root / new)
+
     def remove(self, name: str) -> None:
         (self.root / name).unlink(missing_ok=True)
 

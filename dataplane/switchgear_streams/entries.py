@@ -2,16 +2,44 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from typing import Any
 
 from switchgear_streams import records
 from switchgear_streams.pending import Pending
-from switchgear_streams.stream import Stream
+from switchgear_streams.stream import Chunk, Place, Stream
+from switchgear_streams.wal import Segment
 from switchgear_wire.response import Response
 
 
-class AppendEntry:
+class _Placed:
+    """A change whose record ends with its payload, of which large chunks are told where they come to lie."""
+
+    __slots__ = ("large", "payload")
+
+    def __init__(self, payload: bytes) -> None:
+        self.payload = payload
+        self.large: list[tuple[int, Chunk, int]] = []
+        """(offset within the payload, chunk of the stream, its checksum)."""
+
+    def placed(self, segment: Segment, end: int) -> None:
+        """The record ends there."""
+        start = end - len(self.payload)
+        for offset, chunk, crc in self.large:
+            chunk.place = Place(segment, start + offset, crc)
+
+    def take_large(self, chunk: Chunk, start: int) -> None:
+        """The payload begins at position `start`."""
+        self.large.append((chunk.start - start, chunk, zlib.crc32(chunk.data)))
+
+    def checksum(self) -> int | None:
+        """The payload's, if it is known."""
+        large = self.large
+        return large[0][2] if large and len(large[0][1].data) == len(self.payload) else None
+
+
+class AppendEntry(_Placed):
     """Appends (and a close) to one stream within one block."""
 
     __slots__ = (
@@ -20,7 +48,6 @@ class AppendEntry:
         "end",
         "extra",
         "lengths",
-        "payload",
         "pieces",
         "start",
         "stream",
@@ -28,6 +55,7 @@ class AppendEntry:
     )
 
     def __init__(self, stream: Stream, time: int) -> None:
+        super().__init__(b"")
         self.stream = stream
         self.time = time
         self.start = self.end = stream.end
@@ -35,16 +63,16 @@ class AppendEntry:
         self.lengths: list[int] = []
         self.extra: dict[str, Any] = {}
         self.closes = False
-        self.payload = b""
         self.answers: list[tuple[Pending, Response]] = []
 
     def encode(self) -> list[bytes]:
         stream = self.stream
         stream.entry = None
-        pieces = self.pieces
+        pieces, lengths = self.pieces, self.lengths
         self.payload = payload = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        crc = self.checksum() if self.large else None
         return records.encode(
-            records.APPEND, stream.key, stream.generation, self.start, self.time, self.extra, self.lengths, payload
+            records.APPEND, stream.key, stream.generation, self.start, self.time, self.extra, lengths, payload, crc
         )
 
     def durable(self) -> None:
@@ -58,26 +86,27 @@ class AppendEntry:
             pending.resolve(response)
 
 
-class ChangeEntry:
-    """A creation, deletion or touch."""
+class ChangeEntry(_Placed):
+    """A creation, deletion, trim or touch."""
 
-    __slots__ = ("_done", "_kind", "_payload", "_record", "stream")
+    __slots__ = ("_done", "_kind", "_record", "stream")
 
     def __init__(self, stream: Stream, kind: int, time: int, extra: dict[str, Any], payload: bytes) -> None:
+        super().__init__(payload)
         self.stream = stream
         self._kind = kind
         self._record = (time, extra)
-        self._payload = payload
         self._done: list[Callable[[], None]] = []
 
     def then(self, done: Callable[[], None]) -> None:
         self._done.append(done)
 
     def encode(self) -> list[bytes]:
-        stream, (time, extra) = self.stream, self._record
-        lengths = (len(self._payload),) if self._payload else ()
+        stream, payload, (time, extra) = self.stream, self.payload, self._record
+        lengths = (len(payload),) if payload else ()
+        crc = self.checksum()
         return records.encode(
-            self._kind, stream.key, stream.generation, stream.base, time, extra, lengths, self._payload
+            self._kind, stream.key, stream.generation, stream.base, time, extra, lengths, payload, crc
         )
 
     def durable(self) -> None:

@@ -39,6 +39,7 @@ def watch(registry: Registry, store: Store, checkpointer: Checkpointer, hub: Hub
     gauge("streams_unsealed_bytes", "Memory that a checkpoint would free.", lambda: store.unsealed)
     gauge("streams_checkpoints_total", "Checkpoints made.", lambda: checkpointer.count)
     gauge("streams_checkpoint_seconds", "Duration of the last checkpoint.", lambda: checkpointer.seconds)
+    gauge("streams_adopted_segments_total", "Log segments that became packs.", lambda: checkpointer.adoptions)
     gauge("streams_packs", "Pack files.", lambda: len(store.packs.known))
     gauge("streams_open_packs", "Open pack files.", lambda: store.packs.open_files)
     gauge("streams_long_polls", "Long-polls waiting.", lambda: hub.long_polls)

@@ -12,19 +12,19 @@ import time
 import zlib
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
-from switchgear_streams import catalog, segments, squeezing
+from switchgear_streams import adoption, catalog, segments, squeezing
 from switchgear_streams.disk import Disk
 from switchgear_streams.rules import state
 from switchgear_streams.rules.state import TooMuch
-from switchgear_streams.segments import Packs
+from switchgear_streams.segments import Bytes, Packs
 from switchgear_streams.squeezing import Squeeze, Squeezed
-from switchgear_streams.stream import Frozen, Run, Stream
+from switchgear_streams.stream import Chunk, Run, Stream
 from switchgear_streams.usage import counts
 
 log = logging.getLogger("switchgear.streams.checkpoint")
@@ -44,14 +44,17 @@ class Part:
     deadline: int | None
     kept: list[Run]
     joined: list[Run]
-    frozen: Frozen | None
+    frozen: list[Chunk] | None
     shed: list[Run] = field(default_factory=list)
     """Older runs that nobody needs any more."""
     cut: int = 0
     """Bytes before it are left out of what is written."""
     recut: list[Run] = field(default_factory=list)
     """Kept runs to be written anew because most of them is before the cut."""
-    new: Run | None = None
+    adopts: bool = False
+    """May large chunks stay where the log has them?"""
+    new: list[Run] = field(default_factory=list)
+    """What the frozen bytes became."""
     left: Run | None = None
     """What a squeeze left of its runs, when the frozen bytes were not part of it."""
     moved: list[tuple[Run, Run]] = field(default_factory=list)
@@ -77,12 +80,12 @@ class Part:
             runs = [places.get(run, run) for run in runs]
         if self.left is not None:
             runs = [self.left, *runs]
-        return runs if self.new is None else [*runs, self.new]
+        return [*runs, *self.new]
 
     @property
     def written(self) -> list[Run]:
-        """What is in the new pack."""
-        return [*(new for _, new in self.moved), *(run for run in (self.left, self.new) if run is not None)]
+        """What is in the new pack, and in adopted ones."""
+        return [*(new for _, new in self.moved), *([] if self.left is None else [self.left]), *self.new]
 
     @property
     def dropped(self) -> list[Run]:
@@ -107,6 +110,7 @@ class Job:
     held: list[int] = field(default_factory=list)
     room: int = 0
     """Bytes of streams kept by key that may still be looked at."""
+    adopted: adoption.Plan = field(default_factory=adoption.Plan)
     written: int = 0
     alive: int = 0
     """Size of the new pack, and how much of it streams refer to."""
@@ -129,7 +133,8 @@ class Packer:
     def write(self, job: Job) -> None:
         made = False
         try:
-            if job.victims or any(part.frozen or part.recut or part.squeeze for part in job.parts):
+            self._adopt(job)
+            if job.victims or any(_writes(job, part) for part in job.parts):
                 fd = self._disk.create(segments.pack_name(job.pack))
                 made = True
                 try:
@@ -139,34 +144,72 @@ class Packer:
                     self._disk.close(fd)
                 if not job.written:
                     self._disk.remove(segments.pack_name(job.pack))
+            else:
+                self._write_pack(job, -1)  # nothing is written: all of it stays where it is
+            if made or job.adopted.segments:
                 self._disk.sync_names()
             self._write_catalog(job)
         except OSError as error:
-            # After any other error the catalogue may name the pack, on this disk or at the next start.
-            if made and error.errno in PASSING:
-                self._disk.remove(segments.pack_name(job.pack))
+            # After any other error the catalogue may name the packs, on this disk or at the next start.
+            if error.errno in PASSING:
+                for pack in (*([job.pack] if made else ()), *(one.pack for one in job.adopted.segments.values())):
+                    self._disk.remove(segments.pack_name(pack))
             raise
+
+    def _adopt(self, job: Job) -> None:
+        """Give the log's segments that are to be packs their names. What cannot be is written as any other."""
+        for index, adopted in list(job.adopted.segments.items()):
+            segment = adopted.segment
+            try:
+                self._disk.link(segment.name, segments.pack_name(adopted.pack))
+            except OSError as error:
+                log.warning("%s is copied, it cannot be made a pack: %s", segment.name, error)
+                del job.adopted.segments[index]
+            else:
+                segment.adopted = True
+                self._disk.truncate(segment.fd, segment.position)
 
     def _write_pack(self, job: Job, fd: int) -> None:
         victims = set(job.victims)
         written = 0
-        buffered: list[bytes | bytearray] = []
+        buffered: list[Bytes] = []
         for part in job.parts:
-            stream = part.stream
             if part.squeeze is not None:
                 part.left = self._squeeze(job, part, part.squeeze, buffered)
             for run in part.kept if victims or part.recut else ():
                 if run.pack in victims or run in part.recut:
                     self._move(job, part, run, buffered)
             if part.frozen is not None and not part.swallowed:
-                part.new = self._add(job, stream, *self._joined(part, part.frozen), buffered)
+                self._seal(job, part, part.frozen, buffered)
             if job.written - written >= _WRITE_SIZE:
                 self._disk.write(fd, buffered, written)
                 buffered, written = [], job.written
-        self._disk.write(fd, buffered, written)
-        job.alive = sum(run.length for part in job.parts for run in part.written)
+        if buffered:
+            self._disk.write(fd, buffered, written)
+        alive = {job.pack: 0}
+        for part in job.parts:
+            for run in part.written:
+                alive[run.pack] = alive.get(run.pack, 0) + run.length
+        job.alive = alive[job.pack]
+        for adopted in job.adopted.segments.values():
+            adopted.alive = alive[adopted.pack]
 
-    def _move(self, job: Job, part: Part, run: Run, buffered: list[bytes | bytearray]) -> None:
+    def _seal(self, job: Job, part: Part, frozen: list[Chunk], buffered: list[Bytes]) -> None:
+        """Make runs of the frozen bytes: what stays in the log is one each, what is between that another."""
+        group: list[Chunk] = []
+        for chunk in frozen:
+            run = job.adopted.run(chunk) if part.adopts else None
+            if run is None:
+                group.append(chunk)
+                continue
+            if group:
+                part.new.append(self._add(job, part.stream, *self._joined(part, group), buffered))
+                group = []
+            part.new.append(run)
+        if group:
+            part.new.append(self._add(job, part.stream, *self._joined(part, group), buffered))
+
+    def _move(self, job: Job, part: Part, run: Run, buffered: list[Bytes]) -> None:
         """Copy a run as it is, unless it is damaged: then it stays."""
         try:
             whole, marks = self._load(run)
@@ -174,7 +217,8 @@ class Packer:
             log.error("%s; %r keeps its run there", error, part.stream.key)
             return
         stream = part.stream
-        part.moved.append((run, self._add(job, stream, *_cut(part, run.start, marks, whole), buffered)))
+        start, marks, data = _cut(part, run.start, marks, whole)
+        part.moved.append((run, self._add(job, stream, start, marks, [data], buffered)))
 
     @staticmethod
     def _add(
@@ -182,22 +226,22 @@ class Packer:
         stream: Stream,
         start: int,
         ends: array[int],
-        data: bytes | bytearray,
-        buffered: list[bytes | bytearray],
+        pieces: Sequence[Bytes],
+        buffered: list[Bytes],
     ) -> Run:
         """One more run of the pack."""
-        head, run = segments.encode_run(job.pack, job.written, stream.key, stream.generation, start, ends, data)
-        buffered += (head, data)
-        job.written += len(head) + len(data)
+        head, run = segments.encode_run(job.pack, job.written, stream.key, stream.generation, start, ends, pieces)
+        buffered += (head, *pieces)
+        job.written += len(head) + run.length
         return run
 
-    def _squeeze(self, job: Job, part: Part, asked: Squeeze, buffered: list[bytes | bytearray]) -> Run | None:
+    def _squeeze(self, job: Job, part: Part, asked: Squeeze, buffered: list[Bytes]) -> Run | None:
         """Keep of the stream what its newest messages are. Where that cannot be, it is written as any other."""
         stream, frozen = part.stream, part.frozen if asked.frozen else None
         last = asked.runs[-1] if asked.runs else None
         end = asked.start if last is None else last.start + last.length
         if frozen is not None:
-            end = frozen.start + len(frozen.data)
+            end = frozen[-1].end
         meta = orjson.loads(part.meta)
         try:
             made = squeezing.squeeze(asked, self._pieces(asked.runs, frozen), end)
@@ -220,9 +264,9 @@ class Packer:
         if counts(stream.key):
             units, written, held, moment = job.usage
             job.usage = [units, written, held - made.dropped, str(int(moment) - made.dropped * asked.time)]
-        return self._add(job, stream, made.start, made.ends, made.data, buffered) if made.data else None
+        return self._add(job, stream, made.start, made.ends, [made.data], buffered) if made.data else None
 
-    def _pieces(self, runs: list[Run], frozen: Frozen | None) -> Iterator[tuple[int, bytes]]:
+    def _pieces(self, runs: list[Run], frozen: list[Chunk] | None) -> Iterator[tuple[int, bytes]]:
         """(position, bytes) of these, bit by bit. Raises OSError if they are not what was written."""
         for run in runs:
             fd, crc = self._packs.fd(run.pack), 0
@@ -233,10 +277,10 @@ class Packer:
                 time.sleep(_REST)
             if crc != run.crc:
                 raise OSError(f"pack {run.pack} is damaged at {run.offset}")
-        if frozen is not None:
-            with memoryview(frozen.data) as view:
+        for chunk in frozen or ():
+            with memoryview(chunk.data) as view:
                 for at in range(0, len(view), _READ_SIZE):
-                    yield frozen.start + at, bytes(view[at : at + _READ_SIZE])
+                    yield chunk.start + at, bytes(view[at : at + _READ_SIZE])
                     time.sleep(_REST)
 
     def _load(self, run: Run) -> tuple[bytes, array[int]]:
@@ -247,11 +291,15 @@ class Packer:
             raise OSError(f"pack {run.pack} is damaged at {run.offset}")
         return data, segments.read_marks(self._disk, fd, run)
 
-    def _joined(self, part: Part, frozen: Frozen) -> tuple[int, array[int], bytes | bytearray]:
-        """(start, append ends, bytes) of the run to be written. A damaged older run stays where it is, and what is
-        before it, so that it is not read again until as much has come after it."""
-        pieces: list[bytes | bytearray] = [frozen.data]
-        ends = frozen.marks
+    def _joined(self, part: Part, chunks: list[Chunk]) -> tuple[int, array[int], list[Bytes]]:
+        """(start, append ends, bytes) of the run to be written. Older runs go in front of the first one. A damaged one
+        stays where it is, and what is before it, so that it is not read again until as much has come after it."""
+        start, ends = chunks[0].start, chunks[0].marks
+        for chunk in chunks[1:]:
+            ends = ends + chunk.marks
+        if not part.joined or part.new:
+            return start, ends, [chunk.data for chunk in chunks]
+        pieces: list[Bytes] = [chunk.data for chunk in reversed(chunks)]
         for index in range(len(part.joined) - 1, -1, -1):
             try:
                 data, some = self._load(part.joined[index])
@@ -261,9 +309,11 @@ class Packer:
                 break
             pieces.append(data)
             ends = some + ends
+        pieces.reverse()
         if not part.joined:
-            return frozen.start, frozen.marks, frozen.data
-        return _cut(part, part.joined[0].start, ends, b"".join(reversed(pieces)))
+            return start, ends, pieces
+        start, ends, whole = _cut(part, part.joined[0].start, ends, b"".join(pieces))
+        return start, ends, [whole]
 
     def _write_catalog(self, job: Job) -> None:
         live = {pack: [size, alive] for pack, (size, alive) in job.packs.items()}
@@ -273,6 +323,8 @@ class Packer:
                     live[run.pack][1] -= run.length
         if job.written:
             live[job.pack] = [job.written, job.alive]
+        for adopted in job.adopted.segments.values():
+            live[adopted.pack] = [adopted.segment.position, adopted.alive]
         commit = {
             "wal": job.boundary,
             "generation": job.generation,
@@ -311,9 +363,14 @@ class Packer:
             yield catalog.encode(catalog.PUT, part.body)
 
 
-def _cut(
-    part: Part, start: int, ends: array[int], data: bytes | bytearray
-) -> tuple[int, array[int], bytes | bytearray]:
+def _writes(job: Job, part: Part) -> bool:
+    """Is anything of it to be written to the pack (victims apart)?"""
+    if part.recut or part.squeeze is not None:
+        return True
+    return any(not part.adopts or job.adopted.run(chunk) is None for chunk in part.frozen or ())
+
+
+def _cut(part: Part, start: int, ends: array[int], data: Bytes) -> tuple[int, array[int], Bytes]:
     """(start, append ends, bytes) without what lies before the part's cut."""
     if not start < part.cut < start + len(data):
         return start, ends, data

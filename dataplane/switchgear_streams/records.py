@@ -23,6 +23,8 @@ from typing import Any
 
 import orjson
 
+from switchgear_streams import checksums
+
 MAGIC = b"SGB1"
 BLOCK = struct.Struct("<4s16sQQII")
 RECORD = struct.Struct("<BQQQHIII")
@@ -59,8 +61,12 @@ def encode(
     extra: dict[str, Any] | None,
     lengths: Sequence[int],
     payload: bytes,
+    payload_crc: int | None = None,
 ) -> list[bytes]:
-    """The record's bytes, in one piece or, with a large payload, in two."""
+    """The record's bytes, the payload last: in two pieces or, with a large payload, in three.
+
+    `payload_crc`: its checksum, where that is known.
+    """
     extra_raw = orjson.dumps(extra) if extra else b""
     count = len(lengths)
     marks = struct.pack(f"<{count}I", *lengths) if count > 1 else b""
@@ -70,7 +76,11 @@ def encode(
         body = b"".join((head, key, extra_raw, marks, payload))
         return [PREFIX.pack(length + 4, zlib.crc32(body)), body]
     front = b"".join((head, key, extra_raw, marks))
-    return [PREFIX.pack(length + 4, zlib.crc32(payload, zlib.crc32(front))), front, payload]
+    if payload_crc is None:
+        crc = zlib.crc32(payload, zlib.crc32(front))
+    else:
+        crc = checksums.joined(zlib.crc32(front), payload_crc, len(payload))
+    return [PREFIX.pack(length + 4, crc), front, payload]
 
 
 def encode_block(log_id: bytes, number: int, durable: int, pieces: list[bytes]) -> tuple[list[bytes], int]:

@@ -31,6 +31,7 @@ MAX_OPEN = 256
 _PIECE = 262_144
 
 Part = bytes | FileSlice
+Bytes = bytes | bytearray
 
 
 def pack_name(pack: int) -> str:
@@ -43,9 +44,10 @@ def pack_id(name: str) -> int | None:
 
 
 def encode_run(
-    pack: int, at: int, key: bytes, generation: int, start: int, ends: Sequence[int], data: bytes | bytearray
+    pack: int, at: int, key: bytes, generation: int, start: int, ends: Sequence[int], pieces: Sequence[Bytes]
 ) -> tuple[bytes, Run]:
     """(what stands before the bytes in the pack, the run). `ends`: positions where appends end; `at`: file offset."""
+    length = sum(map(len, pieces))
     count = len(ends) if len(ends) > 1 else 0
     marks = b""
     if count:
@@ -54,10 +56,12 @@ def encode_run(
             lengths.append(end - previous)
             previous = end
         marks = lengths.tobytes()
-    crc = zlib.crc32(data)
-    fields = _RUN.pack(generation, start, len(data), crc, count, len(key))
+    crc = 0
+    for piece in pieces:
+        crc = zlib.crc32(piece, crc)
+    fields = _RUN.pack(generation, start, length, crc, count, len(key))
     head = b"".join((MAGIC, zlib.crc32(key, zlib.crc32(fields)).to_bytes(4, "little"), fields, key, marks))
-    return head, Run(pack, at + len(head), start, len(data), crc, count)
+    return head, Run(pack, at + len(head), start, length, crc, count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,11 +201,12 @@ class Packs:
         sealed = min(end, stream.sealed)
         if start < sealed:
             start = self._sealed_parts(stream, start, sealed, parts, held)
-        frozen = stream.frozen
-        if frozen is not None and start < min(end, stream.tail_start):
-            stop = min(end, stream.tail_start)
-            _cut(parts, frozen.data, start - frozen.start, stop - frozen.start)
-            start = stop
+        if start < min(end, stream.tail_start):
+            for chunk in stream.in_memory():
+                stop = min(end, chunk.end)
+                if start < stop:
+                    _cut(parts, chunk.data, start - chunk.start, stop - chunk.start)
+                    start = stop
         if start < end:
             _cut(parts, stream.tail, start - stream.tail_start, end - stream.tail_start)
         return parts
@@ -263,11 +268,11 @@ class Packs:
 
     def append_start(self, stream: Stream, position: int) -> int:
         """Where the append begins that holds `position` (one of the stream's own, before its end)."""
-        frozen = stream.frozen
         if position >= stream.tail_start:
             begin, ends = stream.tail_start, stream.marks
-        elif frozen is not None and position >= frozen.start:
-            begin, ends = frozen.start, frozen.marks
+        elif position >= stream.sealed:
+            chunk = next(chunk for chunk in stream.in_memory() if position < chunk.end)
+            begin, ends = chunk.start, chunk.marks
         else:
             run = stream.runs[max(stream.run_at(position), 0)]
             begin, ends = run.start, self._marks(run)
@@ -285,12 +290,13 @@ class Packs:
         if position < stream.sealed and stream.runs:
             for run in stream.runs[max(stream.run_at(position), 0) :]:
                 yield self._marks(run)
-        if stream.frozen is not None:
-            yield stream.frozen.marks
+        for chunk in stream.in_memory():
+            if position < chunk.end:
+                yield chunk.marks
         yield stream.marks
 
 
-def _cut(parts: list[Part], data: bytearray, start: int, end: int) -> None:
+def _cut(parts: list[Part], data: Bytes, start: int, end: int) -> None:
     """Copy [start, end) into pieces that a socket takes one by one, each without another copy."""
     with memoryview(data) as view:
         for at in range(start, end, _PIECE):

@@ -22,7 +22,7 @@ from switchgear_streams.entries import AppendEntry, ChangeEntry
 from switchgear_streams.rules import retention
 from switchgear_streams.rules.retention import Retention
 from switchgear_streams.segments import Packs
-from switchgear_streams.stream import Stream, from_meta
+from switchgear_streams.stream import Chunk, Stream, from_meta
 from switchgear_streams.usage import Usage
 from switchgear_streams.wal import Log, Room
 
@@ -188,15 +188,19 @@ class Store:
         extra: dict[str, Any] = {"m": meta}
         if close:
             extra["c"] = True
-        self._insert(stream, stored, close)
+        chunk = self._insert(stream, stored, close)
         self.next_generation = max(self.next_generation, stream.generation + 1)
         entry = ChangeEntry(stream, records.CREATE, stream.created, extra, stored)
+        if chunk is not None:
+            entry.take_large(chunk, chunk.start)
         born = stream.end
         entry.then(lambda: self._born(stream, born, close))
         entry.then(done)
         self._submit(entry, stream, len(stored) + len(orjson.dumps(meta)) + 64)
 
-    def _insert(self, stream: Stream, stored: bytes, close: bool) -> None:
+    def _insert(self, stream: Stream, stored: bytes, close: bool) -> Chunk | None:
+        """Returns the chunk that its first bytes are, if they are large."""
+        chunk: Chunk | None = None
         self.streams[stream.key] = stream
         self.hydrated[stream.key] = None
         if stream.fork is not None:
@@ -206,13 +210,14 @@ class Store:
                 self._pinned(source, stream)
                 self.mark(source)
         if stored:
-            stream.take(stored)
+            chunk = stream.take(stored)
             self.unsealed += len(stored)
             self.usage.wrote(stream.key, len(stored), stream.created)
         stream.closed = close
         self._aged(stream, stream.created)
         self.mark(stream)
         self.watch_deadline(stream)
+        return chunk
 
     def _pinned(self, source: Stream, fork: Stream) -> None:
         """A fork needs the source's own bytes from where it begins to where it branches off."""
@@ -249,7 +254,9 @@ class Store:
         else:
             self.log.grow(size)
         if stored:
-            stream.take(stored)
+            chunk = stream.take(stored)
+            if chunk is not None:
+                entry.take_large(chunk, entry.start)
             entry.pieces.append(stored)
             entry.lengths.append(len(stored))
             entry.end = stream.end

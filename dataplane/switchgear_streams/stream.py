@@ -3,8 +3,8 @@
 Two views of the same stream: writers are judged against what was *accepted* (`end`, `closed`, `producers`, `seq`), for
 the log makes it durable in that order; readers see only what is *durable* (`visible`, `visible_closed`).
 
-Bytes lie, in this order of position, in: the fork's source, sealed runs in packs, the frozen part that a checkpoint is
-writing just now, the tail.
+Bytes lie, in this order of position, in: the fork's source, sealed runs in packs, the frozen chunks that a checkpoint
+is writing just now, further chunks (a large append is one, as it came), the tail.
 """
 
 from __future__ import annotations
@@ -23,6 +23,10 @@ from switchgear_streams.rules.retention import Retention, crowded
 if TYPE_CHECKING:
     from switchgear_streams.entries import AppendEntry
     from switchgear_streams.live import Live
+    from switchgear_streams.wal import Segment
+
+LARGE = 262_144
+"""An append of so many bytes is kept as it came, and may stay where the log has it (`adoption`)."""
 
 
 class Run(NamedTuple):
@@ -47,13 +51,26 @@ class Fork:
     sub_offset: int
 
 
-@dataclass(slots=True)
-class Frozen:
-    """Bytes [start, start + len(data)) that a checkpoint is writing; immutable."""
+class Place(NamedTuple):
+    """Where the log has a large append."""
+
+    segment: Segment
+    offset: int
+    crc: int
+
+
+@dataclass(slots=True, eq=False)
+class Chunk:
+    """Bytes [start, end) in memory to which nothing is added any more. `marks`: ends of the appends in it."""
 
     start: int
-    data: bytearray
+    data: bytes | bytearray
     marks: array[int]
+    place: Place | None = None
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.data)
 
 
 class Stream:
@@ -62,6 +79,7 @@ class Stream:
     __slots__ = (
         "ages",
         "base",
+        "chunks",
         "closed",
         "closed_by",
         "compacted",
@@ -153,7 +171,8 @@ class Stream:
         self.seq: str | None = None
         self.producers: dict[str, tuple[int, int]] | None = None
         self.runs: list[Run] = []
-        self.frozen: Frozen | None = None
+        self.frozen: list[Chunk] | None = None
+        self.chunks: list[Chunk] = []
         self.sealing = False
         """Part of the checkpoint that is running."""
         self.tail = bytearray()
@@ -186,11 +205,29 @@ class Stream:
         deadline = self.deadline()
         return deadline is not None and deadline <= now
 
-    def take(self, stored: bytes) -> None:
-        """Accept the bytes of one append."""
+    def take(self, stored: bytes) -> Chunk | None:
+        """Accept the bytes of one append. Returns the chunk that it is, if it is large."""
+        if len(stored) >= LARGE:
+            return self._take_large(stored)
         self.tail += stored
         self.end += len(stored)
         self.marks.append(self.end)
+        return None
+
+    def _take_large(self, stored: bytes) -> Chunk:
+        self._close_tail()
+        chunk = Chunk(self.end, stored, array("Q", (self.end + len(stored),)))
+        self.chunks.append(chunk)
+        self.end = self.tail_start = chunk.end
+        return chunk
+
+    def _close_tail(self) -> None:
+        """Make a chunk of the tail."""
+        if self.tail:
+            self.chunks.append(Chunk(self.tail_start, self.tail, self.marks))
+            self.tail = bytearray()
+            self.tail_start = self.end
+            self.marks = array("Q")
 
     def due(self, bounds: Retention) -> int | None:
         """When something has to happen to it (Unix ms): it expires, or has too many, or too old, or replaced bytes."""
@@ -225,33 +262,42 @@ class Stream:
 
     def cut_tail(self) -> int:
         """Forget bytes in memory that nobody needs any more (no checkpoint may be running). Returns how many."""
-        first = min(self.left, self.visible)
-        if first <= self.tail_start or not self.droppable(self.tail_start, first):
+        first, start = min(self.left, self.visible), self.sealed
+        if first <= start or not self.droppable(start, first):
             return 0
-        gone = first - self.tail_start
-        del self.tail[:gone]
-        self.tail_start = first
-        self.marks = self.marks[bisect_right(self.marks, first) :]
-        return gone
+        chunks = [chunk for chunk in self.chunks if chunk.end > first]
+        if chunks and chunks[0].start < first:
+            cut = chunks[0]
+            chunks[0] = Chunk(first, cut.data[first - cut.start :], cut.marks[bisect_right(cut.marks, first) :])
+        self.chunks = chunks
+        if first > self.tail_start:
+            del self.tail[: first - self.tail_start]
+            self.tail_start = first
+            self.marks = self.marks[bisect_right(self.marks, first) :]
+        return first - start
 
-    def freeze(self) -> Frozen | None:
-        """Move the tail aside for a checkpoint. There must be no frozen part already."""
-        if not self.tail:
+    def freeze(self) -> list[Chunk] | None:
+        """Move chunks and tail aside for a checkpoint. There must be nothing frozen already."""
+        self._close_tail()
+        if not self.chunks:
             return None
-        self.frozen = Frozen(self.tail_start, self.tail, self.marks)
-        self.tail = bytearray()
-        self.tail_start = self.end
-        self.marks = array("Q")
+        self.frozen, self.chunks = self.chunks, []
         return self.frozen
 
+    def in_memory(self) -> list[Chunk]:
+        """What is in memory before the tail."""
+        return self.chunks if self.frozen is None else self.frozen + self.chunks
+
     def run_at(self, position: int) -> int:
-        """Index of the run that holds `position` (its first own position or later, before frozen and tail)."""
+        """Index of the run that holds `position` (its first own position or later, before what is in memory)."""
         return bisect_right(self.runs, position, key=lambda run: run.start) - 1
 
     @property
     def sealed(self) -> int:
         """Position up to which its own bytes are in packs."""
-        return self.frozen.start if self.frozen is not None else self.tail_start
+        if self.frozen is not None:
+            return self.frozen[0].start
+        return self.chunks[0].start if self.chunks else self.tail_start
 
     @property
     def idle(self) -> bool:
@@ -262,6 +308,7 @@ class Stream:
             or self.touch_dirty
             or self.live is not None
             or self.tail
+            or self.chunks
             or self.frozen is not None
             or self.entry is not None
             or self.leaving is not None

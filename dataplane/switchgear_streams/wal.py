@@ -37,7 +37,12 @@ _SPARE_RETRY = 1.0
 class Entry(Protocol):
     """A change on its way to the disk."""
 
+    @property
+    def large(self) -> object:
+        """True if it wants to know where it comes to lie."""
+
     def encode(self) -> list[bytes]: ...
+    def placed(self, segment: Segment, end: int) -> None: ...
     def durable(self) -> None: ...
 
 
@@ -49,13 +54,17 @@ class Room(Enum):
 
 @dataclass(slots=True)
 class Segment:
-    """One log file. `last` is the number of the last block in it, 0 while there is none."""
+    """One log file. `last` is the number of the last block in it, 0 while there is none.
+
+    `adopted`: it is a pack, too, or may be (`adoption`): it is not to be used again.
+    """
 
     index: int
     fd: int
     capacity: int
     position: int = 0
     last: int = 0
+    adopted: bool = False
 
     @property
     def name(self) -> str:
@@ -256,10 +265,13 @@ class Log:
         self._group_bytes = 0
         self.assigned = number = self.assigned + 1
         pieces: list[bytes] = []
+        current = self._current
+        begin = current.position + records.BLOCK.size
         for entry in entries:
             pieces += entry.encode()
+            if entry.large:
+                entry.placed(current, begin + sum(map(len, pieces)))
         buffers, total = records.encode_block(self._id, number, self.durable, pieces)
-        current = self._current
         job = _Job(current.fd, current.position, buffers, number, entries)
         current.position += total
         current.last = number
@@ -318,14 +330,29 @@ class Log:
                 if not future.done():
                     future.set_result(None)
 
-    # -- after a checkpoint --
+    # -- checkpoints --
+
+    @property
+    def segments(self) -> list[Segment]:
+        """Those that wait for a checkpoint, the current one last."""
+        return self._segments
+
+    def roll(self) -> bool:
+        """Begin a new segment, if there is one to begin (nothing may wait to be flushed)."""
+        if self._group or self._spare is None:
+            return False
+        self._use(self._spare)
+        self._spare = None
+        self._want_spare()
+        return True
 
     def retire(self, number: int) -> None:
         """Blocks up to `number` are in a checkpoint: give back the segments that hold nothing else."""
         keep: list[Segment] = []
         for segment in self._segments:
             if segment is not self._current and segment.last <= number:
-                if segment.capacity == self._segment_bytes and not self._retired and self._spare is None:
+                whole = segment.capacity == self._segment_bytes and not segment.adopted
+                if whole and not self._retired and self._spare is None:
                     self._retired.append(segment)
                 else:
                     self._disk.close(segment.fd)

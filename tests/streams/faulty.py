@@ -1,7 +1,8 @@
-"""The server on a disk that can be made to fail: the files `full`, `broken`, `stuck` in $FAULTS are the switches.
+"""The server on a disk that can be made to fail: the files `full`, `broken`, … in $FAULTS are the switches.
 
 `full`: no space for a new log segment or a checkpoint. `broken`: the next sync fails. `stuck`: syncs wait until it is
-gone, and the file `waits` says that one does. Run as `python -m tests.streams.faulty` with the server's flags.
+gone, and the file `waits` says that one does. `unlinkable`: no file gets a second name. Run as
+`python -m tests.streams.faulty` with the server's flags.
 """
 
 from __future__ import annotations
@@ -36,6 +37,11 @@ class FaultyDisk(disk.Disk):
             (SWITCHES / "waits").touch()
             time.sleep(0.01)
         super().sync(fd)
+
+    def link(self, old: str, new: str) -> None:
+        if (SWITCHES / "unlinkable").exists():
+            raise OSError(errno.EPERM, "no hard links here")
+        super().link(old, new)
 
     @staticmethod
     def _room() -> None:

@@ -45,7 +45,15 @@ def test_what_was_acknowledged_survives(capsys: pytest.CaptureFixture[str]) -> N
     total = run(range(1000, 1020), capsys)
     for what in ("power", "killed", "appends", "reads", "closes", "deletions", "repeated batches", "duplicates"):
         assert total[what] > 0, what
-    for what in ("squeezes", "state batches", "state reads", "states followed", "states gone", "state forks"):
+    for what in (
+        "adoptions",
+        "squeezes",
+        "state batches",
+        "state reads",
+        "states followed",
+        "states gone",
+        "state forks",
+    ):
         assert total[what] > 0, what
 
 

@@ -194,6 +194,10 @@ class SimulatedDisk:
         self._step(f"rename {old} {new}")
         self._note("rename " + old, new, self._names[old])
 
+    def link(self, old: str, new: str) -> None:
+        self._step(f"link {old} {new}")
+        self._note("link", new, self._names[old])
+
     def remove(self, name: str) -> None:
         self._step(f"remove {name}")
         if name in self._names:

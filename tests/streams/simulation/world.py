@@ -8,6 +8,8 @@ import random
 from collections import Counter
 from unittest import mock
 
+from switchgear_streams import adoption
+from switchgear_streams import stream as streams
 from switchgear_streams.rules import state
 from tests.streams.simulation.disk import PowerLoss, SimulatedDisk
 from tests.streams.simulation.history import Seen, Sent, Stream
@@ -101,6 +103,7 @@ class World:
                 done, waiting = await asyncio.wait(tasks, timeout=LIFE, return_when=asyncio.FIRST_EXCEPTION)
             finally:
                 self.counts["squeezes"] += self.server.service.checkpointer.squeezes
+                self.counts["adoptions"] += self.server.service.checkpointer.adoptions
             for task in done:
                 task.result()
             if last:  # nothing goes wrong any more: all of it must still work
@@ -320,7 +323,8 @@ def simulate(seed: int, lives: int) -> tuple[str, Counter[str]]:
     world = World(seed, lives)
     world._spaces, world._deleting, world._epochs = {}, set(), {}
     try:
-        with mock.patch.object(state, "MIN_NEW", 600):
+        small = mock.patch.object(streams, "LARGE", 600), mock.patch.object(adoption, "MIN_LARGE", 1500)
+        with mock.patch.object(state, "MIN_NEW", 600), small[0], small[1], mock.patch.object(adoption, "MAX_RUNS", 9):
             return world.run(), world.counts
     except AssertionError as error:
         raise AssertionError(f"seed {seed}: {error}") from error

@@ -1,0 +1,148 @@
+"""Large appends: a checkpoint leaves them where the log has them, and everything else is as with small ones."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import zlib
+from pathlib import Path
+
+import httpx
+import pytest
+
+from switchgear_streams import adoption, checksums, records, stream
+from tests.streams.inside import Inside
+from tests.streams.server import OCTETS, StreamsServer, read_all
+
+MIB = 1_048_576
+
+
+def adopted(data: Path) -> list[Path]:
+    """Packs that were segments of the log."""
+    return [path for path in sorted(data.glob("pack-*")) if path.read_bytes()[:4] == records.MAGIC]
+
+
+def test_checksums_in_a_row() -> None:
+    chance = random.Random(3)
+    for length in (0, 1, 9, 255, 256, 70_000, 1_000_000):
+        first, second = chance.randbytes(chance.randrange(200)), chance.randbytes(length)
+        assert checksums.joined(zlib.crc32(first), zlib.crc32(second), length) == zlib.crc32(first + second)
+
+
+def test_written_once_and_there_after_every_end(own: StreamsServer, client: httpx.Client) -> None:
+    server = StreamsServer(own.folder, "--checkpoint-bytes", str(6 * MIB), "--wal-segment-bytes", str(16 * MIB))
+    chance = random.Random(5)
+    wanted: dict[str, bytes] = {"a": b"", "b": b""}
+    try:
+        server.start()
+        for name in wanted:
+            first = chance.randbytes(600_000)
+            assert client.put(server.stream(name), headers=OCTETS, content=first).status_code == 201
+            wanted[name] = first
+        for number in range(24):
+            name = chance.choice("ab")
+            for size in (chance.randrange(1000), 700_000 + number):
+                body = chance.randbytes(size)
+                assert client.post(server.stream(name), headers=OCTETS, content=body or b"x").status_code == 204
+                wanted[name] += body or b"x"
+            assert read_all(client, server.stream(name))[0] == wanted[name]
+        assert adopted(server.data)
+        server.kill()
+        for end in (server.stop, server.stop, server.kill):
+            server.start()
+            assert "damaged" not in server.log
+            for name, content in wanted.items():
+                assert read_all(client, server.stream(name))[0] == content
+            end()
+    finally:
+        server.end()
+
+
+def test_a_volume_without_hard_links(own: StreamsServer, client: httpx.Client) -> None:
+    faults = own.folder / "faults"
+    faults.mkdir(parents=True)
+    (faults / "unlinkable").touch()
+    server = StreamsServer(
+        own.folder,
+        "--checkpoint-bytes",
+        str(6 * MIB),
+        module="tests.streams.faulty",
+        environment={"FAULTS": str(faults)},
+    )
+    try:
+        server.start()
+        client.put(server.stream("a"), headers=OCTETS)
+        bodies = [random.Random(number).randbytes(MIB) for number in range(8)]
+        for body in bodies:
+            assert client.post(server.stream("a"), headers=OCTETS, content=body).status_code == 204
+        assert server.stop() == 0
+        assert "is copied" in server.log
+        assert not adopted(server.data)
+        server.start()
+        assert read_all(client, server.stream("a"))[0] == b"".join(bodies)
+    finally:
+        server.end()
+
+
+def test_space_of_an_adopted_segment_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most of its streams go, a fork pins one of them: what is left moves, the file goes."""
+    monkeypatch.setattr(stream, "LARGE", 50_000)
+    monkeypatch.setattr(adoption, "MIN_LARGE", 500_000)
+
+    async def run() -> None:
+        inside = Inside(tmp_path)
+        await inside.start()
+        client = inside.client
+        bodies = {f"s{number}": random.Random(number).randbytes(400_000 + number) for number in range(12)}
+        for name, body in bodies.items():
+            assert (await client.put(inside.url(name), headers=OCTETS, content=b"small")).status_code == 201
+            for part in (body[:100_000], body[100_000:]):
+                assert (await client.post(inside.url(name), headers=OCTETS, content=part)).status_code == 204
+        fork = {"stream-forked-from": "/v1/stream/s3"}
+        assert (await client.put(inside.url("fork"), headers=fork)).status_code == 201
+        await inside.checkpoint()
+        assert len(adopted(inside.data)) == 1
+        [before] = adopted(inside.data)
+        assert before.stat().st_nlink == 1, "the log still has it"
+        for number in range(10):
+            assert (await client.delete(inside.url(f"s{number}"))).status_code == 204
+        await inside.checkpoint()
+        assert before not in adopted(inside.data)
+        for _ in range(2):
+            for name in ("s10", "s11"):
+                assert (await client.get(inside.url(name))).content == b"small" + bodies[name]
+            assert (await client.get(inside.url("fork"))).content == b"small" + bodies["s3"]
+            await inside.crash()
+        await inside.end()
+
+    asyncio.run(run())
+
+
+def test_retention_takes_large_appends_out_of_memory_and_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "LARGE", 50_000)
+    monkeypatch.setattr(adoption, "MIN_LARGE", 200_000)
+
+    async def run() -> None:
+        inside = Inside(tmp_path)
+        await inside.start()
+        client, chance = inside.client, random.Random(8)
+        headers = {**OCTETS, "stream-retention-bytes": "300000"}
+        assert (await client.put(inside.url("s"), headers=headers)).status_code == 201
+        content = b""
+        for number in range(40):
+            body = chance.randbytes(chance.choice((300, 60_000, 120_000)))
+            assert (await client.post(inside.url("s"), headers=OCTETS, content=body)).status_code == 204
+            content += body
+            if number % 4 == 3:
+                await inside.sweep()
+            if number % 10 == 9:
+                await (inside.crash if number % 20 == 9 else inside.checkpoint)()
+            kept = (await client.get(inside.url("s"))).content
+            assert content.endswith(kept)
+            assert len(kept) >= min(180_000, len(content))
+        await inside.settle()
+        assert len((await client.get(inside.url("s"))).content) < 600_000
+        assert sum(path.stat().st_size for path in inside.data.glob("pack-*")) < 1_500_000
+        await inside.end()
+
+    asyncio.run(run())
