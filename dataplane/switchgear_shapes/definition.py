@@ -23,6 +23,21 @@ _HANDLE_BITS = 27
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """What tells that the values of a column were replaced by DDL, of which the stream says nothing.
+
+    `columns`: number and version of those of the signature; `file`: see `Relation`.
+    """
+
+    columns: tuple[tuple[int, int], ...]
+    file: int
+
+    @classmethod
+    def of(cls, relation: Relation, streamed: tuple[Column, ...]) -> Origin:
+        return cls(tuple((column.number, column.version) for column in streamed), relation.file)
+
+
+@dataclass(frozen=True, slots=True)
 class Definition:
     """A resolved shape. `columns` is sorted; `signature` is the table's (column, type OID) list in table order."""
 
@@ -43,6 +58,8 @@ class Definition:
     """The table is the root of partitions: its rows, and its changes, are theirs."""
     compaction: bool = False
     """Whether the log may be compacted. No part of the identity: the request that makes the shape decides."""
+    origin: Origin | None = None
+    """What the table was when the shape was made; None for shapes of older versions."""
 
     @property
     def identity(self) -> tuple[Any, ...]:
@@ -88,6 +105,26 @@ class Definition:
             return False
         return self._has_what_it_needs(signature)
 
+    def rewritten(self, relation: Relation) -> bool:
+        """Whether values that the shape has may have been replaced by DDL since: the names and types are the same, but
+        a column was dropped and added again, or altered while all rows were written anew."""
+        if self.origin is None:
+            return False
+        now = {column.name: column for column in relation.columns}
+        needed = self._needed if self.pk else {name for name, _ in self.signature}
+        for (name, _), (number, version) in zip(self.signature, self.origin.columns, strict=True):
+            column = now.get(name)
+            if column is None or name not in needed:
+                continue
+            altered = column.version != version and (not relation.file or relation.file != self.origin.file)
+            if column.number != number or altered:
+                return True
+        return False
+
+    @property
+    def _needed(self) -> set[str]:
+        return {*self.columns, *self.pk, *(self.where.columns if self.where is not None else ())}
+
     def takes_rows_of(self, oid: int, schema: str, table: str, signature: tuple[tuple[str, int], ...]) -> bool:
         """Whether rows that the stream describes like this are rows of the shape: its table's, or a partition's."""
         if not self.partitioned or oid == self.oid:
@@ -98,8 +135,7 @@ class Definition:
 
     def _has_what_it_needs(self, signature: tuple[tuple[str, int], ...]) -> bool:
         now, before = dict(signature), dict(self.signature)
-        needed = {*self.columns, *self.pk, *(self.where.columns if self.where is not None else ())}
-        return all(now.get(name) == before.get(name) for name in needed)
+        return all(now.get(name) == before.get(name) for name in self._needed)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -116,6 +152,7 @@ class Definition:
             "where": None if self.where is None else expression.to_json(self.where),
             "partitioned": self.partitioned,
             "compaction": self.compaction,
+            "origin": None if self.origin is None else [self.origin.file, self.origin.columns],
         }
 
     @classmethod
@@ -134,13 +171,19 @@ class Definition:
             where=None if data.get("where") is None else expression.from_json(data["where"]),
             partitioned=data.get("partitioned", False),
             compaction=data.get("compaction", False),
+            origin=None if data.get("origin") is None else _origin(*data["origin"]),
         )
 
 
 @lru_cache(maxsize=10_000)
-def _shared(value: tuple[Any, ...]) -> Any:
-    """The same tuple for equal ones: most shapes are of few tables."""
+def _shared(value: Any) -> Any:
+    """The same value for equal ones: most shapes are of few tables."""
     return value
+
+
+def _origin(file: int, columns: list[list[int]]) -> Origin:
+    made: Origin = _shared(Origin(tuple([(number, version) for number, version in columns]), file))
+    return made
 
 
 def streamed_columns(relation: Relation, *, stored_generated: bool) -> tuple[Column, ...]:
@@ -176,6 +219,7 @@ def define(
         where=where,
         partitioned=relation.kind == "p",
         compaction=params.compaction,
+        origin=_shared(Origin.of(relation, streamed)),
     )
 
 

@@ -124,7 +124,7 @@ class Ingest:
         elif isinstance(message, RelationMessage):
             if self._relations.get(message.oid) != message:
                 self._relations[message.oid] = message
-                self.on_relation(message)
+            self.on_relation(message)  # it is repeated when something about the table changed, or may have
             self.unsure = not self.is_settled(self._lsn)
         elif isinstance(message, pgoutput.Truncate):
             for oid in message.oids:

@@ -1,13 +1,16 @@
-"""Compares shapes with the catalogue and the publication now and then, for what the stream does not tell.
+"""Compares shapes with the catalogue and the publication, for what the stream does not tell.
 
-A table that was dropped, renamed or altered without a write afterwards, or taken out of the publication behind our
-back, ends its shapes here: their logs would silently stop being true.
+A table that was dropped, renamed or altered without a write afterwards, whose rows were written anew by DDL, or that
+was taken out of the publication behind our back, ends its shapes here: their logs would silently stop being true.
+All shapes are looked at now and then, those of a table soon after the stream has described it (again): it does so
+after everything that happens to a table but writes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection, Iterable
 
 from switchgear_shapes.catalog import Catalog
 from switchgear_shapes.definition import Definition, streamed_columns
@@ -17,6 +20,7 @@ from switchgear_shapes.log.store import Store
 from switchgear_shapes.partitions import Partitions
 from switchgear_shapes.postgres.pool import PoolTimeout
 from switchgear_shapes.postgres.session import ConnectionLost, PostgresError
+from switchgear_shapes.relations import Relation
 from switchgear_shapes.replication.publication import Publication
 from switchgear_shapes.subqueries.hub import Hub
 
@@ -28,46 +32,64 @@ class PublicationGone(Exception):
 
 
 async def reconcile(
-    store: Store, hub: Hub, catalog: Catalog, publication: Publication, *, stored_generated: bool
+    store: Store,
+    hub: Hub,
+    catalog: Catalog,
+    publication: Publication,
+    shapes: Iterable[Shape],
+    *,
+    stored_generated: bool,
+    only: Collection[int] | None = None,
 ) -> None:
-    """One pass. Raises PublicationGone, ConnectionLost, PoolTimeout, PostgresError."""
-    complete = [shape for shape in store.by_id.values() if shape.snapshot.complete]
+    """End those of the shapes that cannot go on, and those whose subqueries read one of the tables `only`, or any.
+
+    Raises PublicationGone, ConnectionLost, PoolTimeout, PostgresError, OSError.
+    """
     by_table: dict[int, list[Shape]] = {}
-    for shape in complete:
-        by_table.setdefault(shape.definition.oid, []).append(shape)
-    asked = {feed.state.spec.oid for feed in hub.feeds}
-    relations = await catalog.read(list({*by_table, *asked}))
+    for shape in shapes:
+        if shape.snapshot.complete:
+            by_table.setdefault(shape.definition.oid, []).append(shape)
+    feeds = [feed for feed in hub.feeds if only is None or feed.state.spec.oid in only]
+    oids = {*by_table, *(feed.state.spec.oid for feed in feeds)}
+    relations = await catalog.read(list(oids))
     published = await publication.published()
     if published is None:
         raise PublicationGone(
             "the publication was dropped while replication was running, or no longer publishes every operation"
         )
-    for oid, shapes in by_table.items():
+    unbroken = publication.unbroken(published, oids)
+    for oid, concerned in by_table.items():
         relation = relations.get(oid)
         if relation is None:
-            _drop(store, shapes, "its table was dropped")
-            continue
-        if oid not in published:
+            _drop(store, concerned, "its table was dropped")
+        elif oid not in unbroken:
             publication.forget(oid)
-            _drop(store, shapes, "its table left the publication or lost its full replica identity")
-            continue
-        streamed = streamed_columns(relation, stored_generated=stored_generated)
-        signature = tuple((column.name, column.type_oid) for column in streamed)
-        changed = [
-            shape
-            for shape in shapes
-            if relation.pk != shape.definition.pk
-            or not shape.definition.survives(relation.oid, relation.schema, relation.name, signature)
-        ]
-        _drop(store, changed, "its table's definition changed")
-        if relation.kind == "p":
-            await repair(publication, shapes[0].definition)
-    for feed in hub.feeds:
+            left = "for a while" if oid in published else "or got a filter there, or lost its full replica identity"
+            _drop(store, concerned, f"its table left the publication {left}")
+        else:
+            _drop_changed(store, concerned, relation, stored_generated=stored_generated)
+            if relation.kind == "p":
+                await repair(publication, concerned[0].definition)
+    for feed in feeds:
         relation = relations.get(feed.state.spec.oid)
-        if feed.ready.done() and (relation is None or relation.oid not in published or not feed.still_fits(relation)):
+        if feed.ready.done() and (relation is None or relation.oid not in unbroken or not feed.still_fits(relation)):
             hub.end_users(feed, "the table of its subquery was dropped, altered or unpublished")
-    used = {shape.definition.oid for shape in store.by_id.values()}
-    await publication.remove_unused(used | {feed.state.spec.oid for feed in hub.feeds})
+    if only is None:
+        used = {shape.definition.oid for shape in store.by_id.values()}
+        await publication.remove_unused(used | {feed.state.spec.oid for feed in hub.feeds})
+
+
+def _drop_changed(store: Store, shapes: list[Shape], relation: Relation, *, stored_generated: bool) -> None:
+    streamed = streamed_columns(relation, stored_generated=stored_generated)
+    signature = tuple((column.name, column.type_oid) for column in streamed)
+    changed = [
+        shape
+        for shape in shapes
+        if relation.pk != shape.definition.pk
+        or shape.definition.rewritten(relation)
+        or not shape.definition.survives(relation.oid, relation.schema, relation.name, signature)
+    ]
+    _drop(store, changed, "its table's definition changed")
 
 
 def roots_of(store: Store) -> set[int]:

@@ -53,6 +53,8 @@ class Column:
     enum_labels: tuple[str, ...] | None = None
     """Of enums and arrays of them, in their order."""
     collation: Collation | None = None
+    version: int = 0
+    """The transaction that last changed what `pg_attribute` has of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,8 @@ class Relation:
     """What `stamp_expression` gives in Postgres for the table as it is here."""
     server_version: int = 0
     """Of the Postgres that said so, as `server_version_num` (150004)."""
+    file: int = 0
+    """The file with the rows, which is another one when they were all written anew; 0 for partitioned tables."""
 
     @property
     def signature(self) -> tuple[tuple[str, int], ...]:
@@ -112,7 +116,8 @@ SELECT c.oid::int8, n.nspname, c.relname, c.relkind, c.relreplident,
           WHERE o.oid = a.attcollation AND b.datname = current_database())),
        c.relpersistence,
        {stamp},
-       current_setting('server_version_num')
+       current_setting('server_version_num'),
+       c.relfilenode::int8, a.xmin::text
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -222,6 +227,7 @@ def _relation(oid: int, rows: list[Row]) -> Relation:
         persistence=first[17] or "",
         stamp=first[18] or "",
         server_version=int(first[19] or 0),
+        file=int(first[20] or 0),
     )
 
 
@@ -243,6 +249,7 @@ def _column(row: Row) -> Column:
         base_array=base_array,
         enum_labels=None if labels is None else tuple(labels),
         collation=None if collation is None else Collation(*collation),
+        version=int(row[21] or 0),
     )
 
 

@@ -149,8 +149,9 @@ class Resolver:
         if store is None or creator is None or not stack.active:
             raise errors.not_ready(stack.waiting_for)
         shape = store.by_identity.get(definition.identity)
-        if shape is not None and not shape.definition.survives(
-            definition.oid, definition.schema, definition.table, definition.signature
+        if shape is not None and (
+            shape.definition.rewritten(relation)
+            or not shape.definition.survives(definition.oid, definition.schema, definition.table, definition.signature)
         ):
             store.drop(shape, "its table's definition changed")
             shape = None

@@ -36,6 +36,8 @@ from switchgear_shapes.reconcile import PublicationGone, follow_partitions, reco
 from switchgear_shapes.replication import conversation
 from switchgear_shapes.replication.client import Replication
 from switchgear_shapes.replication.conversation import Names, Started
+from switchgear_shapes.replication.entries import Entries
+from switchgear_shapes.replication.pgoutput import RelationMessage
 from switchgear_shapes.replication.publication import Publication
 from switchgear_shapes.routing.router import Router
 from switchgear_shapes.settings import Settings
@@ -44,6 +46,7 @@ from switchgear_shapes.standby import Standby
 from switchgear_shapes.subqueries.hub import Hub
 from switchgear_shapes.subqueries.steps import Steps
 from switchgear_shapes.subset_query import Subsets
+from switchgear_shapes.table_watch import TableWatch
 from switchgear_shapes.telemetry import Otlp, StatsD
 from switchgear_shapes.upstream import Upstream
 from switchgear_wire import Limits, Request, Response, Server, serve
@@ -76,6 +79,7 @@ class Service:
         self._hub: Hub | None = None
         self._steps: Steps | None = None
         self._stop = asyncio.Event()
+        self._tables = TableWatch(self._look_at_tables)
         self.live = Live()
         self.catalog = Catalog(self._admin)
         self.creator: Creator | None = None
@@ -183,6 +187,7 @@ class Service:
             asyncio.ensure_future(self._upstream.run()),
             asyncio.ensure_future(self._maintain()),
             asyncio.ensure_future(self._compact()),
+            asyncio.ensure_future(self._tables.run()),
             *(asyncio.ensure_future(sending) for sending in self._telemetry()),
         ]
         stopping = asyncio.ensure_future(self._stop.wait())
@@ -310,9 +315,11 @@ class Service:
                 await asyncio.sleep(0.2)
         settings = self.settings
         router: Router[Shape] = Router()
+        self._router = router
+        self._publication.entries = Entries(settings.storage_dir)
         hub = self._hub = Hub(store, settings.subquery_buffer_transactions)
         self._ingest = Ingest(store, router, hub, settings.storage_dir)
-        self._ingest.on_relation = lambda relation: self.catalog.forget(relation.schema, relation.name)
+        self._ingest.on_relation = self._on_relation
         self._reader = Reader(store, self._cache, self._cursor, lambda shape: store.drop(shape, "its file is gone"))
         self._steps = Steps(hub, self._ingest, store, self._snapshots, self.catalog, self._publication)
         self._steps.connected = lambda: self.active
@@ -351,6 +358,7 @@ class Service:
         if self._ingest is not None:
             self._ingest.unregister(shape)
         self.catalog.forget(shape.definition.schema, shape.definition.table)
+        self._tables.touch(shape.definition.oid)  # perhaps others of the table cannot go on, either
         self.live.dropped(shape)
 
     async def _adopt(self, started: Started) -> None:
@@ -371,12 +379,37 @@ class Service:
             store.purge(reason)
             ingest.start_anew()
             self._partitions.start_anew()
+            self._publication.entries.clear()
         if reason is not None or store.system != system:
             store.set_system(*system, started.slot_lsn)
         self.stored_generated = started.stored_generated
         self._publication.forget()
         self.catalog.clear()
         await self._partitions.look()
+        self._tables.touch_all()
+
+    def _on_relation(self, relation: RelationMessage) -> None:
+        self.catalog.forget(relation.schema, relation.name)
+        self._tables.touch(relation.oid)
+
+    async def _look_at_tables(self, oids: set[int] | None) -> None:
+        """End the shapes of these tables, or of all, that cannot go on."""
+        store, hub = self.store, self._hub
+        if store is None or hub is None or self._upstream.replication is None:
+            return
+        shapes: list[Shape] = []
+        if oids is None:
+            shapes = list(store.by_id.values())
+        else:
+            for oid in oids & self._router.tables.keys():
+                shapes += self._router.tables[oid].members
+        stored = self.stored_generated
+        try:
+            await reconcile(store, hub, self.catalog, self._publication, shapes, stored_generated=stored, only=oids)
+        except PublicationGone as error:
+            self._upstream.abort(error)
+        except (PostgresError, ConnectionLost, PoolTimeout, OSError) as error:
+            log.warning("tables could not be looked at: %s", error)
 
     # -- now and then --
 
@@ -402,17 +435,13 @@ class Service:
                 mark = await self._metrics.ask_slot(self._admin, self._names.slot)
                 if mark is not None and self._ingest is not None:
                     self._ingest.passed.prune(mark)
-                if time.monotonic() >= due and self.store is not None and self._hub is not None:
+                if time.monotonic() >= due and self.store is not None:
                     due = time.monotonic() + min(
                         self.settings.publication_refresh_period, self.settings.schema_reconciler_period
                     )
                     self._partitions.keep(roots_of(self.store))
                     await self._partitions.look()
-                    await reconcile(
-                        self.store, self._hub, self.catalog, self._publication, stored_generated=self.stored_generated
-                    )
-            except PublicationGone as error:
-                self._upstream.abort(error)
+                    await self._look_at_tables(None)
             except (PostgresError, ConnectionLost, PoolTimeout) as error:
                 log.warning("housekeeping in Postgres failed: %s", error)
 

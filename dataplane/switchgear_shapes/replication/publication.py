@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import orjson
@@ -17,6 +18,7 @@ from switchgear_shapes.identifiers import literal, quote, quote_relation
 from switchgear_shapes.postgres.pool import Pool
 from switchgear_shapes.postgres.session import PostgresError, Session
 from switchgear_shapes.relations import obstacle_of
+from switchgear_shapes.replication.entries import Entries
 
 log = logging.getLogger("switchgear.shapes.publication")
 
@@ -24,6 +26,10 @@ LOCK_SECONDS = 5
 _INSUFFICIENT_PRIVILEGE = "42501"
 _LOCK_FAILURES = frozenset({"55P03", "57014", "40P01"})
 _DUPLICATE = "42710"
+_NARROWED = "(pg_catalog.to_jsonb(f) ->> 'prqual' IS NOT NULL OR pg_catalog.to_jsonb(f) ->> 'prattrs' IS NOT NULL)"
+_CONCERNS = (
+    "(f.prrelid = c.oid OR c.relkind = 'p' AND f.prrelid IN (SELECT relid FROM pg_catalog.pg_partition_tree(c.oid)))"
+)
 _UNDEFINED = frozenset({"42P01", "42704", "3F000"})
 
 
@@ -31,13 +37,17 @@ _UNDEFINED = frozenset({"42P01", "42704", "3F000"})
 class _State:
     """`partial`: schema and name of the tables (that one, or the leaves of a root) without full replica identity.
 
-    `obstacle`: why changes of one of them are not replicated at all.
+    `obstacle`: why changes of one of them are not replicated at all. `narrowed`: those that the publication has with a
+    row filter or a column list. `by_root`: it names the root in changes of this partition. `entry`: see `Entries`.
     """
 
     published: bool
     partial: tuple[tuple[str, str], ...]
     partitioned: bool
     obstacle: str | None
+    narrowed: tuple[tuple[str, str], ...]
+    by_root: bool
+    entry: int
 
 
 class Publication:
@@ -49,6 +59,7 @@ class Publication:
         self._manual = manual
         self._turn = asyncio.Lock()
         self._configured: set[int] = set()
+        self.entries = Entries(None)
 
     def forget(self, oid: int | None = None) -> None:
         """What was known may no longer hold: of one table, or of all."""
@@ -65,25 +76,38 @@ class Publication:
             if oid in self._configured:
                 return
             async with self._admin.session() as session:
-                await self._configure(session, oid, schema, table)
+                entry = await self._configure(session, oid, schema, table)
             self._configured.add(oid)
+            self.entries.keep(oid, entry)
 
-    async def published(self) -> set[int] | None:
-        """OIDs of the tables in the publication with full replica identity.
+    async def published(self) -> dict[int, int] | None:
+        """The tables in the publication that are published in full, by OID, with their entry.
 
         None when the publication is gone, or leaves operations out.
         """
         async with self._admin.session() as session:
             rows = await session.query(
-                "SELECT p.puballtables, c.oid::int8 FROM pg_publication p"  # noqa: S608
+                "SELECT c.oid::int8, coalesce(r.oid, p.oid)::int8 FROM pg_publication p"  # noqa: S608
                 " LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid"
                 " LEFT JOIN pg_class c ON (c.oid = r.prrelid OR p.puballtables AND c.relkind IN ('r', 'p'))"
-                f" AND (c.relreplident = 'f' OR c.relkind = 'p') WHERE p.pubname = {literal(self._name)}"
+                f" AND (c.relreplident = 'f' OR c.relkind = 'p') AND NOT (p.pubviaroot AND c.relispartition)"
+                f" AND NOT EXISTS (SELECT FROM pg_publication_rel f WHERE f.prpubid = p.oid AND {_NARROWED}"
+                f" AND {_CONCERNS}) WHERE p.pubname = {literal(self._name)}"
                 " AND p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate"
             )
         if not rows:
             return None
-        return {int(row[1]) for row in rows if row[1] is not None}
+        return {int(row[0]): int(row[1] or 0) for row in rows if row[0] is not None}
+
+    def unbroken(self, published: Mapping[int, int], oids: Collection[int]) -> set[int]:
+        """Which of the tables are in the publication, and have been so without a break. Raises OSError."""
+        found = {
+            oid for oid in oids if oid in published and self.entries.known.get(oid, published[oid]) == published[oid]
+        }
+        for oid in oids:
+            if oid in published:
+                self.entries.keep(oid, published[oid])
+        return found
 
     async def remove_unused(self, used: set[int]) -> None:
         """Drop the tables from the publication that no shape uses."""
@@ -99,6 +123,7 @@ class Publication:
                 if int(oid or 0) in used:
                     continue
                 self._configured.discard(int(oid or 0))
+                self.entries.remove(int(oid or 0))
                 relation = quote_relation(schema or "", table or "")
                 try:
                     await session.query(
@@ -111,14 +136,15 @@ class Publication:
                     if error.sqlstate not in _UNDEFINED:
                         log.warning("%s stays in the publication: %s", relation, error.message)
 
-    async def _configure(self, session: Session, oid: int, schema: str, table: str) -> None:
+    async def _configure(self, session: Session, oid: int, schema: str, table: str) -> int:
+        """The table's entry."""
         state = await self._state(session, oid)
         if state is None:
             raise snapshot_failed(f'Database table "{schema}.{table}" does not exist any more')
         if state.obstacle is not None:
             raise invalid("table", state.obstacle)
-        if state.published and not state.partial:
-            return
+        if state.published and not state.partial and not state.narrowed and not state.by_root:
+            return state.entry
         if self._manual:
             raise self._missing(schema, table, state, "the ELECTRIC_MANUAL_TABLE_PUBLISHING setting prevents Electric")
         # A root's locks are those of its partitions, too: it is they that are written to.
@@ -130,6 +156,11 @@ class Publication:
         ]
         if not state.published:
             statements.append(f"ALTER PUBLICATION {quote(self._name)} ADD TABLE {relation}")
+        for name in state.narrowed:
+            for what in ("DROP", "ADD"):
+                statements.append(f"ALTER PUBLICATION {quote(self._name)} {what} TABLE ONLY {quote_relation(*name)}")
+        if state.by_root:
+            statements.append(f"ALTER PUBLICATION {quote(self._name)} SET (publish_via_partition_root = false)")
         statements += [f"ALTER TABLE ONLY {quote_relation(*name)} REPLICA IDENTITY FULL" for name in state.partial]
         statements.append("COMMIT")
         try:
@@ -137,7 +168,7 @@ class Publication:
         except PostgresError as error:
             await session.query("ROLLBACK")
             if error.sqlstate == _DUPLICATE:
-                return
+                return 0
             if error.sqlstate == _INSUFFICIENT_PRIVILEGE:
                 raise self._missing(schema, table, state, "Electric lacks privileges") from None
             if error.sqlstate in _LOCK_FAILURES:
@@ -148,6 +179,8 @@ class Publication:
             if error.sqlstate in _UNDEFINED:
                 raise
             raise snapshot_failed(f'Cannot publish the table "{schema}.{table}": {error.message}') from None
+        now = await self._state(session, oid)
+        return 0 if now is None else now.entry
 
     async def _state(self, session: Session, oid: int) -> _State | None:
         rows = await session.query(
@@ -162,20 +195,38 @@ class Publication:
             " (SELECT pg_catalog.jsonb_build_array(l.oid::int8, n.nspname, l.relname, l.relkind, l.relpersistence)"
             " FROM pg_class l JOIN pg_namespace n ON n.oid = l.relnamespace"
             " WHERE (l.relkind NOT IN ('r', 'p') OR l.relpersistence <> 'p') AND (l.oid = c.oid OR c.relkind = 'p'"
-            " AND l.oid IN (SELECT relid FROM pg_catalog.pg_partition_tree(c.oid))) ORDER BY l.oid LIMIT 1)"
-            f" FROM pg_class c WHERE c.oid = {oid}"
+            " AND l.oid IN (SELECT relid FROM pg_catalog.pg_partition_tree(c.oid))) ORDER BY l.oid LIMIT 1),"
+            " (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_array(n.nspname, l.relname))"
+            " FROM pg_publication_rel f JOIN pg_class l ON l.oid = f.prrelid"
+            " JOIN pg_namespace n ON n.oid = l.relnamespace"
+            f" WHERE f.prpubid = p.oid AND {_NARROWED} AND {_CONCERNS}), p.pubviaroot AND c.relispartition,"
+            " coalesce((SELECT r.oid FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = c.oid),"
+            " p.oid)::int8"
+            f" FROM pg_class c LEFT JOIN pg_publication p ON p.pubname = {literal(self._name)} WHERE c.oid = {oid}"
         )
         if not rows:
             return None
-        published, partial, partitioned, unpublishable = rows[0]
+        published, partial, partitioned, unpublishable, narrowed, by_root, entry = rows[0]
         names = tuple((name[0], name[1]) for name in orjson.loads(partial or "[]"))
+        filtered = tuple((name[0], name[1]) for name in orjson.loads(narrowed or "[]"))
         obstacle = None if unpublishable is None else obstacle_of(*orjson.loads(unpublishable))
-        return _State(published == "t", names, partitioned == "t", obstacle)
+        return _State(published == "t", names, partitioned == "t", obstacle, filtered, by_root == "t", int(entry or 0))
 
     def _missing(self, schema: str, table: str, state: _State, why: str) -> ShapeError:
         name = f'Database table "{schema}.{table}"'
         if not state.published:
             adding = f"{why} from adding it" if "setting" in why else f"{why} to add it"
             return snapshot_failed(f'{name} is missing from the publication "{self._name}" and {adding}')
+        if state.narrowed:
+            lacking = ".".join(state.narrowed[0])
+            return snapshot_failed(
+                f'Database table "{lacking}" has a row filter or a column list in the publication "{self._name}":'
+                " changes would be missing; drop the table from the publication and add it without"
+            )
+        if state.by_root:
+            return snapshot_failed(
+                f'Changes of the partition "{schema}.{table}" are published under the name of its root;'
+                f" run ALTER PUBLICATION {quote(self._name)} SET (publish_via_partition_root = false)"
+            )
         lacking = ".".join(state.partial[0])
         return snapshot_failed(f'Database table "{lacking}" does not have its replica identity set to FULL')
