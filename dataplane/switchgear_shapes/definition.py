@@ -58,6 +58,8 @@ class Definition:
     """The table is the root of partitions: its rows, and its changes, are theirs."""
     compaction: bool = False
     """Whether the log may be compacted. No part of the identity: the request that makes the shape decides."""
+    deferrable: bool = False
+    """Whether two rows may have the same key within a transaction."""
     origin: Origin | None = None
     """What the table was when the shape was made; None for shapes of older versions."""
 
@@ -152,6 +154,7 @@ class Definition:
             "where": None if self.where is None else expression.to_json(self.where),
             "partitioned": self.partitioned,
             "compaction": self.compaction,
+            "deferrable": self.deferrable,
             "origin": None if self.origin is None else [self.origin.file, self.origin.columns],
         }
 
@@ -171,6 +174,7 @@ class Definition:
             where=None if data.get("where") is None else expression.from_json(data["where"]),
             partitioned=data.get("partitioned", False),
             compaction=data.get("compaction", False),
+            deferrable=data.get("deferrable", False),
             origin=None if data.get("origin") is None else _origin(*data["origin"]),
         )
 
@@ -219,6 +223,7 @@ def define(
         where=where,
         partitioned=relation.kind == "p",
         compaction=params.compaction,
+        deferrable=relation.deferrable,
         origin=_shared(Origin.of(relation, streamed)),
     )
 

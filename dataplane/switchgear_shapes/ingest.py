@@ -22,6 +22,7 @@ from switchgear_shapes.replication import pgoutput
 from switchgear_shapes.replication.pgoutput import RelationMessage, Values
 from switchgear_shapes.routing.encode import fill_unchanged, transaction_headers
 from switchgear_shapes.routing.index import Index
+from switchgear_shapes.routing.reuse import Reuse
 from switchgear_shapes.routing.router import Group, Member, Router, Table
 from switchgear_shapes.snapshot import SnapshotMark
 from switchgear_shapes.subqueries.hub import Hub
@@ -65,6 +66,7 @@ class Ingest:
         self._parting: Iterator[None] | None = None
         self._last_oid = -1
         self._op = 0
+        self._reuse = Reuse()
         self._reset_transaction()
         self.transactions = 0
         self.changes = 0
@@ -307,6 +309,7 @@ class Ingest:
         self._last_oid = -1
         self._oids: set[int] = set()
         self._pending.clear()
+        self._reuse.clear()
         self._drops: dict[Shape, str] = {}
 
     def _accepts(self, shape: Shape) -> bool:
@@ -335,6 +338,10 @@ class Ingest:
         if lacking and (old is None or new is None or not fill_unchanged(old, new)):
             self._without_old_row(oid, table)
             return
+        if table.is_deferrable and self._reuse.seen(oid, table.deferrable, old, new):
+            for shape in table.members:
+                if self._accepts(shape):
+                    self._drops[shape] = "rows took each other's keys within a transaction"
         if table.misfits:
             for shape in table.misfits:
                 if self._accepts(shape):

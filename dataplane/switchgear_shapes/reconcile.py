@@ -85,7 +85,7 @@ def _drop_changed(store: Store, shapes: list[Shape], relation: Relation, *, stor
     changed = [
         shape
         for shape in shapes
-        if relation.pk != shape.definition.pk
+        if (relation.pk, relation.deferrable) != (shape.definition.pk, shape.definition.deferrable)
         or shape.definition.rewritten(relation)
         or not shape.definition.survives(relation.oid, relation.schema, relation.name, signature)
     ]

@@ -76,6 +76,8 @@ class Relation:
     """What `stamp_expression` gives in Postgres for the table as it is here."""
     server_version: int = 0
     """Of the Postgres that said so, as `server_version_num` (150004)."""
+    deferrable: bool = False
+    """Whether the primary key may be violated within a transaction."""
     file: int = 0
     """The file with the rows, which is another one when they were all written anew; 0 for partitioned tables."""
 
@@ -117,7 +119,7 @@ SELECT c.oid::int8, n.nspname, c.relname, c.relkind, c.relreplident,
        c.relpersistence,
        {stamp},
        current_setting('server_version_num'),
-       c.relfilenode::int8, a.xmin::text
+       c.relfilenode::int8, a.xmin::text, NOT i.indimmediate
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -227,6 +229,7 @@ def _relation(oid: int, rows: list[Row]) -> Relation:
         persistence=first[17] or "",
         stamp=first[18] or "",
         server_version=int(first[19] or 0),
+        deferrable=first[22] == "t",
         file=int(first[20] or 0),
     )
 

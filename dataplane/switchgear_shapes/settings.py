@@ -346,6 +346,15 @@ def load(environ: Mapping[str, str]) -> tuple[Settings, list[str]]:
     return Settings(**made), warnings
 
 
+TCP_DEFAULTS = {
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "60000",
+}
+"""A database that is gone without a word (a failover) is noticed within about a minute. The system's take hours."""
+
+
 def _databases(values: Mapping[str, str], made: dict[str, Any], problems: list[str]) -> None:
     extra: dict[str, str] = {}
     ca_file = values.get("ELECTRIC_DATABASE_CA_CERTIFICATE_FILE")
@@ -385,7 +394,7 @@ def _databases(values: Mapping[str, str], made: dict[str, Any], problems: list[s
                 if info.params.get("sslmode") == "disable":
                     problems.append(f"{variable}: sslmode=disable contradicts ELECTRIC_DATABASE_CA_CERTIFICATE_FILE")
                 extra.setdefault("sslmode", "verify-ca")
-            made[target] = Conninfo(info.params | extra)
+            made[target] = Conninfo(TCP_DEFAULTS | info.params | extra)
         except BadUrl as error:
             problems.append(f"{variable} {error}")
     if "database" in made:

@@ -169,3 +169,24 @@ def test_a_narrowed_table_is_named(database: Database, make_server: Callable[...
     assert "row filter or a column list" in refused.json()["message"]
     database.execute(f"ALTER PUBLICATION {publication(server)} SET TABLE items")
     assert server.get(table="items", offset="-1").status_code == 200
+
+
+def test_rows_that_take_each_other_s_keys(world: World) -> None:
+    """A deferrable key may be there twice within a transaction, which no log of keys can tell."""
+    table = world.table("id int PRIMARY KEY DEFERRABLE INITIALLY DEFERRED, n int, t text", ROWS)
+    clients = [synced(world.server, table), synced(world.server, table, where="id > 0", replica="full")]
+    for statement in (
+        "UPDATE {t} SET id = id + 1",
+        "UPDATE {t} SET id = 5 - id WHERE id IN (2, 3)",
+        "INSERT INTO {t} VALUES (4, 44, 'double'); DELETE FROM {t} WHERE id = 4 AND n <> 44",
+        "UPDATE {t} SET n = n + 1",
+    ):
+        world.database.execute(statement.format(t=table))
+        for client in clients:
+            world.server.wait(lambda c=client: is_what_select_gives(c, world.database, table), 30, statement)  # type: ignore[misc]
+    before = [client.restarts for client in clients]
+    assert before == [3, 3]
+    world.database.execute(f"UPDATE {table} SET id = 100 WHERE id = 4; INSERT INTO {table} VALUES (17, 1, 'new')")
+    for client in clients:
+        world.server.wait(lambda c=client: is_what_select_gives(c, world.database, table), 30, "new keys")  # type: ignore[misc]
+    assert [client.restarts for client in clients] == before

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
@@ -562,3 +564,31 @@ def _certify(certificate: Path, key: Path) -> None:
         timeout=60,
     )
     key.chmod(0o600)
+
+
+@one_version
+def test_a_database_that_falls_silent(
+    items: Database, tmp_path: Path, make_server: Callable[..., ShapesServer]
+) -> None:
+    """Its connections stand, and nothing comes over them: a machine that hangs, a proxy that lost what is behind it."""
+    server = make_server(module="tests.shapes.impatient").start()
+    client = synced(server)
+    with psycopg.connect(items.postgres.admin_url, autocommit=True) as admin:
+        query = (
+            "SELECT pid FROM pg_stat_activity WHERE datname = %s AND backend_type IN ('client backend', 'walsender')"
+        )
+        silent = [pid for (pid,) in admin.execute(query, [items.name])]
+        for pid in silent:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            server.wait(lambda: server.health()[1] != "active", 60, "the stream given up")
+            # New connections are answered: questions to the database find their way.
+            server.wait(lambda: server.get(table="missing", offset="-1").status_code == 503, 60, "an answer")
+        finally:
+            for pid in silent:
+                os.kill(pid, signal.SIGCONT)
+    assert "Postgres was silent" in server.log()
+    server.wait_active(60)
+    items.execute("INSERT INTO items VALUES (2, 'b')")
+    follow(client, 2)
+    assert client.restarts == 0

@@ -136,6 +136,8 @@ def test_what_is_read_by_libpq_or_by_one_part() -> None:
         wanted = {"keepalives_idle": "30", "keepalives_interval": "5", "keepalives_count": "4"}
         assert (wanted | {"tcp_user_timeout": "120000"}).items() <= info.params.items()
         assert PREFER_IPV6 in info.params
+    gone_within_a_minute = {"keepalives_idle": "30", "tcp_user_timeout": "60000"}
+    assert gone_within_a_minute.items() <= load(MINIMAL)[0].database.params.items()
 
 
 # -- running servers --

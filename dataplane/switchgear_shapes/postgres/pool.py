@@ -12,6 +12,8 @@ from switchgear_shapes.postgres.conninfo import Conninfo
 from switchgear_shapes.postgres.session import Session
 
 IDLE_SECONDS = 60.0
+PATIENCE_SECONDS = 90.0
+"""For the answer to a query; all of them have narrower limits in Postgres, or are quick."""
 
 
 class PoolTimeout(Exception):
@@ -46,6 +48,7 @@ class Pool:
             session = self._take_idle()
             if session is None:
                 session = await Session.connect(self._info)
+                session.patience = PATIENCE_SECONDS
             try:
                 yield session
             except BaseException:

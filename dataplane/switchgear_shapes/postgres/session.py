@@ -68,6 +68,9 @@ class Session:
         """Whether the last COPY was read to its end."""
         self.closed = False
         self.last_used = 0.0
+        self.patience: float | None = None
+        """How long a query may take until the connection is given up."""
+        self._given_up = False
 
     # -- making and ending --
 
@@ -147,17 +150,29 @@ class Session:
 
     async def query(self, sql: str) -> list[Row]:
         """Run one or more statements; the rows of the last one. Raises PostgresError, ConnectionLost."""
+        timer = None if self.patience is None else self._loop.call_later(self.patience, self._give_up)
         try:
             result = await self._run(sql)
         except asyncio.CancelledError:
             self.close()
             raise
+        except ConnectionLost:
+            if self._given_up:
+                raise ConnectionLost(f"the database did not answer within {self.patience:g} s") from None
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
         if result is None:
             return []
         if result.status in _COPY_STATES:
             self.close()
             raise ConnectionLost("the statement began a COPY")
         return _rows(result)
+
+    def _give_up(self) -> None:
+        self._given_up = True
+        self.close()
 
     async def query_limited(self, sql: str, seconds: float) -> list[Row]:
         """`query`, cancelled on the server after `seconds` (TimeoutError; the session is closed then)."""

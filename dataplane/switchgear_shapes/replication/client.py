@@ -27,6 +27,8 @@ STATUS_SECONDS = 1.0
 STATUS_DELAY = 0.1
 """How soon after something became durable it is acknowledged."""
 ASK_SECONDS = 0.002
+SILENT_TIMEOUTS = 2.0
+"""How many of Postgres' own timeouts (`wal_sender_timeout`) it may say nothing, though it is asked."""
 _XLOG = struct.Struct("!cQQq")
 _KEEPALIVE = struct.Struct("!cQqB")
 _STATUS = struct.Struct("!cQQQqB")
@@ -58,6 +60,8 @@ class Replication:
         self.transaction_at = time.monotonic()
         """When it was last seen that a transaction had arrived."""
         self._asked_at = 0.0
+        self._silent = 0.0
+        """For how long nothing came though something was asked for: ticks, because a busy loop hears nothing."""
 
     @classmethod
     async def connect(cls, info: Conninfo, names: Names, on_phase: Callable[[str], None]) -> tuple[Session, Started]:
@@ -94,7 +98,9 @@ class Replication:
         self._acknowledged = started.slot_lsn
         await self._session.start_copy(started.start_statement)
         every = min(STATUS_SECONDS, started.sender_timeout / 3) if started.sender_timeout else STATUS_SECONDS
-        ticker = asyncio.ensure_future(self._tick(every))
+        # A sender that is busy for longer than its own timeout gives us up, too.
+        patience = SILENT_TIMEOUTS * started.sender_timeout if started.sender_timeout else float("inf")
+        ticker = asyncio.ensure_future(self._tick(every, patience))
         try:
             on_streaming()
             self._resume()
@@ -140,6 +146,7 @@ class Replication:
         self._reading = False
 
     def _on_readable(self) -> None:
+        self._silent = 0.0
         if self._busy:  # what is here already comes first, or the library's buffer would grow without bound
             return
         try:
@@ -244,15 +251,18 @@ class Replication:
             self._resume()
             self._loop.call_soon(self._process)
 
-    async def _tick(self, every: float) -> None:
+    async def _tick(self, every: float, patience: float) -> None:
         while True:
             await asyncio.sleep(every)
+            self._silent = 0.0 if self._paused or self._busy else self._silent + every
+            if self._silent > patience:
+                self._end(ConnectionLost(f"Postgres was silent for {self._silent:.0f} s"))
             if self._transactions != self._ingest.transactions:
                 self._transactions = self._ingest.transactions
                 self.transaction_at = time.monotonic()
             self._ingest.write_progress()
             self._go_on()
-            self._send_status()
+            self._send_status(reply=self._silent > patience / 2)
 
     def ask_position(self) -> None:
         """Have Postgres say how far it has sent, if it was not asked just now."""

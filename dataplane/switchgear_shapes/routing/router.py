@@ -67,6 +67,8 @@ class Table(Generic[T]):
         self.likely = True
         """Whether the last change concerned a shape: the next one probably will, or will not, as well."""
         self._groups: dict[tuple[Any, ...], Group] = {}
+        self._deferrable = definition.pk if definition.deferrable else ()
+        self.is_deferrable = definition.deferrable
         self._columns = tuple(name for name, _ in definition.signature)
         self.width = len(self._columns)
         self.index: Index[Member[T]] = Index(self._columns, compile_predicate)
@@ -119,6 +121,11 @@ class Table(Generic[T]):
             self.width = len(columns)
             self.index.set_layout(columns)
         self._look()
+
+    @property
+    def deferrable(self) -> tuple[int, ...]:
+        """The positions of a primary key that may be violated within a transaction; of others none."""
+        return tuple(self._columns.index(name) for name in self._deferrable if name in self._columns)
 
     def _look(self) -> None:
         self.depth = None if self.misfits else self.index.depth
