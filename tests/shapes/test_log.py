@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from switchgear_shapes.definition import Definition
 from switchgear_shapes.errors import CorruptStorage, FatalError
-from switchgear_shapes.log import frames, registry, store, wal
+from switchgear_shapes.log import frames, registry, store, store_files, wal
 from switchgear_shapes.log.files import FileCache
 from switchgear_shapes.log.follower import Follower
 from switchgear_shapes.log.frames import Batch, Entry
@@ -213,6 +214,10 @@ async def test_small_snapshots_move_into_files_when_they_are_many(
     monkeypatch.setattr(registry, "KEPT_LIMIT", 2 * size)
     opened = open_store()
     shapes = [await complete(opened, Definition.from_json(DEFINITION.to_json() | {"oid": n})) for n in range(1, 6)]
+    assert sum(len(shape.snapshot.kept or b"") for shape in shapes) <= 4 * size, "they wait in memory without a bound"
+    async with asyncio.timeout(20):
+        while sum(len(shape.snapshot.kept or b"") for shape in shapes) > 2 * size:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
     reading = Follower.open(tmp_path / "storage", 1000)
     try:
         for known in (opened, reading):
@@ -233,6 +238,36 @@ async def test_small_snapshots_move_into_files_when_they_are_many(
     opened.begin_checkpoint()
     await opened.close()
     assert not any(shape.snapshot.kept for shape in opened.by_id.values())
+
+
+async def test_a_shape_that_ends_while_its_file_is_made_leaves_none(
+    open_store: Callable[[], Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = threading.Event()
+    go_on = threading.Event()
+
+    def write(files: list[tuple[str, bytes]]) -> tuple[int, OSError | None]:
+        written.set()
+        go_on.wait(10)
+        return original(files)
+
+    original = store_files._write_files
+    monkeypatch.setattr(registry, "KEPT_LIMIT", len(MARK.control_line()))
+    monkeypatch.setattr(store_files, "_write_files", write)
+    opened = open_store()
+    first, second = [
+        await complete(opened, Definition.from_json(DEFINITION.to_json() | {"oid": n})) for n in range(1, 3)
+    ]
+    await asyncio.to_thread(written.wait, 10)
+    opened.drop(first, "test")
+    await durable(opened)
+    await asyncio.gather(*opened._deleting)
+    go_on.set()
+    opened.begin_checkpoint()
+    await opened.close()
+    assert not Path(first.snapshot.path).exists()
+    assert Path(second.snapshot.path).read_bytes() == MARK.control_line()
+    assert second.snapshot.kept is None
 
 
 async def test_a_dropped_shapes_files_stay_until_its_end_is_durable(open_store: Callable[[], Store]) -> None:

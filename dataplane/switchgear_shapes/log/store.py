@@ -1,15 +1,13 @@
-"""All shapes of the process and what is durable of them: registry, write-ahead log, checkpoints, recovery.
+"""All shapes of the process and what is durable of them: changes through the write-ahead log, and their recovery.
 
 Every change of state is a record of the write-ahead log, applied when it is durable; recovery applies the same records
-to the last checkpoint. Shape files are filled from memory when that is cheap, and synced only for a checkpoint.
-Everything here runs on the event loop's thread; only syncing and deleting files happens elsewhere.
+to the last checkpoint. Files are filled by `store_files`, and synced only for a checkpoint (`upkeep`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import fcntl
 import gc
 import logging
@@ -19,23 +17,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from switchgear_shapes.definition import Definition
 from switchgear_shapes.errors import CorruptStorage, FatalError
 from switchgear_shapes.log import checkpoint, frames
-from switchgear_shapes.log.compaction import KEPT_CHUNKS, Compacted, compact
-from switchgear_shapes.log.files import write_at
 from switchgear_shapes.log.frames import Batch
-from switchgear_shapes.log.registry import FORMAT, Registry
+from switchgear_shapes.log.registry import FORMAT
 from switchgear_shapes.log.shape import Shape
 from switchgear_shapes.log.sources import SourceState, decode_deltas
-from switchgear_shapes.log.wal import ROOM_SECONDS, Replay, Wal, is_full, segment_numbers, segment_path
+from switchgear_shapes.log.upkeep import CHECKPOINT_BYTES, CHECKPOINT_SECONDS, Upkeep
+from switchgear_shapes.log.wal import Replay, Wal, segment_numbers
 
 log = logging.getLogger("switchgear.shapes.store")
 
-CHECKPOINT_BYTES = 64 * 1024 * 1024
-CHECKPOINT_SECONDS = 600.0
 CLOSE_SECONDS = 20.0
 SHAPE_TAIL_LIMIT = 1024 * 1024
 
@@ -55,23 +48,12 @@ def lasting() -> Iterator[None]:
         gc.freeze()
 
 
-class Store(Registry):
+class Store(Upkeep):
     """See the module. Made with `Store.open`."""
 
     def __init__(self, directory: Path, threshold: int, lock_fd: int) -> None:
         super().__init__(directory, threshold)
         self._lock_fd = lock_fd
-        self._loop = asyncio.get_running_loop()
-        self._checkpoint: asyncio.Task[None] | None = None
-        self._checkpoint_due = 0.0
-        self._files_full = False
-        self._compacting = False
-        self._compacted: dict[int, int] = {}
-        """How many chunks of a shape there is nothing to be had from, so far."""
-        self._deleting: set[asyncio.Future[None]] = set()
-        self._wal: Wal
-        self.sources: dict[int, SourceState] = {}
-        """What the subqueries of shapes return; ids are unique among shapes and sources."""
 
     # -- opening and recovery --
 
@@ -96,6 +78,7 @@ class Store(Registry):
             with lasting():
                 store._check_format()
                 store._recover()
+            store._opened = True
         except BaseException:
             store._tails.clear()  # nothing is to be written without the lock
             os.close(lock_fd)
@@ -313,88 +296,15 @@ class Store(Registry):
         self._wal.append(frames.progress_record(0), lambda: None if done.done() else done.set_result(None))
         await done
 
-    async def compact(self, shape: Shape) -> bool:
-        """Merge the old updates of a shape's log; whether that was worth it. Raises OSError (a full disk)."""
-        if self._compacting or self._staged or self.full or not shape.alive:
-            return False
-        if len(shape.log.chunk_ends) - KEPT_CHUNKS <= self._compacted.get(shape.id, 0):
-            return False
-        self._compacting = True  # a checkpoint in between would mix the old file with the new one
-        path = shape.log_path(shape.generation + 1)
-        try:
-            while self._checkpoint is not None:
-                await asyncio.wait([self._checkpoint])
-            # What an earlier run or process left under the new file's name must be gone before that is written.
-            await asyncio.gather(*self._deleting, return_exceptions=True)
-            self._flush(shape)
-            log_ = shape.log
-            cut = min(log_.flushed, log_.visible)
-            chunk_ends = [end for end in log_.chunk_ends if end[0] <= cut]
-            if len(chunk_ends) <= KEPT_CHUNKS:
-                return False
-            made = await self._loop.run_in_executor(None, compact, log_.path, path, chunk_ends, cut)
-            if made is None or not shape.alive:
-                self._unlink(path)
-                if made is None:
-                    self._compacted[shape.id] = len(chunk_ends) - KEPT_CHUNKS
-                return False
-            await self._log_compacted(shape, made)
-            self._compacted[shape.id] = len(made.chunk_ends) - KEPT_CHUNKS
-            log.info("log of shape %s compacted: %d bytes became %d", shape.handle, cut, made.length)
-            return True
-        except OSError as error:
-            self._unlink(path)
-            if not is_full(error):
-                self._die(error)
-            raise
-        finally:
-            self._compacting = False
-
-    async def _log_compacted(self, shape: Shape, made: Compacted) -> None:
-        generation = shape.generation + 1
-        done: asyncio.Future[None] = self._loop.create_future()
-
-        def durable() -> None:
-            if shape.alive:
-                self._replace_log(shape, generation, made)
-            if not done.done():
-                done.set_result(None)
-
-        body = {
-            "id": shape.id,
-            "generation": generation,
-            "cut": made.cut,
-            "length": made.length,
-            "chunks": made.chunk_ends,
-        }
-        self._wal.append(frames.json_record(frames.COMPACTED, body), durable)
-        await done
-
     @property
     def pending_bytes(self) -> int:
         """Bytes on their way into the write-ahead log: above a bound, the replication stream is paused."""
         return self._wal.pending_bytes
 
     @property
-    def full(self) -> bool:
-        """Whether the disk is full: what comes now waits in memory, so the replication stream is paused."""
-        return self._wal.full or self._files_full
-
-    @property
     def wal_syncs(self) -> tuple[int, float]:
         """(number, seconds in total)"""
         return self._wal.syncs, self._wal.sync_seconds
-
-    def _unlink(self, *paths: str) -> None:
-        """Deleting a large file takes a while: not on the loop."""
-
-        def unlink() -> None:
-            for path in paths:
-                Path(path).unlink(missing_ok=True)
-
-        task = self._loop.run_in_executor(None, unlink)
-        self._deleting.add(task)
-        task.add_done_callback(self._deleting.discard)
 
     # -- durable batches --
 
@@ -407,139 +317,6 @@ class Store(Registry):
                 self._flush(shape)
         if self._wal.segment_bytes > CHECKPOINT_BYTES:
             self.begin_checkpoint()
-
-    def _leave(self, shape: Shape) -> None:
-        super()._leave(shape)
-        self._compacted.pop(shape.id, None)
-
-    def _bound_kept(self, limit: int) -> None:
-        while self._kept_bytes > limit and not self._files_full:
-            self._write_kept(next(iter(self._kept.values())))
-
-    def _write_kept(self, shape: Shape) -> None:
-        """Move a small snapshot into its file; on a full disk it stays in memory until there is room."""
-        kept = shape.snapshot.kept
-        if self._files_full or kept is None:
-            return
-        try:
-            write_at(shape.snapshot.path, [kept], 0)
-        except OSError as error:
-            self._file_failed(error)
-        else:
-            self._let_go(shape)
-
-    def _bound_tails(self, limit: int) -> None:
-        while self._tail_bytes > limit and not self._files_full:
-            self._flush(next(iter(self._tails.values())))
-
-    def _flush(self, shape: Shape) -> None:
-        """Move a shape's tail into its file; on a full disk it stays in memory until there is room."""
-        if self._files_full or shape.id not in self._tails:
-            return
-        try:
-            self._tail_bytes -= shape.log.flush()
-            del self._tails[shape.id]
-        except OSError as error:
-            self._file_failed(error)
-
-    def _file_failed(self, error: OSError) -> None:
-        if not is_full(error):
-            self._die(error)
-        log.error("the disk is full: replication is paused until there is room; nothing is lost")
-        self._files_full = True
-        self._loop.call_later(ROOM_SECONDS, self._try_again)
-
-    def _try_again(self) -> None:
-        self._files_full = False
-        waiting = next(iter(self._tails.values()), None)
-        if waiting is not None:
-            self._flush(waiting)
-        small = next(iter(self._kept.values()), None)
-        if small is not None:
-            self._write_kept(small)
-
-    def _flush_all(self) -> None:
-        """Raises OSError when the disk is full."""
-        while self._tails or self._kept:
-            if self._tails:
-                self._flush(next(iter(self._tails.values())))
-            else:
-                self._write_kept(next(iter(self._kept.values())))
-            if self._files_full:
-                raise OSError(errno.ENOSPC, "the disk is full")
-
-    def _die(self, error: OSError) -> None:
-        log.critical("a shape's log cannot be written (%s); stopping, recovery will decide", error)
-        os._exit(74)
-
-    # -- checkpoints --
-
-    def tick(self) -> None:
-        """Called now and then: a checkpoint is made when the last one is old."""
-        if self._loop.time() > self._checkpoint_due and self._wal.segment_bytes:
-            self.begin_checkpoint()
-
-    def begin_checkpoint(self) -> None:
-        """Bring everything that is durable in the write-ahead log into the files, so that its segments can go."""
-        if self._checkpoint is None and not self._staged and not self._compacting:
-            self._checkpoint = asyncio.ensure_future(self._make_checkpoint())
-
-    async def _make_checkpoint(self) -> None:
-        try:
-            captured: asyncio.Future[list[bytes] | None] = self._loop.create_future()
-
-            def capture() -> None:
-                # All records of the old segments are applied, none of the new one is. Within a large transaction
-                # the state is not one that recovery could begin with.
-                captured.set_result(None if self._staged else self._checkpoint_lines(self._wal.segment))
-
-            self._wal.rotate(capture)
-            lines = await captured
-            if lines is None:
-                return
-            segment = self._wal.segment
-            for move, waiting in ((self._flush, self._tails), (self._write_kept, self._kept)):
-                for index, shape in enumerate(list(waiting.values())):
-                    move(shape)
-                    if index % 64 == 63:
-                        await asyncio.sleep(0)
-            if self._files_full:
-                return  # the log keeps what the files lack
-            await self._loop.run_in_executor(None, self._sync)
-            await self._loop.run_in_executor(None, self._write_checkpoint, lines)
-            await self._loop.run_in_executor(None, self._remove_segments_before, segment)
-            self._checkpoint_due = self._loop.time() + CHECKPOINT_SECONDS
-        except OSError as error:
-            if not is_full(error):
-                self._die(error)
-            log.error("no checkpoint could be made: the disk is full")
-        finally:
-            self._checkpoint = None
-
-    def _checkpoint_lines(self, segment: int) -> list[bytes]:
-        head = {
-            "segment": segment,
-            "next_id": self._next_id,
-            "system": self.system,
-            "commit_lsn": self.commit_lsn,
-            "durable_lsn": self.durable_lsn,
-            "shapes": len(self.by_id),
-            "held": list(self.held.items()),
-        }
-        shapes = (orjson.dumps(shape.to_json()) for shape in self.by_id.values())
-        return [orjson.dumps(head), *shapes, *(orjson.dumps(source.to_json()) for source in self.sources.values())]
-
-    def _write_checkpoint(self, lines: list[bytes]) -> None:
-        checkpoint.write(self._directory / "checkpoint", lines)
-
-    def _sync(self) -> None:
-        """All files of the storage at once, instead of one fsync per shape. Raises OSError."""
-        checkpoint.sync_file_system(self._lock_fd)
-
-    def _remove_segments_before(self, segment: int) -> None:
-        for number in segment_numbers(self._wal_directory):
-            if number < segment:
-                segment_path(self._wal_directory, number).unlink(missing_ok=True)
 
     def _remove_orphans(self) -> None:
         """Files of shapes that are no more (a crash came between their record and the deletion)."""
@@ -577,6 +354,8 @@ class Store(Registry):
             self.begin_checkpoint()
         if self._checkpoint is not None:
             await asyncio.wait([self._checkpoint], timeout=CLOSE_SECONDS)
+        if self._moving is not None:
+            await asyncio.wait([self._moving])
         await self._loop.run_in_executor(None, self._wal.close)
         await asyncio.gather(*self._deleting, return_exceptions=True)
         self._tails.clear()
