@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from switchgear_streams.subscriptions import config, keys, state, targets, tokens
 from switchgear_streams.subscriptions.errors import Refused
 from switchgear_streams.subscriptions.globs import Glob
+from switchgear_streams.subscriptions.index import Index
 
 
 @pytest.mark.parametrize(
@@ -45,6 +46,34 @@ def test_patterns_against_a_regular_expression(pattern: list[str], path: list[st
     expected = bool(path) and re.fullmatch(expression, joined + "/") is not None
     if path:
         assert Glob("/".join(pattern)).matches(joined.encode()) is expected
+
+
+SEGMENT = st.sampled_from(["", "a", "b", "ab"])
+
+
+@given(
+    st.lists(st.lists(st.sampled_from(["", "a", "b", "*", "**", "a*"]), min_size=1, max_size=4), max_size=8),
+    st.lists(SEGMENT, min_size=1, max_size=4),
+    st.lists(st.lists(SEGMENT, min_size=1, max_size=4), max_size=4),
+)
+def test_the_index_finds_what_a_look_at_all_finds(
+    patterns: list[list[str]], path: list[str], named: list[list[str]]
+) -> None:
+    key = "/".join(path).encode()
+    index: Index[int] = Index()
+    globs = {number: Glob("/".join(one)) for number, one in enumerate(patterns) if "/".join(one) not in ("", "/")}
+    for number, glob in globs.items():
+        index.add_pattern(glob.prefix, number)
+    for number, one in enumerate(named):
+        index.add_name("/".join(one).encode(), 100 + number)
+    wanted = {number for number, glob in globs.items() if glob.matches(key)}
+    called = {100 + number for number, one in enumerate(named) if "/".join(one).encode() == key}
+    found = index.candidates(key)
+    assert wanted <= found.keys()
+    assert {one for one in found if one >= 100} == called
+    for number, glob in globs.items():
+        index.drop_pattern(glob.prefix, number)
+    assert index.candidates(key).keys() == called
 
 
 def test_patterns_take_no_exponential_time() -> None:

@@ -28,16 +28,13 @@ from switchgear_streams.subscriptions.config import WEBHOOK
 from switchgear_streams.subscriptions.delivery import Courier, Undelivered
 from switchgear_streams.subscriptions.errors import Refused, no_room
 from switchgear_streams.subscriptions.journal import Journal, links_size
-from switchgear_streams.subscriptions.neighbours import Seen
-from switchgear_streams.subscriptions.state import FOREVER, LEASED, OFFERED, WAKING, Link, Subscription
+from switchgear_streams.subscriptions.state import FOREVER, LEASED, OFFERED, WAKING, Subscription
 from switchgear_streams.subscriptions.watch import Watch
 from switchgear_wire.response import Response
 
 log = logging.getLogger("switchgear.streams.subscriptions")
 
 MAX_SUBSCRIPTIONS = 10_000
-MAX_LINKED = 100_000
-"""Streams that may match a new subscription; later ones are without bound."""
 _DELIVERIES = 64
 _NO_ROOM_RETRY = 1.0
 
@@ -77,7 +74,7 @@ class Engine(Watch):
         """Read what the disk knows of."""
         self.ring, found = self.journal.load()
         for subscription in found:
-            self.subscriptions[subscription.id] = subscription
+            self._enlist(subscription)
 
     def start(self) -> None:
         """Take it up. What the neighbours have must be known by now."""
@@ -86,7 +83,7 @@ class Engine(Watch):
             return
         now = self.store.clock()
         for key, one in self.store.streams.items():
-            mine = [each for each in found if key in each.links or each.globs(key)]
+            mine = self._find(key)
             if mine:
                 stream = self._usable(one if isinstance(one, Stream) else catalog.unpack_body(one), now)
                 for each in mine:
@@ -150,41 +147,44 @@ class Engine(Watch):
 
     async def add(self, subscription: Subscription) -> None:
         """Link the streams that there are, at their tails, and make it durable. Raises Refused."""
-        subscription_keys = [path.encode() for path in subscription.config.streams]
+        explicit = [path.encode() for path in subscription.config.streams]
+        changed = self._forming[subscription] = {}
+        self._look()
         try:
-            await self.neighbours.watch(subscription, subscription_keys)
-            await self._add(subscription, subscription_keys)
+            await self._link_all(subscription, changed)
+            await self.neighbours.watch(subscription, explicit)
+            done = self._add(subscription, explicit, changed)
         except BaseException:
             self.neighbours.forget(subscription)
             raise
+        finally:
+            del self._forming[subscription]
+            self._look()
+        await done
 
-    async def _add(self, subscription: Subscription, subscription_keys: list[bytes]) -> None:
+    def _add(
+        self, subscription: Subscription, explicit: list[bytes], changed: dict[bytes, None]
+    ) -> asyncio.Future[Any]:
+        """Nothing waits here, so that no stream's first append can fall between links and `create`."""
         if subscription.id in self.subscriptions:  # meanwhile
             raise Refused(409, "SUBSCRIPTION_ALREADY_EXISTS", "It was made by another request just now; try again.")
-        subscription.links = {key: self._tail_link(key, True) for key in subscription_keys}
-        # From here to `create` nothing waits, so that no stream's first append can fall between.
-        for key in self.store.streams:
-            if key not in subscription.links and subscription.globs(key):
-                self._link_found(subscription, key, self._found(key))
+        for key in changed:
+            subscription.links.pop(key, None)
+            self._link_found(subscription, key, self._found(key))
         for key, seen in self.neighbours.items():
             if key not in subscription.links and subscription.globs(key):
                 self._link_found(subscription, key, seen)
-        if not self.journal.room(len(subscription.snapshot())):
+        by_name = {key: self._tail_link(key, True) for key in explicit}
+        subscription.links = {**by_name, **subscription.links, **by_name}
+        whole = subscription.snapshot()
+        if not self.journal.room(len(whole)):
             raise no_room()
-        done = self.journal.create(subscription)
-        self.subscriptions[subscription.id] = subscription
+        done = self.journal.create(subscription, whole)
+        self._enlist(subscription)
         self._forget_matches()
-        self._look()
-        for key in subscription.links:
+        for key in (*changed, *explicit):
             self._changes.look_again(key)
-        await done
-
-    @staticmethod
-    def _link_found(subscription: Subscription, key: bytes, stream: Seen | None) -> None:
-        if stream is not None:
-            subscription.links[key] = Link(stream.generation, stream.visible, False)
-            if len(subscription.links) > MAX_LINKED:
-                raise Refused(400, "INVALID_REQUEST", f"More than {MAX_LINKED} streams match; narrow it down.")
+        return done
 
     def link(self, subscription: Subscription, paths: list[bytes]) -> asyncio.Future[Any]:
         """Explicit links, at the tails of streams that were not linked yet."""
@@ -195,6 +195,7 @@ class Engine(Watch):
                 link.explicit = True
             else:
                 subscription.links[key] = self._tail_link(key, True)
+            self._index.add_name(key, subscription)
             self._linked.pop(key, None)
             self._changes.look_again(key)
         return self.journal.save(subscription, paths)
@@ -209,6 +210,7 @@ class Engine(Watch):
         if link.generation == 0 or not subscription.globs(key):
             del subscription.links[key]
             subscription.pending.pop(key, None)
+        self._index.drop_name(key, subscription)
         self._linked.pop(key, None)
         self.neighbours.unlinked(subscription, key)
         done = self.journal.save(subscription, [key])
@@ -221,8 +223,7 @@ class Engine(Watch):
         if timer is not None:
             timer.cancel()
         await self.journal.delete(subscription)
-        if self.subscriptions.get(subscription.id) is subscription:
-            del self.subscriptions[subscription.id]
+        self._strike(subscription)
         self._forget_matches()
         self._look()
         self.neighbours.forget(subscription)

@@ -30,14 +30,15 @@ class Glob:
             fixed.append(segment)
         self._whole = "*" not in pattern
         # "a/**" also stands for "a", so the slash after the fixed part is left out.
-        self._prefix = "/".join(fixed).encode()
+        self.prefix = "/".join(fixed).encode()
+        """Whatever it stands for begins with this: its literal first segments."""
 
     def matches(self, key: bytes) -> bool:
         """Does it stand for this path (UTF-8)?"""
-        if not key.startswith(self._prefix):
+        if not key.startswith(self.prefix):
             return False
         if self._whole:
-            return key == self._prefix
+            return key == self.prefix
         segments = self._segments
         states = self._closure({0})
         for part in key.decode("utf-8", "replace").split("/"):

@@ -52,9 +52,9 @@ class Journal:
 
     # -- writing --
 
-    def create(self, subscription: Subscription) -> asyncio.Future[Any]:
-        """A new subscription. Room must have been asked for (this is true of every change)."""
-        return self._make(_name(subscription), subscription.snapshot())
+    def create(self, subscription: Subscription, whole: bytes) -> asyncio.Future[Any]:
+        """A new subscription, `whole` its snapshot. Room must have been asked for (this is true of every change)."""
+        return self._make(_name(subscription), whole)
 
     def save(self, subscription: Subscription, changed: list[bytes]) -> asyncio.Future[Any]:
         """What may have changed, and the links of `changed`."""

@@ -69,6 +69,11 @@ class Subscription:
         if self.config.pattern is not None:
             self._glob = Glob(self.config.pattern)
 
+    @property
+    def prefix(self) -> bytes | None:
+        """What every stream of its pattern begins with; None: it has no pattern."""
+        return None if self._glob is None else self._glob.prefix
+
     def globs(self, key: bytes) -> bool:
         """Is this stream linked by the pattern? Its own wake stream never is."""
         glob, wake_stream = self._glob, self.config.wake_stream

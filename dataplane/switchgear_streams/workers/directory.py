@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from switchgear_streams.subscriptions.engine import Engine
 from switchgear_streams.subscriptions.neighbours import Neighbours, Seen
@@ -44,8 +44,13 @@ class Directory(Neighbours):
         """Hear of everything that the subscriptions of the last run want."""
         for subscription in self._engine.subscriptions.values():
             explicit = [key for key, link in subscription.links.items() if link.explicit]
-            await self.watch(subscription, explicit)
+            await self._mesh.ask_all("watch", (*self._wish(subscription, explicit), False))
+        await self._mesh.ask_all("survey", self._share.number)
         self._quiet = False
+
+    def _wish(self, subscription: Subscription, explicit: Iterable[bytes]) -> tuple[Any, ...]:
+        config = subscription.config
+        return self._share.number, subscription.incarnation, config.pattern, config.wake_stream, list(explicit)
 
     def hear(self, peer: int, notices: list[tuple[bytes, tuple[int, int, int, int] | None]]) -> None:
         """The scout of a worker says how streams are now (None: not there)."""
@@ -78,11 +83,9 @@ class Directory(Neighbours):
 
     async def watch(self, subscription: Subscription, explicit: Iterable[bytes]) -> None:
         keys = set(explicit)
-        config = subscription.config
         self._coming.append((subscription, keys))
         try:
-            value = (self._share.number, subscription.incarnation, config.pattern, config.wake_stream, list(keys))
-            await self._mesh.ask_all("watch", value)
+            await self._mesh.ask_all("watch", (*self._wish(subscription, keys), True))
         finally:
             # Whoever waited for this makes the links in the same step, before anything else runs.
             asyncio.get_running_loop().call_soon(self._coming.remove, (subscription, keys))

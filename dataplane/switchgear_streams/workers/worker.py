@@ -201,6 +201,7 @@ class Worker:
         on("settled", lambda peer, value, fd: shares[value].settled())
         on("notices", lambda peer, value, fd: self._directories[value[0]].hear(peer, value[1]))
         on("watch", lambda peer, value, fd: self._scouts[value[0]].watch(*value[1:]))
+        on("survey", lambda peer, value, fd: self._scouts[value].survey())
         on("forget", lambda peer, value, fd: self._scouts[value[0]].forget(value[1]))
         on("unwatch", lambda peer, value, fd: self._scouts[value[0]].unwatch(*value[1:]))
         on("catch_up", lambda peer, value, fd: self._scouts[value].catch_up())
