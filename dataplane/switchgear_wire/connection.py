@@ -46,6 +46,7 @@ _OTHER_VERSION = HttpError(505, "HTTP_VERSION", "Only HTTP/1.1 and HTTP/1.0 are 
 _NOT_KEPT = HttpError(
     503, "ANOTHER_PROCESS", "Send this again on a new connection, not behind a large request.", b"retry-after: 0\r\n"
 )
+_TWO_HOSTS = HttpError(400, "BAD_REQUEST", "A request has one Host.")
 _HEAD_TOO_LARGE = HttpError(431, "HEADERS_TOO_LARGE", "URL and headers are too large or too many; use a POST body.")
 
 
@@ -191,6 +192,8 @@ class Connection(Sending):
         name = name.lower()
         request.header_list.append((name, value))
         known = request.headers.get(name)
+        if known is not None and name == b"host":  # whoever stands in front may have gone by the other one
+            raise _TWO_HOSTS
         request.headers[name] = value if known is None else known + (b"; " if name == b"cookie" else b", ") + value
 
     def on_headers_complete(self) -> None:

@@ -148,6 +148,7 @@ def test_etags(client: httpx.Client, url: str) -> None:
     etag = client.get(url).headers["etag"]
     same = client.get(url, headers={"if-none-match": f'"other", {etag}'})
     assert (same.status_code, same.content, same.headers["etag"]) == (304, b"", etag)
+    assert client.get(url, headers={"if-none-match": f"W/{etag}"}).status_code == 304
     client.post(url, headers={"stream-closed": "true"})
     closed = client.get(url, headers={"if-none-match": etag})
     assert closed.status_code == 200
