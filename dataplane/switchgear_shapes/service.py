@@ -14,6 +14,7 @@ import random
 import signal
 import time
 from collections.abc import Coroutine, Iterator, Sequence
+from functools import partial
 
 import orjson
 
@@ -33,6 +34,7 @@ from switchgear_shapes.postgres.pool import Pool, PoolTimeout
 from switchgear_shapes.postgres.session import ConnectionLost, PostgresError, Session
 from switchgear_shapes.reading import Reader
 from switchgear_shapes.reconcile import PublicationGone, follow_partitions, reconcile, roots_of
+from switchgear_shapes.relations import Relation
 from switchgear_shapes.replication import conversation
 from switchgear_shapes.replication.client import Replication
 from switchgear_shapes.replication.conversation import Names, Started
@@ -45,7 +47,7 @@ from switchgear_shapes.shape_api import Answer, ShapeApi, not_found
 from switchgear_shapes.standby import Standby
 from switchgear_shapes.subqueries.hub import Hub
 from switchgear_shapes.subqueries.steps import Steps
-from switchgear_shapes.subset_query import Subsets
+from switchgear_shapes.subset_query import Moment, Subsets
 from switchgear_shapes.table_watch import TableWatch
 from switchgear_shapes.telemetry import Otlp, StatsD
 from switchgear_shapes.upstream import Upstream
@@ -120,6 +122,14 @@ class Service:
     @property
     def reader(self) -> Reader | None:
         return self._standby.reader if self.read_only else self._reader
+
+    def moment(self, shape: Shape, relation: Relation) -> Moment | None:
+        where = shape.definition.where
+        if where is None or not where.subqueries:
+            return None
+        if self._steps is not None and not self.read_only:
+            return partial(self._steps.between, shape, relation)
+        return partial(self._standby.between, shape)
 
     @property
     def waiting_for(self) -> str:

@@ -229,7 +229,8 @@ class ShapeApi:
         headers = call.base + answers.subset_headers(shape.handle, offset, schema)
         # By the shape's own definition: keys of tables without a primary key depend on its salt.
         fields = header_fields(shape.definition, shape.handle)
-        query = replace(query, definition=shape.definition, fields=fields)
+        moment = self._stack.moment(shape, query.relation)
+        query = replace(query, definition=shape.definition, fields=fields, moment=moment)
         return await self._stack.subsets.answer(query, headers, call.request.on_close)
 
     # -- with a shape --

@@ -8,10 +8,12 @@ from switchgear_shapes.catalog import Catalog
 from switchgear_shapes.creation import Creator
 from switchgear_shapes.live import Live
 from switchgear_shapes.log.registry import Registry
+from switchgear_shapes.log.shape import Shape
 from switchgear_shapes.log.store import Store
 from switchgear_shapes.reading import Reader
+from switchgear_shapes.relations import Relation
 from switchgear_shapes.settings import Settings
-from switchgear_shapes.subset_query import Subsets
+from switchgear_shapes.subset_query import Moment, Subsets
 
 
 class Stack(Protocol):
@@ -48,5 +50,8 @@ class Stack(Protocol):
 
     @property
     def waiting_for(self) -> str: ...
+
+    def moment(self, shape: Shape, relation: Relation) -> Moment | None:
+        """How to take a snapshot that a reader can join with the shape's log; None when any snapshot will do."""
 
     async def wait_active(self, seconds: float) -> bool: ...

@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections.abc import Awaitable, Callable
 
 from switchgear_shapes import answers
-from switchgear_shapes.errors import CorruptStorage
+from switchgear_shapes.errors import CorruptStorage, snapshot_failed
 from switchgear_shapes.live import Live
 from switchgear_shapes.log.follower import Behind, Follower, is_written
+from switchgear_shapes.log.shape import Shape
+from switchgear_shapes.postgres.session import Session
 from switchgear_shapes.reading import CursorRule, Reader
+from switchgear_shapes.replication.conversation import reached
 from switchgear_shapes.settings import Settings
+from switchgear_shapes.snapshot import SnapshotMark
 
 log = logging.getLogger("switchgear.shapes.standby")
 
 RETRY_SECONDS = 1.0
+MOMENT_SECONDS = 10.0
 POLL_SECONDS = 0.1
 """How far live readers are behind the instance that writes."""
 
@@ -59,6 +66,41 @@ class Standby:
             self._live.interrupt()
             follower, self.follower, self.reader = self.follower, None, None
             follower.close()
+
+    async def between(
+        self, shape: Shape, session: Session, take: Callable[[], Awaitable[SnapshotMark]]
+    ) -> SnapshotMark | None:
+        """A snapshot, begun by `take` in the session, that no step of the shape goes past; None when the shape ended.
+
+        Only the other instance makes steps. What it made before the snapshot is seen as a whole; so one will do that is
+        reached by the log without a step meanwhile. Raises ShapeError (503), and what `take` raises.
+        """
+        deadline = time.monotonic() + MOMENT_SECONDS
+        while True:
+            self.refresh()
+            follower = self.follower
+            if follower is None or not shape.alive:
+                return None
+            if shape.id not in follower.held:
+                steps = follower.steps[shape.id]
+                mark = await take()
+                if await self._reaches(follower, shape, mark.lsn, steps, deadline):
+                    return mark
+                await session.query("ROLLBACK")
+            if time.monotonic() > deadline:
+                raise snapshot_failed("What the shape's subqueries return changes all the time")
+            await asyncio.sleep(0.05)
+
+    async def _reaches(self, follower: Follower, shape: Shape, lsn: int, steps: int, deadline: float) -> bool:
+        """Whether the shape's log comes so far without another step."""
+        while shape.alive and follower.steps[shape.id] == steps:
+            if reached(follower.seen_by(shape) + 1, lsn):
+                return True
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(0.02)
+            self.refresh()
+        return False
 
     async def _open(self) -> None:
         settings = self._settings

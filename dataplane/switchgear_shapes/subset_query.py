@@ -12,8 +12,9 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 import orjson
 
@@ -48,8 +49,14 @@ _INSUFFICIENT_PRIVILEGE = "42501"
 _GONE = frozenset({"42P01", "3F000", "42703"})
 
 
+Take = Callable[[], Awaitable[SnapshotMark]]
+"""Begins the query's transaction, after a ROLLBACK again, and tells what its snapshot sees."""
+Moment = Callable[[Session, Take], Awaitable[SnapshotMark | None]]
+"""Takes snapshots until one is at a moment that the shape's log can tell from others; None when the shape ended."""
+
+
 class TableChanged(Exception):
-    """The table is no longer what the definition was made for."""
+    """The table, or the shape, is no longer what the definition was made for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +71,8 @@ class SubsetQuery:
     offset: int | None
     fields: str | None = None
     """SQL for more header fields of each row."""
+    moment: Moment | None = None
+    """None when any moment will do."""
 
 
 class Subsets:
@@ -143,7 +152,11 @@ class _Run:
     async def _query_and_send(self, session: Session) -> None:
         query = self._query
         number = random.randrange(_MARKS)  # noqa: S311 - tells snapshots of one client apart
-        head = await self._begin(session, number)
+        take = partial(self._begin, session)
+        mark = await (take() if query.moment is None else query.moment(session, take))
+        if mark is None:
+            raise TableChanged
+        head = _head(mark, number)
         statement = subset_statement(
             query.definition,
             query.relation,
@@ -168,7 +181,7 @@ class _Run:
             writer = await self._writer
         await self._stream(writer, head, first, blocks)
 
-    async def _begin(self, session: Session, number: int) -> bytes:
+    async def _begin(self, session: Session) -> SnapshotMark:
         query = self._query
         begin = begin_statements(query.definition, query.relation, LOCK_SECONDS, QUERY_SECONDS)
         try:
@@ -178,15 +191,7 @@ class _Run:
         seen, position, stamp = rows[0]
         if stamp != query.relation.stamp:
             raise TableChanged
-        mark = SnapshotMark.parse(seen or "", parse_lsn(position or ""))
-        metadata = {
-            "database_lsn": str(mark.lsn),
-            "snapshot_mark": number,
-            "xip_list": [str(xid) for xid in mark.xip],
-            "xmax": str(mark.xmax),
-            "xmin": str(mark.xmin),
-        }
-        return b'{"metadata":' + orjson.dumps(metadata) + b',"data":['
+        return SnapshotMark.parse(seen or "", parse_lsn(position or ""))
 
     async def _stream(self, writer: Writer, head: bytes, first: bytes, blocks: AsyncIterator[list[bytes]]) -> None:
         try:
@@ -223,6 +228,17 @@ class _Run:
             self.response.set_exception(failure(error))
         else:
             self.response.cancel()
+
+
+def _head(mark: SnapshotMark, number: int) -> bytes:
+    metadata = {
+        "database_lsn": str(mark.lsn),
+        "snapshot_mark": number,
+        "xip_list": [str(xid) for xid in mark.xip],
+        "xmax": str(mark.xmax),
+        "xmin": str(mark.xmin),
+    }
+    return b'{"metadata":' + orjson.dumps(metadata) + b',"data":['
 
 
 async def _gather(blocks: AsyncIterator[list[bytes]], size: int) -> tuple[bytes, bool]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+from collections import Counter
 from pathlib import Path
 
 from switchgear_shapes.log import frames
@@ -49,6 +50,8 @@ class Follower(Registry):
         self._position = 0
         self._sequence = 0
         self._trim_at = self._kept_trim_at = 0
+        self.steps: Counter[int] = Counter()
+        """How often each shape has ceased to be held since this began to read."""
         self._stamp = self._checkpoint_stamp()
 
     @classmethod
@@ -138,6 +141,15 @@ class Follower(Registry):
         if touched:
             self.on_publish(touched.values())
         return touched
+
+    def _leave(self, shape: Shape) -> None:
+        super()._leave(shape)
+        self.steps.pop(shape.id, None)
+
+    def _hold(self, number: int, lsn: int) -> None:
+        if number in self.held:
+            self.steps[number] += 1
+        super()._hold(number, lsn)
 
     def _bound_tails(self, limit: int) -> None:
         """What the writer has moved into the files need not be kept here. Its own limit bounds the rest."""

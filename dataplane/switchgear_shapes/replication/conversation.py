@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from switchgear_shapes.identifiers import literal, quote
 from switchgear_shapes.postgres.session import DISPLAY_SETTINGS, TRANSACTION_TIMEOUT_VERSION, PostgresError, Row
 
+_PAGE_HEADERS = (24, 40)
+_PAGE = 8192
+
 
 @dataclass(frozen=True, slots=True)
 class Ask:
@@ -140,6 +143,11 @@ def parse_lsn(text: str) -> int:
     """`X/Y` → integer."""
     high, low = text.split("/")
     return (int(high, 16) << 32) | int(low, 16)
+
+
+def reached(passed: int, lsn: int) -> bool:
+    """Whether nothing before `lsn` is missing. At a page's beginning Postgres counts the header of the next one in."""
+    return passed >= lsn or (passed % _PAGE == 0 and lsn - passed in _PAGE_HEADERS)
 
 
 def _lock(names: Names) -> Generator[Ask, list[Row], None]:

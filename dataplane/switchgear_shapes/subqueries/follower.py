@@ -6,6 +6,7 @@ encoded is encoded under the memberships right before its step; entries for the 
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from switchgear_shapes.log import frames
@@ -47,6 +48,8 @@ class Follower:
         "since",
         "size",
         "stepping",
+        "told",
+        "turn",
         "waiting_since",
     )
 
@@ -70,6 +73,10 @@ class Follower:
         """What the store was told last: held from this transaction on, or 0."""
         self.stepping = False
         """A step is under way or waits for its turn."""
+        self.turn = asyncio.Lock()
+        """Whoever makes a step, or wants none to be made."""
+        self.told = 0
+        """Commit LSN of the last transaction of the last step."""
         self.failing_since = 0.0
         self.waiting_since = 0.0
         """When the first of `kept` came, or the last step was complete."""
@@ -173,6 +180,7 @@ class Follower:
         if lines:
             entries.append(Entry(self.shape.id, last.lsn, last.next_op + len(lines) - 1, b"".join(lines)))
         self.kept = rest
+        self.told = last.lsn
         self.waiting_since = time.monotonic()
         self.size = sum(transaction.size for transaction in rest)
         return [*entries, *self.catch_up()]

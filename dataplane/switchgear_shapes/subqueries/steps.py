@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
 from switchgear_shapes.catalog import Catalog
-from switchgear_shapes.errors import ShapeError, invalid, snapshot_failed
+from switchgear_shapes.errors import ShapeError, database_unreachable, invalid, snapshot_failed
 from switchgear_shapes.identifiers import quote_relation
 from switchgear_shapes.ingest import Ingest
 from switchgear_shapes.log.frames import Entry
@@ -23,7 +23,7 @@ from switchgear_shapes.log.store import Store
 from switchgear_shapes.postgres.pool import Pool, PoolTimeout
 from switchgear_shapes.postgres.session import ConnectionLost, PostgresError, Session
 from switchgear_shapes.relations import Relation
-from switchgear_shapes.replication.conversation import parse_lsn
+from switchgear_shapes.replication.conversation import parse_lsn, reached
 from switchgear_shapes.replication.publication import Publication
 from switchgear_shapes.snapshot import SnapshotMark, begin_statements, begin_text
 from switchgear_shapes.subqueries import moves
@@ -47,12 +47,14 @@ TOGETHER = 64
 PASS_SECONDS = 10.0
 GIVE_UP_SECONDS = 60.0
 """How long a step may fail, while the database is there, before its shape is dropped."""
-_PAGE_HEADERS = (24, 40)
-_PAGE = 8192
+
+
+UNSEEN = "A transaction that is replicated already does not become visible"
+BEHIND = "The replication stream is behind the database"
 
 
 class Retry(Exception):
-    """Another snapshot is needed."""
+    """Another snapshot is needed. The text says why, should it be given up."""
 
 
 class Steps:
@@ -179,8 +181,8 @@ class Steps:
                 mark, _ = await self._begin(session, begin, relation)
                 try:
                     await self._await(mark, [spec.oid], since)
-                except Retry:
-                    await self._again(session, deadline)
+                except Retry as reason:
+                    await self._again(session, deadline, reason)
                     continue
                 found = await session.query_limited(statement, QUERY_SECONDS)
                 await session.query("ROLLBACK")
@@ -313,8 +315,13 @@ class Steps:
 
     async def _step(self, session: Session, mark: SnapshotMark, relation: Relation, follower: Follower) -> None:
         """One shape's step in the open snapshot, if it sees one."""
+        async with follower.turn:
+            if follower.kept and follower.shape.alive:
+                await self._step_alone(session, mark, relation, follower)
+
+    async def _step_alone(self, session: Session, mark: SnapshotMark, relation: Relation, follower: Follower) -> None:
         shape = follower.shape
-        if not shape.alive or not self._ingest.all_seen(follower.tables, follower.kept[0].lsn, mark):
+        if not self._ingest.all_seen(follower.tables, follower.kept[0].lsn, mark):
             return
         cut = moves.first_unseen(((kept.lsn, mark.sees(kept.xid, kept.lsn)) for kept in follower.kept), mark.lsn)
         if cut is None or cut <= follower.kept[0].lsn:
@@ -331,6 +338,52 @@ class Steps:
             line = mark.control_line()[: -len(b"}},\n")]
             self._apply(follower, lambda: follower.finish(count, flips, rows, line))
             follower.failing_since = 0.0
+
+    # -- snapshots that are not for the log --
+
+    async def between(
+        self, shape: Shape, relation: Relation, session: Session, take: Callable[[], Awaitable[SnapshotMark]]
+    ) -> SnapshotMark | None:
+        """A snapshot, begun by `take` in the session, that no step of the shape goes past; None when the shape ended.
+
+        The log tells by itself what the snapshot sees, and what it does not: a reader of both can tell them apart. The
+        step up to the snapshot is made here, and on the disk at the end: after a crash no other one goes past it.
+        Raises ShapeError (503), PostgresError, and what `take` raises.
+        """
+        deadline = time.monotonic() + PASS_SECONDS
+        while True:
+            follower = self._hub.followers.get(shape.id)
+            if follower is None or not shape.alive:
+                return None
+            try:
+                async with follower.turn:
+                    mark = await take()
+                    await self._step_up_to(session, mark, relation, follower)
+                await self._recorded(follower, deadline)
+                return mark if shape.alive else None
+            except Retry as reason:
+                await self._again(session, deadline, reason)
+
+    async def _step_up_to(self, session: Session, mark: SnapshotMark, relation: Relation, follower: Follower) -> None:
+        """Raises Retry."""
+        if not self.connected():
+            raise database_unreachable()
+        await self._passed(mark)
+        if _sees_any(mark, follower):
+            await self._step_alone(session, mark, relation, follower)
+            if follower.shape.alive and _sees_any(mark, follower):
+                raise Retry(UNSEEN)
+
+    async def _recorded(self, follower: Follower, deadline: float) -> None:
+        """Wait until the last step is on the disk. Raises ShapeError."""
+        shape, store = follower.shape, self._store
+        while shape.alive:
+            held = store.held.get(shape.id)
+            if follower.told <= store.commit_lsn and (held is None or held > follower.told):
+                return
+            if time.monotonic() > deadline:
+                raise snapshot_failed("The disk of the sync server is behind")
+            await asyncio.sleep(0.002)
 
     async def _table_changed(self, followers: list[Follower]) -> None:
         """The table is not as it was last seen: look again; those that outlive the change go on."""
@@ -374,10 +427,10 @@ class Steps:
             raise ShapeError(409, {})
         return SnapshotMark.parse(seen or "", parse_lsn(lsn or "")), fits
 
-    async def _again(self, session: Session, deadline: float) -> None:
+    async def _again(self, session: Session, deadline: float, reason: Retry) -> None:
         await session.query("ROLLBACK")
         if time.monotonic() > deadline:
-            raise snapshot_failed("A transaction that is replicated already does not become visible")
+            raise snapshot_failed(str(reason))
         await asyncio.sleep(0.02)
 
     async def _await(self, mark: SnapshotMark, oids: Iterable[int], lsn: int) -> None:
@@ -388,25 +441,24 @@ class Steps:
         """
         oids = list(oids)
         if not self._ingest.all_seen(oids, lsn, mark):
-            raise Retry
+            raise Retry(UNSEEN)
         await self._passed(mark)
         if not self._ingest.all_seen(oids, lsn, mark):
-            raise Retry
+            raise Retry(UNSEEN)
 
     async def _passed(self, mark: SnapshotMark) -> None:
         deadline = time.monotonic() + PASS_SECONDS
         pause = 0.001
         while not reached(self._ingest.passed_lsn, mark.lsn):
             if time.monotonic() > deadline:
-                raise Retry
+                raise Retry(BEHIND)
             self.nudge()
             await asyncio.sleep(pause)
             pause = min(pause * 2, 0.02)
 
 
-def reached(passed: int, lsn: int) -> bool:
-    """Whether nothing before `lsn` is missing. At a page's beginning Postgres counts the header of the next one in."""
-    return passed >= lsn or (passed % _PAGE == 0 and lsn - passed in _PAGE_HEADERS)
+def _sees_any(mark: SnapshotMark, follower: Follower) -> bool:
+    return any(mark.sees(kept.xid, kept.lsn) for kept in follower.kept)
 
 
 def _signature(spec: Subquery, relation: Relation) -> tuple[tuple[str, int], ...]:
