@@ -94,7 +94,7 @@ class Standby:
     async def _reaches(self, follower: Follower, shape: Shape, lsn: int, steps: int, deadline: float) -> bool:
         """Whether the shape's log comes so far without another step."""
         while shape.alive and follower.steps[shape.id] == steps:
-            if reached(follower.seen_by(shape) + 1, lsn):
+            if reached(follower.held.get(shape.id, follower.durable_lsn), lsn):
                 return True
             if time.monotonic() > deadline:
                 return False

@@ -301,7 +301,7 @@ class PostgresServer:
             "cluster_name": "switchgear",
         }
         if not self._durable:
-            settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+            settings |= {"fsync": "off", "full_page_writes": "off"}
         arguments = [str(self.binaries.path("postgres")), "-D", str(self.pgdata)]
         for name, value in (settings | self._settings).items():
             arguments += ["-c", f"{name}={value}"]
