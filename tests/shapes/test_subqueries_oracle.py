@@ -241,7 +241,7 @@ def quiet(connection: psycopg.Connection[Any], clients: list[TagClient]) -> None
     connection.execute("DROP TABLE marker")
 
 
-LONG = pytest.mark.long
+LONG = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 
 @pytest.mark.crash
