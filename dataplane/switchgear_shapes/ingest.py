@@ -58,10 +58,14 @@ class Ingest:
         self._in_transaction = False
         self._later: list[Entry] = []
         """Of shapes with subqueries: part of the final batch of the transaction that is being handed on."""
-        self.begun_lsn = 0
-        """Commit LSN of the last transaction whose changes have begun to pass."""
+        self.begun_lsn = store.commit_lsn
+        """Commit LSN of the last transaction whose changes have begun to pass, here or before a restart."""
         self.passed_lsn = 0
         """The stream has passed all commits before this position."""
+        self._known_lsn = store.commit_lsn
+        """What comes up to here was known before the restart, and comes again as far as it was not acknowledged."""
+        self._known_passed = None if self._known_lsn else 0
+        """How many transactions had passed when that was found to be over."""
         self._pending = Pending(spill_directory)
         self._parting: Iterator[None] | None = None
         self._last_oid = -1
@@ -83,8 +87,12 @@ class Ingest:
 
     # -- the stream --
 
-    def restart(self) -> None:
-        """A new connection: it repeats what was not acknowledged, from a transaction's beginning."""
+    def restart(self, slot_lsn: int) -> None:
+        """A new connection: it repeats what was not acknowledged, from a transaction's beginning.
+
+        What committed before `slot_lsn` has passed, if not here then in an earlier process.
+        """
+        self.passed_lsn = max(self.passed_lsn, slot_lsn)
         self._relations.clear()
         if self._parting is None:  # a large one that is whole here goes on by itself
             self._reset_transaction()
@@ -98,7 +106,8 @@ class Ingest:
         self._reset_transaction()
         self._hub.start_anew()
         self._later = []
-        self._submitted = self.begun_lsn = self.passed_lsn = 0
+        self._submitted = self.begun_lsn = self.passed_lsn = self._known_lsn = 0
+        self._known_passed = 0
         self._quiet_lsn = 0
         self.passed.clear()
 
@@ -199,6 +208,15 @@ class Ingest:
         return self._submitted, 0
 
     @property
+    def acknowledgeable_lsn(self) -> int:
+        """What Postgres may forget: what the store does not need again, and everybody can see.
+
+        A snapshot that does not see a commit must be known to lack it, also after a restart: so that comes again.
+        """
+        unseen = self.passed.first_unseen
+        return min(self._store.acknowledgeable_lsn, self.passed_lsn if unseen is None else unseen)
+
+    @property
     def in_transaction(self) -> bool:
         return self._in_transaction
 
@@ -222,8 +240,14 @@ class Ingest:
         """The snapshot's contents are known: log what was buffered and is not part of it.
 
         False when a transaction that passed before the registration is not visible in the snapshot (a commit is in the
-        stream slightly before others can see it): the caller takes another snapshot.
+        stream slightly before others can see it), or may come that passed before a restart: the caller takes another
+        snapshot.
         """
+        if self._known_passed is None:
+            if self.passed_lsn <= self._known_lsn:
+                return False
+            self._known_passed = self.transactions
+        registered = max(registered, self._known_passed)
         if registered > self.transactions and self._in_transaction and not mark.sees(self._xid, self._lsn):
             return False
         if not self.passed.all_seen(self._router.sources(shape.definition.oid), mark, number=registered):
@@ -427,8 +451,8 @@ class Ingest:
             raise ProtocolViolation("a commit without a beginning")
         self._in_transaction = False
         self.transactions += 1
-        for oid in self._oids:
-            self.passed.add(oid, self.transactions, self._xid, self._lsn)
+        if self._oids:
+            self.passed.add(self._oids, self.transactions, self._xid, self._lsn)
         self.passed_lsn = max(self.passed_lsn, commit.end_lsn)
         if self._hub_follows:
             self._later += self._hub.commit(self._xid, self._lsn, self._op, self)

@@ -14,9 +14,7 @@ from switchgear_shapes.log.store import Store
 from switchgear_shapes.measures import MILLISECONDS
 from switchgear_shapes.postgres.pool import Pool
 from switchgear_shapes.replication.client import Replication
-from switchgear_shapes.replication.conversation import parse_lsn
 from switchgear_shapes.routing.router import Router
-from switchgear_shapes.snapshot import SnapshotMark
 from switchgear_shapes.subqueries.hub import Hub
 from switchgear_shapes.subqueries.steps import Steps
 from switchgear_shapes.subset_query import Subsets
@@ -147,21 +145,18 @@ class Metrics:
         gauge("switchgear_replication_lines_total", "Lines written to shape logs", lambda: ingest.routed)
         gauge("switchgear_replication_acknowledged_lsn", "Acknowledged LSN", lambda: replication.acknowledged)
 
-    async def ask_slot(self, admin: Pool, slot: str) -> SnapshotMark | None:
-        """Read the slot's state, and what is visible now. Raises ConnectionLost, PoolTimeout, PostgresError."""
+    async def ask_slot(self, admin: Pool, slot: str) -> None:
+        """Read the slot's state. Raises ConnectionLost, PoolTimeout, PostgresError."""
         async with admin.session() as session:
             rows = await session.query(
                 "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::int8,"  # noqa: S608
-                " pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::int8,"
-                " pg_current_snapshot(), pg_current_wal_insert_lsn()"
+                " pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::int8"
                 f" FROM pg_replication_slots WHERE slot_name = '{slot}'"
             )
-        if not rows:
-            return None
-        retained, lag, seen, lsn = rows[0]
-        self._retained.set(float(retained or 0))
-        self._lag.set(float(lag or 0))
-        return SnapshotMark.parse(seen or "", parse_lsn(lsn or ""))
+        if rows:
+            retained, lag = rows[0]
+            self._retained.set(float(retained or 0))
+            self._lag.set(float(lag or 0))
 
 
 def _resident() -> float:

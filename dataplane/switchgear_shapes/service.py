@@ -37,13 +37,14 @@ from switchgear_shapes.reconcile import PublicationGone, follow_partitions, reco
 from switchgear_shapes.relations import Relation
 from switchgear_shapes.replication import conversation
 from switchgear_shapes.replication.client import Replication
-from switchgear_shapes.replication.conversation import Names, Started
+from switchgear_shapes.replication.conversation import Names, Started, parse_lsn
 from switchgear_shapes.replication.entries import Entries
 from switchgear_shapes.replication.pgoutput import RelationMessage
 from switchgear_shapes.replication.publication import Publication
 from switchgear_shapes.routing.router import Router
 from switchgear_shapes.settings import Settings
 from switchgear_shapes.shape_api import Answer, ShapeApi, not_found
+from switchgear_shapes.snapshot import NOW, SnapshotMark
 from switchgear_shapes.standby import Standby
 from switchgear_shapes.subqueries.hub import Hub
 from switchgear_shapes.subqueries.steps import Steps
@@ -56,6 +57,7 @@ from switchgear_wire import Limits, Request, Response, Server, serve
 log = logging.getLogger("switchgear.shapes")
 
 MAINTENANCE_SECONDS = 10.0
+VISIBLE_SECONDS = 1.0
 STORAGE_LOCK_SECONDS = 10.0
 DRAIN_SECONDS = 10.0
 _HEALTH_CACHE = b"cache-control: no-cache, no-store, must-revalidate\r\n"
@@ -196,6 +198,7 @@ class Service:
         work = [
             asyncio.ensure_future(self._upstream.run()),
             asyncio.ensure_future(self._maintain()),
+            asyncio.ensure_future(self._see_commits()),
             asyncio.ensure_future(self._compact()),
             asyncio.ensure_future(self._tables.run()),
             *(asyncio.ensure_future(sending) for sending in self._telemetry()),
@@ -442,9 +445,7 @@ class Service:
                         self.catalog.clear()
                 continue
             try:
-                mark = await self._metrics.ask_slot(self._admin, self._names.slot)
-                if mark is not None and self._ingest is not None:
-                    self._ingest.passed.prune(mark)
+                await self._metrics.ask_slot(self._admin, self._names.slot)
                 if time.monotonic() >= due and self.store is not None:
                     due = time.monotonic() + min(
                         self.settings.publication_refresh_period, self.settings.schema_reconciler_period
@@ -454,6 +455,17 @@ class Service:
                     await self._look_at_tables(None)
             except (PostgresError, ConnectionLost, PoolTimeout) as error:
                 log.warning("housekeeping in Postgres failed: %s", error)
+
+    async def _see_commits(self) -> None:
+        """Look which of the transactions that passed are visible by now: only those are acknowledged."""
+        while True:
+            await asyncio.sleep(VISIBLE_SECONDS)
+            ingest = self._ingest
+            if self.active and ingest is not None and ingest.passed.first_unseen is not None:
+                with contextlib.suppress(PostgresError, ConnectionLost, PoolTimeout):
+                    async with self._admin.session() as session:
+                        seen, lsn = (await session.query(NOW))[0]
+                    ingest.passed.prune(SnapshotMark.parse(seen or "", parse_lsn(lsn or "")))
 
     def _evict(self, store: Store) -> None:
         limit = self.settings.max_shapes

@@ -27,6 +27,10 @@ _HALF = 1 << 31
 _MASK = (1 << 32) - 1
 
 
+NOW = "SELECT pg_current_snapshot(), pg_current_wal_insert_lsn()"
+"""What `SnapshotMark` tells, of a snapshot that is not used further."""
+
+
 @dataclass(frozen=True, slots=True)
 class SnapshotMark:
     """What a snapshot sees (`pg_current_snapshot`), with 64-bit transaction ids.

@@ -240,10 +240,10 @@ async def test_noise_is_a_typed_error(path: Changes) -> None:
             try:
                 path.ingest.message(data, 0)
             except (MalformedMessage, ProtocolViolation):
-                path.ingest.restart()
+                path.ingest.restart(0)
 
     feed()
-    path.ingest.restart()
+    path.ingest.restart(0)
     path.ingest.message(encode(RELATION), 0)
     path.lsn = 10**19
     shape = path.shape(equal(8))

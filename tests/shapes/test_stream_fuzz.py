@@ -89,7 +89,7 @@ class Target:
 
     def feed(self, frames: list[bytes]) -> bool:
         """Whether all of it was taken. What may be raised is an error of the stream, nothing else."""
-        self.ingest.restart()
+        self.ingest.restart(0)
         try:
             for frame in frames:
                 self.ingest.message(frame, 0)

@@ -93,7 +93,7 @@ class Replication:
 
         Raises ConnectionLost, PostgresError and the ingest's errors.
         """
-        self._ingest.restart()
+        self._ingest.restart(started.slot_lsn)
         self._ingest.on_durable = self._on_durable
         self._acknowledged = started.slot_lsn
         await self._session.start_copy(started.start_statement)
@@ -240,7 +240,7 @@ class Replication:
 
     def _on_durable(self) -> None:
         self._go_on()
-        if self._status_timer is None and self._store.acknowledgeable_lsn > self._acknowledged:
+        if self._status_timer is None and self._ingest.acknowledgeable_lsn > self._acknowledged:
             self._status_timer = self._loop.call_later(STATUS_DELAY, self._send_status)
 
     def _go_on(self) -> None:
@@ -277,7 +277,7 @@ class Replication:
             self._status_timer = None
         if self._session.closed:
             return
-        flushed = self._store.acknowledgeable_lsn
+        flushed = max(self._acknowledged, self._ingest.acknowledgeable_lsn)
         self._received = max(self._received, flushed)
         now = int((time.time() - _PG_EPOCH_SECONDS) * 1_000_000)
         try:

@@ -212,6 +212,7 @@ def _slot(names: Names) -> Generator[Ask, list[Row], tuple[int, bool]]:
     kind = "TEMPORARY LOGICAL" if names.temporary else "LOGICAL"
     try:
         rows = yield Ask(f"CREATE_REPLICATION_SLOT {quote(names.slot)} {kind} pgoutput NOEXPORT_SNAPSHOT", SLOT)
+        yield from _all_visible()
         return parse_lsn(rows[0][1] or "0/0"), True
     except PostgresError as error:
         if error.sqlstate != _DUPLICATE_OBJECT:
@@ -232,6 +233,22 @@ def _slot(names: Names) -> Generator[Ask, list[Row], tuple[int, bool]]:
     if status == "lost" or flushed is None:
         raise PostgresError("55000", f'replication slot "{names.slot}" was invalidated')
     return parse_lsn(flushed), False
+
+
+def _all_visible() -> Generator[Ask, list[Row], None]:
+    """Behind the slot's beginning everything comes; wait for what committed before and waits for a standby.
+
+    Nobody sees that yet, and it does not come. Without synchronous standbys there is no such wait.
+    """
+    rows = yield Ask(
+        "SELECT pg_snapshot_xmax(pg_current_snapshot()) WHERE current_setting('synchronous_standby_names') <> ''", SLOT
+    )
+    while rows:
+        rows = yield Ask(
+            f"SELECT '{rows[0][0]}' FROM pg_sleep(0.1)"  # noqa: S608 - a number
+            f" WHERE pg_snapshot_xmin(pg_current_snapshot()) < '{rows[0][0]}'::xid8",
+            SLOT,
+        )
 
 
 def discard(names: Names) -> list[str]:
