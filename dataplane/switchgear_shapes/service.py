@@ -22,6 +22,7 @@ from switchgear_shapes import answers
 from switchgear_shapes.catalog import Catalog
 from switchgear_shapes.creation import Creator
 from switchgear_shapes.errors import database_unreachable
+from switchgear_shapes.eviction import Notes, evict, take_notes
 from switchgear_shapes.ingest import Ingest
 from switchgear_shapes.live import Live, next_cursor
 from switchgear_shapes.log.registry import Registry
@@ -93,6 +94,7 @@ class Service:
         self._cache = answers.CacheRules(settings.cache_max_age, settings.cache_stale_age, settings.sse_timeout)
         self._reader: Reader | None = None
         self._standby = Standby(settings, self._cache, self._cursor, self.live)
+        self._notes = Notes(settings.storage_dir)
         self._standing_by: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         pools = (self._admin, self._snapshots)
@@ -443,6 +445,8 @@ class Service:
                     due = time.monotonic() + min(MAINTENANCE_SECONDS, self.settings.publication_refresh_period)
                     if self.read_only:  # nobody tells a standby of changes that end no shape
                         self.catalog.clear()
+                    if self.known is not None and self.read_only and self.settings.max_shapes is not None:
+                        self._notes.leave(self.known.by_id.values(), self.live.waited_for())
                 continue
             try:
                 await self._metrics.ask_slot(self._admin, self._names.slot)
@@ -469,13 +473,9 @@ class Service:
 
     def _evict(self, store: Store) -> None:
         limit = self.settings.max_shapes
-        if limit is None or len(store.by_id) <= limit:
-            return
-        waited_for = self.live.waited_for()
-        unused = (s for s in store.by_id.values() if s.snapshot.complete and s.id not in waited_for)
-        by_use = sorted(unused, key=lambda shape: shape.last_read)
-        for shape in by_use[: len(store.by_id) - limit]:
-            store.drop(shape, "there are more shapes than ELECTRIC_MAX_SHAPES")
+        if limit is not None:
+            take_notes(store, self.settings.storage_dir)
+            evict(store, limit, self.live.waited_for())
 
     async def _compact(self) -> None:
         """Shorten the logs of the shapes that were made for it, at moments that differ between instances."""

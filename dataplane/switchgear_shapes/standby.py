@@ -1,7 +1,7 @@
 """What an instance that waits for the lock does meanwhile: it reads along, and serves the shapes that it finds.
 
-The instance that has the lock writes the storage directory; this one sees its log a moment later. Nothing is ever
-written here. Without a directory that another process writes there is nothing to serve: what lies in it may be old.
+The instance that has the lock writes the storage directory; this one sees its log a moment later, and writes nothing of
+that. Without a directory that another process writes there is nothing to serve: what lies in it may be old.
 """
 
 from __future__ import annotations

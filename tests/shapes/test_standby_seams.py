@@ -153,6 +153,28 @@ def test_shapes_that_are_evicted_while_a_standby_reads_them(
 
 
 @one_version
+def test_what_is_read_at_the_standby_is_not_evicted(items: Database, make_server: Callable[..., ShapesServer]) -> None:
+    """Others, read later than it was at the instance that evicts, go instead."""
+    settings = {"ELECTRIC_MAX_SHAPES": "3", **OFTEN}
+    first = make_server("one", **settings).start()
+    old = Client(first, table="items", where="n = 0")
+    old.sync()
+    for number in (1, 2):
+        Client(first, table="items", where=f"n = {number}").sync()
+    second = standby_of(make_server, **settings)
+    reader = Client(second, table="items", where="n = 0")
+    notes = first.folder / "storage" / "reads"
+    for number in (3, 4, 5):
+        reader.sync()
+        time.sleep(0.5)
+        first.wait(lambda: notes.exists() and not list(notes.iterdir()), 20, "the note to be taken")
+        Client(first, table="items", where=f"n = {number}").sync()
+        first.wait(lambda: first.metric("electric_shapes_total_shapes_count") == 3, 20, "an eviction")
+    assert reader.step().status_code == 200
+    assert (reader.handle, reader.restarts) == (old.handle, 0)
+
+
+@one_version
 @pytest.mark.parametrize("ending", [pytest.param("stop", marks=pytest.mark.long), "kill"])
 def test_hand_over_while_subsets_are_read(
     items: Database, make_server: Callable[..., ShapesServer], ending: str
