@@ -81,7 +81,7 @@ class AppendEntry(_Placed):
         if self.closes:
             stream.visible_closed = True
         if stream.live is not None:
-            stream.live.publish(self.start, self.payload)
+            stream.live.publish(self.start, bytes(self.payload))
         for pending, response in self.answers:
             pending.resolve(response)
 

@@ -81,7 +81,7 @@ class Writes:
             )
         stored = body
         if body and stream.json:
-            stored, count = messages.to_stored(body)
+            stored, count = messages.to_stored(bytes(body))
             if not count:
                 return answers.problem(400, "EMPTY_ARRAY", "Nothing to append: the array is empty.")
         if stored and store.usage.held + self._others.held + len(stored) > self._max_bytes:
@@ -160,7 +160,7 @@ class Writes:
             return made
         stored = body
         if body and made.json:
-            stored, _ = messages.to_stored(body)
+            stored, _ = messages.to_stored(bytes(body))
         if stored and store.usage.held + self._others.held + len(stored) > self._max_bytes:
             return self._no_space()
         size = len(stored) + len(key) + len(made.meta()) + 8192

@@ -1,26 +1,24 @@
-"""One client connection: bytes in, requests to the handler, responses out in order.
+"""One client connection: requests (`receiving`) to the handler, responses out (`sending`) in order.
 
 What it must not do: know a route, a secret or a body's meaning.
-Invariants: one request is handled at a time; the next ones of a pipeline wait, and while they or an unread body wait
-beyond their bound the socket is not read; every state but a handler at work has a deadline (the listener's sweep).
+Invariants: one request is handled at a time, the next ones of a pipeline wait; every state but a handler at work has a
+deadline (the listener's sweep).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Awaitable
 from functools import partial
 from typing import TYPE_CHECKING, cast
-
-import httptools
 
 from switchgear_wire.answers import NO_BODY, closing, error_response
 from switchgear_wire.errors import ClientGone, HttpError
 from switchgear_wire.files import SENDFILE_FROM
 from switchgear_wire.handover import Arrival, Kept, descriptor
-from switchgear_wire.request import Lease, Request
+from switchgear_wire.receiving import Receiving
+from switchgear_wire.request import Request
 from switchgear_wire.response import (
     AnyResponse,
     Deferred,
@@ -30,7 +28,6 @@ from switchgear_wire.response import (
     Response,
     StreamResponse,
 )
-from switchgear_wire.sending import MAX_DISCARDED, Sending
 from switchgear_wire.writer import BodyWriter
 
 if TYPE_CHECKING:
@@ -38,68 +35,24 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("switchgear.wire")
 
-MAX_PIPELINED = 64
 # After an answer that came before the end of a large body, the socket is read (and thrown away) for this long before it
 # is closed: a close with unread bytes would be a reset, and the client might never see the answer.
 LINGER_SECONDS = 2.0
-_OTHER_VERSION = HttpError(505, "HTTP_VERSION", "Only HTTP/1.1 and HTTP/1.0 are spoken here.")
 _NOT_KEPT = HttpError(
     503, "ANOTHER_PROCESS", "Send this again on a new connection, not behind a large request.", b"retry-after: 0\r\n"
 )
-_TWO_HOSTS = HttpError(400, "BAD_REQUEST", "A request has one Host.")
-_HEAD_TOO_LARGE = HttpError(431, "HEADERS_TOO_LARGE", "URL and headers are too large or too many; use a POST body.")
 
 
-class Connection(Sending):
+class Connection(Receiving):
     """The protocol of one accepted socket."""
 
-    __slots__ = (
-        "_active",
-        "_discarded",
-        "_head_bytes",
-        "_in_head",
-        "_incoming",
-        "_kept",
-        "_lingering",
-        "_moving",
-        "_parser",
-        "_queue",
-        "_reading_paused",
-        "_skipped",
-        "_task",
-        "_url",
-        "_writer",
-        "arrival",
-        "deadline",
-        "last_buffered",
-        "lease",
-        "peer",
-        "stalled_since",
-    )
+    __slots__ = ("_task", "_writer", "last_buffered", "stalled_since")
 
     def __init__(self, server: Server, arrival: Arrival | None = None) -> None:
-        super().__init__(server)
-        self.arrival = arrival
-        self._kept = Kept() if server.shared else None
-        self._skipped: Request | None = None
-        self._moving = False
-        self._parser = httptools.HttpRequestParser(self)
-        self._incoming: Request | None = None
-        self._queue: deque[Request] = deque()
-        self._active: Request | None = None
+        super().__init__(server, arrival)
         self._writer: BodyWriter | None = None
         self._task: asyncio.Task[None] | None = None
-        self._url = b""
-        self._in_head = True
-        self._head_bytes = 0
-        """Bytes that were received of a head, or around the pieces of a body since its last one."""
-        self._discarded = 0
-        self._lingering = False
-        self._reading_paused = False
-        self.peer = ""
-        self.deadline = 0.0
         self.last_buffered = 0
-        self.lease: Lease | None = None
         self.stalled_since = 0.0
 
     # -- asyncio --
@@ -127,6 +80,7 @@ class Connection(Sending):
         if self._drain_waiter is not None and not self._drain_waiter.done():
             self._drain_waiter.set_result(None)
         self._queue.clear()
+        self._landing = None
         self._forget_arrival()
         if self.lease is not None:
             self.lease.leave()
@@ -136,157 +90,6 @@ class Connection(Sending):
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.gone()
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        """One for all connections: the parser copies what it keeps before anything else is received. (A new buffer for
-        each receipt costs a large allocation, and mostly a mapping with its page faults.)"""
-        return self._server.inbox
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self._receive(self._server.inbox[:nbytes])
-
-    def _receive(self, data: memoryview) -> None:
-        if self._lingering:
-            self._discarded += len(data)
-            if self._discarded > 64 * MAX_DISCARDED:
-                self.abort()
-            return
-        self._head_bytes += len(data)
-        if self._kept is not None:
-            self._kept.take(data, self._incoming is None and self._active is None and not self._queue)
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # We speak HTTP/1.1 only: the request is answered as if it had not asked, and the connection ends.
-            if self._queue:
-                self._queue[-1].keep_alive = False
-            elif self._active is not None:
-                self._active.keep_alive = False
-        except httptools.HttpParserError as error:
-            cause = error.__context__  # what a callback of ours raised
-            self._refuse(cause if isinstance(cause, HttpError) else error)
-            return
-        if self._head_bytes > self._server.limits.max_head_bytes:
-            self._refuse(_HEAD_TOO_LARGE)
-            return
-        self._dispatch()
-        self.update_reading()
-
-    # -- httptools --
-
-    def on_message_begin(self) -> None:
-        self._incoming = Request(self, self.peer)
-        self._url = b""
-        if self._active is None:
-            self.deadline = self._server.now + self._server.limits.head_timeout
-
-    def on_url(self, url: bytes) -> None:
-        self._url += url  # the parser gives a long one in several pieces
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        request = cast("Request", self._incoming)
-        if not self._in_head:  # a trailer: nobody asks for one, and none may pass for a header
-            return
-        if len(request.header_list) >= self._server.limits.max_headers:
-            raise _HEAD_TOO_LARGE
-        name = name.lower()
-        request.header_list.append((name, value))
-        known = request.headers.get(name)
-        if known is not None and name == b"host":  # whoever stands in front may have gone by the other one
-            raise _TWO_HOSTS
-        request.headers[name] = value if known is None else known + (b"; " if name == b"cookie" else b", ") + value
-
-    def on_headers_complete(self) -> None:
-        request = cast("Request", self._incoming)
-        if self._head_bytes > self._server.limits.max_head_bytes:  # it may be the body that came along: count exactly
-            self._head_bytes = len(self._url) + sum(len(name) + len(value) for name, value in request.header_list)
-            if self._head_bytes > self._server.limits.max_head_bytes:
-                raise _HEAD_TOO_LARGE
-        parser = self._parser
-        url = self._url
-        if not url.startswith(b"/") and b"://" in url[:12]:
-            rest = url[url.index(b"://") + 3 :]
-            slash = rest.find(b"/")
-            url = rest[slash:] if slash >= 0 else b"/"
-        request.path, _, request.query = url.partition(b"?")
-        request.method = parser.get_method().decode("ascii")
-        version = parser.get_http_version()
-        if version not in ("1.0", "1.1"):
-            raise _OTHER_VERSION
-        request.http10 = version == "1.0"
-        request.keep_alive = parser.should_keep_alive()
-        headers = request.headers
-        length = headers.get(b"content-length")
-        if length is not None:
-            request.content_length = int(length)
-        request.has_body = bool(request.content_length) or b"transfer-encoding" in headers
-        self._head_bytes = 0
-        self._in_head = False
-        if self.arrival is not None and self._arrived(self.arrival, request):
-            return
-        self._queue.append(request)
-
-    def _forget_arrival(self) -> None:
-        arrival, self.arrival = self.arrival, None
-        if arrival is not None:
-            arrival.drop()
-
-    def _arrived(self, arrival: Arrival, request: Request) -> bool:
-        """The first requests of a connection from elsewhere. Is this one handled?"""
-        kept = self._kept
-        if kept is not None and kept.handled < arrival.handled:
-            kept.handled += 1
-            self._skipped = request
-            return True
-        request.note = arrival.note
-        self.arrival = None
-        return False
-
-    def on_body(self, body: bytes) -> None:
-        self._head_bytes = 0
-        request = self._incoming
-        if request is None or request is self._skipped:
-            return
-        self.deadline = self._server.now + self._server.limits.body_stall_timeout
-        if request.discarded:
-            self._discarded += len(body)
-            if self._discarded > MAX_DISCARDED:
-                self.transport.close()
-            return
-        request.feed(body)
-
-    def on_message_complete(self) -> None:
-        request, self._incoming = self._incoming, None
-        self._in_head = True
-        self._head_bytes = 0
-        if request is not None:
-            request.complete()
-            self._skipped = None
-
-    # -- request body --
-
-    def want_body(self) -> None:
-        """The handler waits for body bytes: send `100 Continue` if the client waits for that, and read."""
-        request = self._active
-        self.deadline = self._server.now + self._server.limits.body_stall_timeout
-        if request is not None and request.headers.get(b"expect", b"").lower() == b"100-continue":
-            del request.headers[b"expect"]
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        self.update_reading()
-
-    def update_reading(self) -> None:
-        request = self._incoming
-        pause = not self._lingering and (
-            self._moving
-            or len(self._queue) >= MAX_PIPELINED
-            or (request is not None and request.buffered >= self._server.limits.high_water)
-        )
-        if pause != self._reading_paused and not self.transport.is_closing():
-            self._reading_paused = pause
-            if pause:
-                self.transport.pause_reading()
-            else:
-                self.transport.resume_reading()
 
     # -- answering --
 
@@ -441,6 +244,7 @@ class Connection(Sending):
     def _finish(self, request: Request) -> None:
         request.done()
         self._active = None
+        self._landing = None
         if self._kept is not None and self._incoming is None and not self._queue:
             self._kept.forget()
         if not request.keep_alive:
@@ -463,15 +267,6 @@ class Connection(Sending):
         self.transport.write_eof()
         self.deadline = self._server.now + LINGER_SECONDS
         self.update_reading()
-
-    def _refuse(self, error: Exception) -> None:
-        """Answer bytes that are no request, and close. Within a response that has begun, only close."""
-        if not isinstance(error, HttpError):
-            error = HttpError(400, "BAD_REQUEST", "This is no valid HTTP/1.1 request.")
-        if self._active is None:
-            self.transport.write(closing(error_response(error), self._server.error_headers(None)))
-        self._queue.clear()
-        self.transport.close()
 
     # -- the listener's sweep --
 

@@ -19,6 +19,7 @@ class _Source(Protocol):
     lease: Lease | None
 
     def want_body(self) -> None: ...
+    def land(self, rest: memoryview) -> None: ...
     def update_reading(self) -> None: ...
 
 
@@ -114,6 +115,23 @@ class Request:
                     await self._waiter
                 finally:
                     self._waiter = None
+
+    async def fill(self, rest: memoryview) -> None:
+        """Receive the rest of a body of known length (more than `MAX_DISCARDED`, not all of it here) right into this.
+
+        To be called when `chunks` has just given all that was there. Raises ClientGone.
+        """
+        if self.closed:
+            raise ClientGone
+        self._waiter = asyncio.get_running_loop().create_future()
+        self._source.land(rest)
+        self._source.want_body()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+        if not self._complete:
+            raise ClientGone
 
     def on_close(self, callback: Callable[[], None]) -> None:
         """Call back when the client goes away before the response is complete (at once if it has)."""

@@ -38,6 +38,10 @@ class Inside:
         self.service.start()
         self._server = await serve(self.service.handle, "127.0.0.1", 0)
 
+    @property
+    def port(self) -> int:
+        return self._server.port
+
     def url(self, name: str) -> str:
         return f"http://127.0.0.1:{self._server.port}/v1/stream/{name}"
 

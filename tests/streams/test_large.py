@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import random
 import zlib
 from pathlib import Path
@@ -146,3 +147,87 @@ def test_retention_takes_large_appends_out_of_memory_and_log(tmp_path: Path, mon
         await inside.end()
 
     asyncio.run(run())
+
+
+def test_bodies_in_any_pieces_with_requests_right_behind_them(tmp_path: Path) -> None:
+    async def run() -> None:
+        inside = Inside(tmp_path)
+        await inside.start()
+        chance = random.Random(21)
+        for media, letters in (("application/octet-stream", None), ("text/plain", b"ab\n"), ("application/json", b"x")):
+            name = media.replace("/", "-")
+            head = f"POST /v1/stream/{name} HTTP/1.1\r\nhost: t\r\ncontent-type: {media}\r\n".encode()
+            await inside.client.put(inside.url(name), headers={"content-type": media})
+            sent, wanted = b"", b""
+            for size in (300_000, 5, 1_100_000, 700_000, 262_145):
+                text = chance.randbytes(size) if letters is None else (letters * size)[:size]
+                body = b'"%b"' % text if letters == b"x" else text
+                sent += head + b"content-length: %d\r\n\r\n%b" % (len(body), body)
+                wanted += body
+            reader, writer = await asyncio.open_connection("127.0.0.1", inside.port)
+            while sent:
+                cut = chance.choice((1, 900, 30_000, 400_000))
+                writer.write(sent[:cut])
+                sent = sent[cut:]
+                await writer.drain()
+                if chance.random() < 0.3:
+                    await asyncio.sleep(0.002)
+            for _ in range(5):
+                assert b" 204 " in (await reader.readuntil(b"\r\n\r\n"))[:20]
+            writer.close()
+            got = (await inside.client.get(inside.url(name))).content
+            if letters == b"x":
+                got, wanted = got.replace(b",\n", b","), b"[%b]" % wanted.replace(b'""', b'","')
+            assert got == wanted
+        assert inside.service._bodies._held == 0
+        await inside.end()
+
+    asyncio.run(run())
+
+
+def test_half_a_body_leaves_nothing(tmp_path: Path) -> None:
+    async def run() -> None:
+        inside = Inside(tmp_path)
+        await inside.start()
+        await inside.client.put(inside.url("s"), headers=OCTETS, content=b"before")
+        _, writer = await asyncio.open_connection("127.0.0.1", inside.port)
+        head = b"POST /v1/stream/s HTTP/1.1\r\nhost: t\r\ncontent-type: application/octet-stream\r\n"
+        writer.write(head + b"content-length: 1000000\r\n\r\n" + bytes(900_000))
+        await writer.drain()
+        bodies = inside.service._bodies
+        while not bodies._held:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        writer.close()
+        while bodies._held:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        assert (await inside.client.get(inside.url("s"))).content == b"before"
+        await inside.end()
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
+def test_a_large_append_reaches_live_readers(tmp_path: Path) -> None:
+    async def run() -> None:
+        inside = Inside(tmp_path)
+        await inside.start()
+        text = b"line\n" * 120_000
+        for media in ("text/plain", "application/octet-stream"):
+            url = inside.url(media.replace("/", "-"))
+            await inside.client.put(url, headers={"content-type": media})
+            params = {"offset": "now", "live": "long-poll"}
+            poll = asyncio.ensure_future(inside.client.get(url, params=params))
+            async with inside.client.stream("GET", url, params={"offset": "now", "live": "sse"}) as events:
+                lines = events.aiter_lines()
+                assert await anext(lines) == "event: control"
+                assert (await inside.client.post(url, headers={"content-type": media}, content=text)).status_code == 204
+                found = b""
+                async for line in lines:
+                    if line.startswith("data:") and not line.startswith('data:{"stream'):
+                        found += line[5:].encode() + (b"\n" if media == "text/plain" else b"")
+                    elif found and line == "event: control":
+                        break
+            assert (await poll).content == text
+            assert found.rstrip() == (text if media == "text/plain" else base64.b64encode(text)).rstrip()
+        await inside.end()
+
+    asyncio.run(asyncio.wait_for(run(), 60))

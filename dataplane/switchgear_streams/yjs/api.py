@@ -193,7 +193,7 @@ class Api:
 
     async def _checked(self, request: Request, limit: int, least: int) -> bytes:
         """The body, if it is framed as it must be."""
-        body = await self._body(request, limit)
+        body = bytes(await self._body(request, limit))
         try:
             if len(body) > _LONG_BODY:
                 await asyncio.to_thread(frames.check, body, least)
