@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 
 from switchgear_streams import records
 from switchgear_streams.disk import Disk
-from switchgear_streams.stream import Chunk, Run, Stream
+from switchgear_streams.runs import Chunk, Run
+from switchgear_streams.stream import Stream
 from switchgear_streams.wal import Log, Segment
 
 MIN_LARGE = 4 * 1_048_576

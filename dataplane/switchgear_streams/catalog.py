@@ -25,7 +25,8 @@ import orjson
 
 from switchgear_streams.disk import Disk
 from switchgear_streams.pieces import Pieces
-from switchgear_streams.stream import Run, Stream, from_meta
+from switchgear_streams.runs import Run
+from switchgear_streams.stream import Stream, from_meta
 
 PUT, REMOVE, COMMIT, BEGIN = 1, 2, 3, 4
 _KINDS = (PUT, REMOVE, COMMIT, BEGIN)

@@ -20,9 +20,10 @@ from collections.abc import Callable, Iterable
 from switchgear_streams import adoption, catalog, compaction, squeezing
 from switchgear_streams.disk import Disk
 from switchgear_streams.packing import PASSING, Job, Packer, Part
+from switchgear_streams.runs import Run
 from switchgear_streams.segments import Pack
 from switchgear_streams.store import Store
-from switchgear_streams.stream import Run, Stream
+from switchgear_streams.stream import Stream
 
 log = logging.getLogger("switchgear.streams.checkpoint")
 
@@ -270,7 +271,9 @@ class Checkpointer:
             kept, joined = list(runs), []
         if not self._hold(job, [run for run in kept if run.pack in job.victims]):
             job.victims = []
-        part = Part(stream, stream.meta(), self._store.due(stream), kept, joined, frozen, shed, squeeze=squeeze)
+        part = Part(
+            stream, stream.meta(), self._store.deadlines.due(stream), kept, joined, frozen, shed, squeeze=squeeze
+        )
         part.adopts = adopts
         for run in (*kept, *joined[:1]):
             if run.start < stream.left < run.start + run.length and stream.droppable(run.start, stream.left):
@@ -295,7 +298,7 @@ class Checkpointer:
         store = self._store
         frozen = [found for key in store.hydrated if isinstance(found := store.streams.get(key), Stream)]
         bodies: list[Stream | bytes] = [
-            catalog.pack_body(stream.generation, store.due(stream), stream.key, stream.runs, stream.meta())
+            catalog.pack_body(stream.generation, store.deadlines.due(stream), stream.key, stream.runs, stream.meta())
             for stream in frozen
             if stream not in changed
         ]
@@ -346,7 +349,7 @@ class Checkpointer:
             elif part.written:
                 packs.drop(part.written)
             if alive and stream.ripe:  # there was no room for all of it
-                store.overdue[stream.key] = None
+                store.deadlines.overdue[stream.key] = None
             if alive and stream.idle:
                 store.streams[stream.key] = part.body if part.body else store.streams[stream.key]
                 store.hydrated.pop(stream.key, None)

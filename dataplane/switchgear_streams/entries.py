@@ -8,7 +8,8 @@ from typing import Any
 
 from switchgear_streams import records
 from switchgear_streams.pending import Pending
-from switchgear_streams.stream import Chunk, Place, Stream
+from switchgear_streams.runs import Chunk, Place
+from switchgear_streams.stream import Stream
 from switchgear_streams.wal import Segment
 from switchgear_wire.response import Response
 

@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
 from switchgear_streams import answers
-from switchgear_streams.service import Service, unauthorised
+from switchgear_streams.gate import unauthorised
+from switchgear_streams.service import Service
 from switchgear_streams.settings import Settings
 from switchgear_wire.metrics import render_all
 from switchgear_wire.request import Request

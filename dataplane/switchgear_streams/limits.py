@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from switchgear_streams import answers
+from switchgear_streams.usage import Usage
 from switchgear_wire.request import Request
+from switchgear_wire.response import Response
 
 
 @dataclass
@@ -78,3 +81,23 @@ class Seats:
     def leave(self) -> None:
         """A connection is gone."""
         self.taken -= 1
+
+
+class Space:
+    """The bytes that a service may keep, over all its processes."""
+
+    def __init__(self, usage: Usage, others: Others, most: int | None) -> None:
+        self._usage = usage
+        self._others = others
+        self._most = (1 << 63) if most is None else most
+
+    def allows(self, size: int) -> bool:
+        """May so many more bytes be kept?"""
+        return self._usage.held + self._others.held + size <= self._most
+
+    def refusal(self) -> Response:
+        return answers.problem(
+            507,
+            "QUOTA_EXCEEDED",
+            f"This service keeps at most {self._most} bytes; delete streams, or set a retention.",
+        )

@@ -22,9 +22,10 @@ from switchgear_streams import adoption, catalog, segments, squeezing
 from switchgear_streams.disk import Disk
 from switchgear_streams.rules import state
 from switchgear_streams.rules.state import TooMuch
+from switchgear_streams.runs import Chunk, Run
 from switchgear_streams.segments import Bytes, Packs
 from switchgear_streams.squeezing import Squeeze, Squeezed
-from switchgear_streams.stream import Chunk, Run, Stream
+from switchgear_streams.stream import Stream
 from switchgear_streams.usage import counts
 
 log = logging.getLogger("switchgear.streams.checkpoint")

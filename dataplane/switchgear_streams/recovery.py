@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import orjson
 
-from switchgear_streams import catalog, pieces, records, segments, wal
+from switchgear_streams import catalog, pieces, records, replaying, segments, wal
 from switchgear_streams.disk import Disk
 from switchgear_streams.errors import StartError
 from switchgear_streams.pieces import Pieces
@@ -90,7 +90,7 @@ def load_catalog(disk: Disk, store: Store, log_id: bytes, report: Report) -> tup
         if loaded.usage is not None:
             store.usage.restore(loaded.usage)
         else:
-            store.count_held()
+            replaying.count_held(store)
         store.packs.known = {pack: Pack(size, live) for pack, (size, live) in loaded.packs.items()}
         for older in indexes:
             if older < index:
@@ -327,7 +327,7 @@ def _apply(store: Store, file: _LogFile, found: list[records.Record | records.Da
         if isinstance(one, records.Damaged):
             _quarantine(store, file, one, report)
             continue
-        complaint = store.replay(one)
+        complaint = replaying.replay(store, one)
         report.replayed += 1
         if complaint is not None:
             report.damage.append(f"stream {one.key.decode('utf-8', 'replace')}: {complaint}")
@@ -339,7 +339,7 @@ def _quarantine(store: Store, file: _LogFile, found: records.Damaged, report: Re
     if record is None or stream is None or stream.generation != record.generation or record.start != stream.end:
         report.damage.append(f"{file.name}: a record at byte {found.offset} is unreadable")
         return
-    store.damage(stream, stream.end, stream.end + len(record.payload))
+    replaying.damage(store, stream, stream.end, stream.end + len(record.payload))
     report.damage.append(
         f"stream {record.key.decode('utf-8', 'replace')}: {len(record.payload)} bytes at {record.start} are damaged"
     )

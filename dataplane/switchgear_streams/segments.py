@@ -21,7 +21,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from switchgear_streams.disk import Disk
-from switchgear_streams.stream import Run, Stream
+from switchgear_streams.runs import Run
+from switchgear_streams.stream import Stream
 from switchgear_wire.response import FileSlice
 
 MAGIC = b"SGR1"

@@ -6,7 +6,6 @@ exists), then the path, then the method.
 
 from __future__ import annotations
 
-import hmac
 import logging
 import os
 import time
@@ -21,7 +20,8 @@ from switchgear_streams.addresses import Addresses
 from switchgear_streams.bodies import Bodies
 from switchgear_streams.checkpoint import Checkpointer
 from switchgear_streams.disk import Disk
-from switchgear_streams.limits import Others, Rate, Seats
+from switchgear_streams.gate import Gate
+from switchgear_streams.limits import Others
 from switchgear_streams.read_requests import ReadRequests
 from switchgear_streams.rules.retention import Retention
 from switchgear_streams.settings import Settings
@@ -49,9 +49,6 @@ _JSON = b"content-type: application/json\r\n" + answers.NO_STORE
 _SPECIAL = frozenset(
     (b"stream-closed", b"stream-seq", b"producer-id", b"producer-epoch", b"producer-seq", b"transfer-encoding")
 )
-_RETRY = b"retry-after: 1\r\n"
-_NO_LIMIT = 2_000_000
-"""The default of --max-streams, which guards the memory of one process, not a customer's bill."""
 
 Answer = AnyResponse | Awaitable[AnyResponse]
 
@@ -59,15 +56,6 @@ Answer = AnyResponse | Awaitable[AnyResponse]
 def wall_clock() -> int:
     """Unix milliseconds."""
     return time.time_ns() // 1_000_000
-
-
-def unauthorised() -> Response:
-    return answers.problem(
-        401,
-        "UNAUTHORIZED",
-        "Send the service's secret as Authorization: Bearer <secret>.",
-        b"www-authenticate: Bearer\r\n",
-    )
 
 
 class Service:
@@ -84,7 +72,6 @@ class Service:
         root = settings.public_root_url
         self._fork_prefix = self._prefix if root is None else urlsplit(root).path.encode() + b"/"
         self._disk = Disk(settings.data_dir)
-        self._bearer = None if settings.secret is None else b"Bearer " + settings.secret
         self._ready = False
         self._yjs: yjs.Api | None = None
         self._compactor: Compactor | None = None
@@ -94,14 +81,7 @@ class Service:
         self.metrics = Registry(**labels, **({} if worker is None else {"worker": str(worker)}))
         self._requests = measures.requests(self.metrics)
         self._posts = self._requests["POST"]
-        self._unauthorized = self.metrics.counter("streams_unauthorized_total", "Requests without the right secret.")
-        rate = settings.max_append_rate
-        self._rate = None if rate is None else Rate(rate)
-        self._limited = self.metrics.counter("streams_limited_total", "Requests refused by a limit of the service.")
-        most = settings.max_connections
-        self._seats = None if most is None else Seats(most, others=self.others)
-        if self._seats is not None:
-            measures.watch_connections(self.metrics, self._seats)
+        self.gate = Gate(settings, self.metrics, self.others)
         cacheable = b"private" if settings.secret is not None else b"public"
         self._cacheable = b"cache-control: %b, max-age=60, stale-while-revalidate=300\r\n" % cacheable
 
@@ -145,7 +125,7 @@ class Service:
         writer, covered = recovery.load_catalog(self._disk, self.store, log_id, report)
         recovery.replay(self._disk, self.store, log_id, covered, report)
         recovery.check_packs(self._disk, self.store, report)
-        self.store.collect_deadlines()
+        self.store.deadlines.collect()
         self.wal.start(report.last_number, report.old)
         self.checkpointer = Checkpointer(self.store, self._disk, writer, self._fatal, settings.checkpoint_bytes)
         return report
@@ -156,7 +136,7 @@ class Service:
         self.reader = reads.Reader(self.store)
         self.hub = live.Hub(self.store, self.reader, settings.long_poll_timeout, self._cacheable)
         self.reads = ReadRequests(
-            self.store, self.reader, self.hub, self._cacheable, settings.max_live_reads, self.others, self._refused
+            self.store, self.reader, self.hub, self._cacheable, settings.max_live_reads, self.others, self.gate.refused
         )
         self.writes = Writes(self.store, self.reader, settings.max_streams, settings.max_bytes, self.others)
         loopback = settings.allow_loopback_webhooks
@@ -211,41 +191,20 @@ class Service:
 
     def fork_source(self, request: Request) -> bytes | None:
         """What a PUT with the secret forks from. Raises HttpError."""
-        if b"stream-forked-from" not in request.headers or not self._allowed(request):
+        if b"stream-forked-from" not in request.headers or not self.gate.allowed(request):
             return None
         return commands.create(request.headers, self._fork_prefix).forked_from
 
     def shared(self) -> tuple[int, int, int, int, int]:
         """Streams, bytes kept, live reads, connections, and appends so far: what counts against limits."""
-        hub, seats, rate = self.hub, self._seats, self._rate
+        hub, gate = self.hub, self.gate
         return (
             len(self.store.streams),
             self.store.usage.held,
             hub.long_polls + hub.subscribers,
-            0 if seats is None else seats.taken,
-            0 if rate is None else rate.taken,
+            gate.taken,
+            gate.appends,
         )
-
-    def appended_elsewhere(self, number: int) -> None:
-        """So many appends of this service were accepted by other processes."""
-        if self._rate is not None:
-            self._rate.elsewhere(number, time.monotonic())
-
-    def seated(self, request: Request) -> bool:
-        """Does the connection of this request have a seat?"""
-        return self._seats is not None and request.lease is self._seats
-
-    def seat(self, request: Request) -> None:
-        """It had one in another process, which it keeps."""
-        if self._seats is not None:
-            self._seats.keep(request)
-
-    @property
-    def limited(self) -> bool:
-        """Is there any limit to share?"""
-        limits = self.settings
-        some = (limits.max_bytes, limits.max_append_rate, limits.max_live_reads, limits.max_connections)
-        return any(one is not None for one in some) or limits.max_streams < _NO_LIMIT
 
     def error_headers(self, request: Request | None) -> bytes:
         """For answers that wire makes itself."""
@@ -254,8 +213,9 @@ class Service:
     def handle(self, request: Request) -> Answer:
         """The handler. Fast paths answer at once or with a future."""
         method = request.method
-        if self._seats is not None and not self._seated(request, self._seats):
-            return self._crowded(request, self._seats.most)
+        if self.gate.seats and not self._admitted(request):
+            answer = self.gate.crowded(request)
+            return answer if request.path.startswith(self._prefix) else dressed(answer)
         if method == "POST" and request.path.startswith(self._prefix):
             return self._post(request)
         if method == "OPTIONS":
@@ -263,15 +223,15 @@ class Service:
         documents = self._yjs
         if documents is not None and request.path.startswith(documents.root):
             (self._requests.get(method) or self._requests["other"]).value += 1
-            if not self._allowed(request):
-                return dressed(self._unauthorised())
+            if not self.gate.allowed(request):
+                return dressed(self.gate.unauthorised())
             return documents.handle(request, self._addresses.public(request) + request.path)
         if not request.path.startswith(self._prefix):
             return self._system(request)
         requests = self._requests.get(method) or self._requests["other"]
         requests.value += 1
-        if not self._allowed(request) and not self._subscriptions.is_open(request):
-            return self._unauthorised()
+        if not self.gate.allowed(request) and not self._subscriptions.is_open(request):
+            return self.gate.unauthorised()
         if self._subscriptions.mine(request.path):
             return self._subscriptions.handle(request)
         key = self._key(request)
@@ -285,31 +245,11 @@ class Service:
             return self.writes.delete(key)
         return self._wrong_method(b"GET, POST, PUT, DELETE, HEAD, OPTIONS")
 
-    def _seated(self, request: Request, seats: Seats) -> bool:
-        """Only those with the secret count, so that strangers cannot take a service's connections."""
+    def _admitted(self, request: Request) -> bool:
+        """Has its connection a seat, or needs none?"""
         path = request.path
         ours = path.startswith(self._prefix) or (self._yjs is not None and path.startswith(self._yjs.root))
-        return not ours or request.method == "OPTIONS" or not self._allowed(request) or seats.take(request)
-
-    def _crowded(self, request: Request, most: int) -> Response:
-        request.keep_alive = False
-        message = f"{most} connections use this service, as many as may; use them again, or wait."
-        answer = self._refused(answers.problem(429, "TOO_MANY_SERVICE_CONNECTIONS", message, _RETRY))
-        return answer if request.path.startswith(self._prefix) else dressed(answer)
-
-    def _allowed(self, request: Request) -> bool:
-        bearer = self._bearer
-        if bearer is None:
-            return True
-        given = request.headers.get(b"authorization", b"")
-        scheme, _, token = given.partition(b" ")
-        if scheme.lower() != b"bearer":
-            token = b""
-        return hmac.compare_digest(b"Bearer " + token.strip(), bearer)
-
-    def _unauthorised(self) -> Response:
-        self._unauthorized.value += 1
-        return unauthorised()
+        return not ours or request.method == "OPTIONS" or self.gate.admit(request)
 
     def _key(self, request: Request) -> bytes:
         key = commands.stream_key(request.path, self._prefix)
@@ -322,21 +262,16 @@ class Service:
     def _wrong_method(self, allow: bytes) -> Response:
         return answers.problem(405, "METHOD_NOT_ALLOWED", "Use another method.", b"allow: %b\r\n" % allow)
 
-    def _refused(self, answer: Response) -> Response:
-        self._limited.value += 1
-        return answer
-
     # -- POST and PUT --
 
     def _post(self, request: Request) -> Answer:
         self._posts.value += 1
-        if self._bearer is not None and not self._allowed(request) and not self._subscriptions.is_open(request):
-            return self._unauthorised()
-        if self._rate is not None and not self._rate.take(time.monotonic()):
-            most = self._rate.per_second
-            return self._refused(
-                answers.problem(429, "RATE_LIMITED", f"This service takes {most} appends a second.", _RETRY)
-            )
+        gate = self.gate
+        if gate.locked and not gate.allowed(request) and not self._subscriptions.is_open(request):
+            return gate.unauthorised()
+        throttled = gate.throttled()
+        if throttled is not None:
+            return throttled
         headers = request.headers
         name = request.path[self._prefix_length :]
         stream = None if b"%" in name else self.store.streams.get(name)
@@ -386,7 +321,7 @@ class Service:
         """GET /usage, which needs the secret."""
         if request.method not in ("GET", "HEAD"):
             return self._wrong_method(b"GET, HEAD, OPTIONS")
-        return self._usage() if self._allowed(request) else self._unauthorised()
+        return self._usage() if self.gate.allowed(request) else self.gate.unauthorised()
 
     async def _usage(self) -> Response:
         """What the service used, once it is durable: no crash can take back what this says."""

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from switchgear_streams.rules import state
 from switchgear_streams.rules.state import Newest, lines
-from switchgear_streams.stream import Run, Stream
+from switchgear_streams.runs import Run
+from switchgear_streams.stream import Stream
 
 MAX_READ = 64 * 1_048_576
 """Bytes that one checkpoint looks at (about): of several streams, or of a large one from its start on.

@@ -8,9 +8,7 @@ only in `durable`; `apply_deletion` is a function of log order alone, so that re
 from __future__ import annotations
 
 import asyncio
-import heapq
 import logging
-from array import array
 from collections.abc import Callable
 from itertools import islice
 from typing import Any
@@ -18,11 +16,13 @@ from typing import Any
 import orjson
 
 from switchgear_streams import catalog, records
+from switchgear_streams.deadlines import Deadlines
 from switchgear_streams.entries import AppendEntry, ChangeEntry
 from switchgear_streams.rules import retention
 from switchgear_streams.rules.retention import Retention
+from switchgear_streams.runs import Chunk
 from switchgear_streams.segments import Packs
-from switchgear_streams.stream import Chunk, Stream, from_meta
+from switchgear_streams.stream import Stream
 from switchgear_streams.usage import Usage
 from switchgear_streams.wal import Log, Room
 
@@ -35,8 +35,6 @@ MAX_IDLE_HYDRATED = 20_000
 # A changed stream counts like this many bytes towards the next checkpoint: to freeze many at once would stop the loop.
 _DIRTY_WEIGHT = 12_288
 _TOUCHES_AT_ONCE = 2000
-_UNBOUNDED = Retention()
-MAX_TIME = 1 << 63
 
 
 class Store:
@@ -58,18 +56,13 @@ class Store:
         self.touched: dict[Stream, None] = {}
         """Streams whose last access is newer than what is on the disk."""
         self.hydrated: dict[bytes, None] = {}
-        self.default = default or Retention()
-        """Bounds for streams that name none."""
-        self.bounded = self.default != Retention()
-        self.overdue: dict[bytes, None] = {}
-        """Streams that may hold more, or older, bytes than they should (`trimming` looks at them)."""
+        self.deadlines = Deadlines(self, default or Retention())
         self.reclaimable = 0
         """Bytes of packs that a checkpoint would give back."""
         self.unsealed = 0
         """Bytes of memory (about) that a checkpoint would free."""
         self.on_pressure: Callable[[], None] = lambda: None
         self.pressure_bytes = 0
-        self.deadlines: list[tuple[int, bytes]] = []
         self.leaving = 0
         """Deletions on their way to the disk."""
         self.hold: asyncio.Future[None] | None = None
@@ -109,7 +102,7 @@ class Store:
         """Keep an idle stream as bytes."""
         if stream.idle and self.streams.get(stream.key) is stream:
             self.streams[stream.key] = catalog.pack_body(
-                stream.generation, self.due(stream), stream.key, stream.runs, stream.meta()
+                stream.generation, self.deadlines.due(stream), stream.key, stream.runs, stream.meta()
             )
             self.hydrated.pop(stream.key, None)
 
@@ -147,39 +140,6 @@ class Store:
                 stream.touch_dirty = True
                 self.touched[stream] = None
 
-    def bounds(self, stream: Stream) -> Retention:
-        """What holds for a stream. (Hidden ones, of subscriptions, are nobody's to cut.)"""
-        if stream.key[:1] == b"\0":
-            return _UNBOUNDED
-        return retention.effective(stream.retention, self.default)
-
-    def due(self, stream: Stream) -> int | None:
-        """When it has to be looked at (Unix ms)."""
-        if stream.retention is None and not self.bounded:
-            return stream.deadline()
-        return stream.due(self.bounds(stream))
-
-    def watch_deadline(self, stream: Stream, *, cut: bool = False) -> None:
-        """Look at it again in time. `cut`: its size was just looked at."""
-        deadline = stream.due(self.bounds(stream)._replace(size=None)) if cut else self.due(stream)
-        if deadline is not None:
-            heapq.heappush(self.deadlines, (deadline, stream.key))
-            if len(self.deadlines) > 2 * len(self.streams) + 1000:
-                self.collect_deadlines()
-
-    def collect_deadlines(self) -> None:
-        """Make the heap anew from the streams that there are."""
-        found: list[tuple[int, bytes]] = []
-        # Nothing is known of the age of what was there before there was a bound on it: it counts from now.
-        unknown = 0 if self.default.seconds is None else self.clock() + self.default.seconds * 1000
-        deadline_of = catalog.deadline_of
-        for key, one in self.streams.items():
-            due = self.due(one) if type(one) is Stream else deadline_of(one)  # type: ignore[arg-type]
-            if due or (unknown and key[:1] != b"\0"):
-                found.append((min(due or unknown, unknown or MAX_TIME), key))
-        heapq.heapify(found)
-        self.deadlines = found
-
     # -- changes --
 
     def create(self, stream: Stream, stored: bytes, close: bool, done: Callable[[], None]) -> None:
@@ -188,7 +148,7 @@ class Store:
         extra: dict[str, Any] = {"m": meta}
         if close:
             extra["c"] = True
-        chunk = self._insert(stream, stored, close)
+        chunk = self.insert(stream, stored, close)
         self.next_generation = max(self.next_generation, stream.generation + 1)
         entry = ChangeEntry(stream, records.CREATE, stream.created, extra, stored)
         if chunk is not None:
@@ -198,7 +158,7 @@ class Store:
         entry.then(done)
         self._submit(entry, stream, len(stored) + len(orjson.dumps(meta)) + 64)
 
-    def _insert(self, stream: Stream, stored: bytes, close: bool) -> Chunk | None:
+    def insert(self, stream: Stream, stored: bytes, close: bool) -> Chunk | None:
         """Returns the chunk that its first bytes are, if they are large."""
         chunk: Chunk | None = None
         self.streams[stream.key] = stream
@@ -214,9 +174,9 @@ class Store:
             self.unsealed += len(stored)
             self.usage.wrote(stream.key, len(stored), stream.created)
         stream.closed = close
-        self._aged(stream, stream.created)
+        self.aged(stream, stream.created)
         self.mark(stream)
-        self.watch_deadline(stream)
+        self.deadlines.watch(stream)
         return chunk
 
     def _pinned(self, source: Stream, fork: Stream) -> None:
@@ -226,14 +186,14 @@ class Store:
             pin = source.pin
             source.pin = (low, high) if pin is None else (min(low, pin[0]), max(high, pin[1]))
 
-    def _aged(self, stream: Stream, time: int) -> None:
+    def aged(self, stream: Stream, time: int) -> None:
         """Bytes up to the end were appended at `time`: remember it where there is a bound on the age."""
-        seconds = self.bounds(stream).seconds
+        seconds = self.deadlines.bounds(stream).seconds
         if seconds is not None and stream.end > stream.first:
             first = not stream.ages
             retention.age(stream.ages, time, stream.end, seconds)
             if first:
-                self.watch_deadline(stream)
+                self.deadlines.watch(stream)
 
     @staticmethod
     def _born(stream: Stream, end: int, closed: bool) -> None:
@@ -264,7 +224,7 @@ class Store:
             self.appends += 1
             self.appended_bytes += len(stored)
             self.usage.wrote(stream.key, len(stored), entry.time)
-            if stream.retention is not None or self.bounded:
+            if stream.retention is not None or self.deadlines.bounded:
                 self._bounded_append(stream, entry.time)
         if extra is not None:
             self._note(stream, entry.extra, extra)
@@ -278,10 +238,10 @@ class Store:
         return entry
 
     def _bounded_append(self, stream: Stream, time: int) -> None:
-        self._aged(stream, time)
-        size = self.bounds(stream).size
+        self.aged(stream, time)
+        size = self.deadlines.bounds(stream).size
         if size is not None and retention.crowded(stream.held, size):
-            self.overdue[stream.key] = None
+            self.deadlines.overdue[stream.key] = None
 
     def trim(self, stream: Stream, first: int) -> None:
         """Let go of everything before `first`, once that is durable."""
@@ -296,7 +256,7 @@ class Store:
     def _trimmed(self, stream: Stream, first: int) -> None:
         if self.streams.get(stream.key) is stream:
             self.apply_trim(stream, first)
-            self.watch_deadline(stream)
+            self.deadlines.watch(stream)
 
     def _note(self, stream: Stream, into: dict[str, Any], extra: dict[str, Any]) -> None:
         """Producer state, Stream-Seq and the closing tuple, in memory and in the record."""
@@ -350,24 +310,6 @@ class Store:
                 self._submit(ChangeEntry(stream, records.TOUCH, stream.touched, {}, b""), stream, 64)
         return bool(self.touched)
 
-    def expired(self, now: int, most: int) -> list[Stream]:
-        """At most `most` streams whose time is over."""
-        found: list[Stream] = []
-        while self.deadlines and self.deadlines[0][0] <= now and len(found) < most:
-            _, key = heapq.heappop(self.deadlines)
-            stream = self.get(key)
-            if stream is None or stream.gone or stream.leaving is not None:
-                continue
-            if stream.expired(now):
-                found.append(stream)
-                continue
-            due = self.due(stream)
-            if due is None or due <= now:
-                self.overdue[key] = None
-            else:
-                self.watch_deadline(stream)
-        return found
-
     # -- also used by recovery --
 
     def apply_deletion(self, stream: Stream, soft: bool, time: int) -> None:
@@ -377,7 +319,7 @@ class Store:
             stream.producers = None
             self.mark(stream)
             return
-        self._remove(stream, time)
+        self.remove(stream, time)
 
     def apply_trim(self, stream: Stream, first: int) -> None:
         """What a trim record does. Files and memory follow with the next checkpoint, when it is no longer needed."""
@@ -388,7 +330,7 @@ class Store:
         stream.ages = [entry for entry in stream.ages if entry[1] > first]
         self.mark(stream)
 
-    def _remove(self, stream: Stream, time: int) -> None:
+    def remove(self, stream: Stream, time: int) -> None:
         lost: Stream | None = stream
         while lost is not None:
             if self.streams.get(lost.key) is lost:
@@ -417,82 +359,8 @@ class Store:
             source.pin = None
         self.mark(source)
         if source.ripe:  # perhaps nothing will come any more that brings a checkpoint to it
-            self.overdue[source.key] = None
+            self.deadlines.overdue[source.key] = None
         return source if source.gone and source.refs <= 0 else None
-
-    def replay(self, record: records.Record) -> str | None:
-        """Apply one record at start. Returns a complaint if it does not fit (a part of the log was lost)."""
-        if record.kind == records.CREATE:
-            self._replay_create(record)
-            return None
-        stream = self.get(record.key)
-        if stream is None or stream.generation != record.generation:
-            return None if record.kind != records.APPEND else "append to an unknown stream"
-        if record.kind == records.DELETE:
-            self.apply_deletion(stream, bool(record.extra.get("soft")), record.time)
-            return None
-        if record.kind == records.TRIM:
-            first = record.extra["o"]
-            self.usage.dropped(stream.key, max(0, first - max(stream.first, stream.base)), record.time)
-            self.apply_trim(stream, first)
-            return None
-        stream.touched = max(stream.touched, record.time)
-        self.mark(stream)
-        if record.kind == records.TOUCH:
-            return None
-        complaint = None
-        if record.start > stream.end:
-            complaint = f"bytes {stream.end} to {record.start} are missing"
-            self.damage(stream, stream.end, record.start)
-        if record.start + len(record.payload) >= stream.end:
-            self._replay_append(stream, record)
-        return complaint
-
-    def _replay_create(self, record: records.Record) -> None:
-        stream = from_meta(record.key, record.generation, record.extra["m"])
-        stream.end = stream.visible = stream.tail_start = stream.base
-        old = self.get(record.key)
-        if old is not None:  # its deletion was in a part of the log that was lost
-            self._remove(old, record.time)
-        self._insert(stream, record.payload, bool(record.extra.get("c")))
-        self.next_generation = max(self.next_generation, stream.generation + 1)
-        stream.visible, stream.visible_closed = stream.end, stream.closed
-
-    def _replay_append(self, stream: Stream, record: records.Record) -> None:
-        if record.start == stream.end and record.payload:
-            stream.tail += record.payload
-            for length in record.lengths:
-                stream.end += length
-                stream.marks.append(stream.end)
-                self.usage.wrote(stream.key, length, record.time)
-            self.unsealed += len(record.payload)
-            if stream.retention is not None or self.bounded:
-                self._aged(stream, record.time)
-        note(stream, record.extra)
-        if record.extra.get("c"):
-            stream.closed = stream.visible_closed = True
-        stream.visible = stream.end
-
-    def count_held(self) -> None:
-        """For a catalogue from before usage was counted: begin with what there is."""
-        now = self.clock()
-        for key, one in self.streams.items():
-            self.usage.kept(key, (one if isinstance(one, Stream) else catalog.unpack_body(one)).held, now)
-
-    def damage(self, stream: Stream, start: int, end: int) -> None:
-        """Positions [start, end) are lost: readers are told, writers refused, the rest stays readable."""
-        if stream.damage is None:
-            self.damaged += 1
-            stream.damage = (start, end)
-        else:
-            stream.damage = (stream.damage[0], max(end, stream.damage[1]))
-        if end > stream.end:  # fill the hole, so that positions stay true; no reader gets these bytes
-            stream.tail += bytes(end - stream.end)
-            self.usage.kept(stream.key, end - stream.end, self.clock())
-            stream.end = end
-            stream.marks = array("Q", [*stream.marks, end])
-        stream.visible = stream.end
-        self.mark(stream)
 
 
 def note(stream: Stream, extra: dict[str, Any]) -> None:

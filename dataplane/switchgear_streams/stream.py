@@ -13,32 +13,20 @@ import asyncio
 from array import array
 from bisect import bisect_right
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from switchgear_streams.rules import lifetime, media, state
 from switchgear_streams.rules.retention import Retention, crowded
+from switchgear_streams.runs import Chunk, Run
 
 if TYPE_CHECKING:
     from switchgear_streams.entries import AppendEntry
     from switchgear_streams.live import Live
-    from switchgear_streams.wal import Segment
 
 LARGE = 262_144
 """An append of so many bytes is kept as it came, and may stay where the log has it (`adoption`)."""
-
-
-class Run(NamedTuple):
-    """`length` stored bytes of a stream from position `start`, at `offset` of pack `pack`."""
-
-    pack: int
-    offset: int
-    start: int
-    length: int
-    crc: int
-    marks: int
-    """Number of append ends stored right before the bytes (u32 lengths); 0: one append."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,28 +37,6 @@ class Fork:
     source_generation: int
     anchor: int
     sub_offset: int
-
-
-class Place(NamedTuple):
-    """Where the log has a large append."""
-
-    segment: Segment
-    offset: int
-    crc: int
-
-
-@dataclass(slots=True, eq=False)
-class Chunk:
-    """Bytes [start, end) in memory to which nothing is added any more. `marks`: ends of the appends in it."""
-
-    start: int
-    data: bytes | bytearray
-    marks: array[int]
-    place: Place | None = None
-
-    @property
-    def end(self) -> int:
-        return self.start + len(self.data)
 
 
 class Stream:

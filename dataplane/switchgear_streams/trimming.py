@@ -36,10 +36,10 @@ class Trimmer:
         """Look at some overdue streams. Returns whether others wait."""
         store = self._store
         now = store.clock()
-        for key in list(islice(store.overdue, AT_ONCE)):
+        for key in list(islice(store.deadlines.overdue, AT_ONCE)):
             if store.log.room(len(key) + records.OVERHEAD + 128, reserved=True) is not Room.OK:
                 return False
-            del store.overdue[key]
+            del store.deadlines.overdue[key]
             stream = store.get(key)
             if stream is None or stream.leaving is not None or stream.gone:
                 continue
@@ -56,14 +56,14 @@ class Trimmer:
                 self.trimmed_bytes += first - stream.first
                 store.trim(stream, first)
             elif stream.visible != stream.end:
-                store.overdue[key] = None
+                store.deadlines.overdue[key] = None
             else:
-                store.watch_deadline(stream, cut=True)
-        return bool(store.overdue)
+                store.deadlines.watch(stream, cut=True)
+        return bool(store.deadlines.overdue)
 
     def _first(self, stream: Stream, now: int) -> int:
         """Where the stream should begin."""
-        bounds = self._store.bounds(stream)
+        bounds = self._store.deadlines.bounds(stream)
         first = stream.first
         if bounds.seconds is not None:
             first = max(first, self._by_age(stream, now, bounds.seconds))

@@ -83,15 +83,15 @@ class Upkeep:
         if store.hold is not None or self._stopped:
             return
         found = 0
-        over = store.expired(store.clock(), BATCH)
+        over = store.deadlines.expired(store.clock(), BATCH)
         while over:
             stream = over.pop()
             if store.log.room(len(stream.key) + 1024, reserved=True) is not Room.OK:
                 for one in (stream, *over):
-                    store.watch_deadline(one)
+                    store.deadlines.watch(one)
                 return
             if store.hold_on(stream) is not None:
-                store.watch_deadline(stream)
+                store.deadlines.watch(stream)
                 continue
             self._expired.value += 1
             store.delete(stream, lambda: None)

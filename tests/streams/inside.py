@@ -83,7 +83,7 @@ class Inside:
         store = self.service.store
         for _ in range(2000):
             await self.sweep()
-            if not store.overdue and not store.ripe and not self.service.checkpointer.running:
+            if not store.deadlines.overdue and not store.ripe and not self.service.checkpointer.running:
                 return
             await asyncio.sleep(0.01)  # it rests between two checkpoints
         raise AssertionError("the server does not come to rest")

@@ -14,7 +14,8 @@ import pytest
 from switchgear_streams import catalog, pieces
 from switchgear_streams.disk import Disk
 from switchgear_streams.pieces import Pieces
-from switchgear_streams.stream import Run, Stream
+from switchgear_streams.runs import Run
+from switchgear_streams.stream import Stream
 
 
 def whole(data: bytes) -> Pieces:

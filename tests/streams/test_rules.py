@@ -15,7 +15,8 @@ from switchgear_streams import catalog, records
 from switchgear_streams.request import append, create, read, stream_key
 from switchgear_streams.rules import cursors, forks, lifetime, media, messages, offsets, producers
 from switchgear_streams.rules.producers import Batch, Verdict
-from switchgear_streams.stream import Fork, Run, Stream
+from switchgear_streams.runs import Run
+from switchgear_streams.stream import Fork, Stream
 from switchgear_wire.errors import HttpError
 
 PREFIX = b"/v1/stream/"

@@ -162,7 +162,7 @@ def test_a_checkpoint_looks_at_so_much_and_the_rest_follows(tmp_path: Path) -> N
         assert inside.service.checkpointer.squeezes == 8
         for name in names:
             assert (await inside.client.get(inside.url(name))).json() == [change("t", "a", "upsert", [149, "x" * 1000])]
-        assert not inside.service.store.overdue
+        assert not inside.service.store.deadlines.overdue
         checkpoints = inside.service.checkpointer.count
         await inside.sweep()
         assert inside.service.checkpointer.count == checkpoints, "and then it rests"

@@ -123,7 +123,7 @@ class Share:
         if isinstance(note, Note):
             moves = note.moves
             if note.seated:
-                self.service.seat(request)
+                self.service.gate.seat(request)
             if note.keeper >= 0:
                 return self._make_fork(request, note)
         service = self.service
@@ -146,7 +146,7 @@ class Share:
         if note.moves > MOST_MOVES:
             self.tell(note)
             return answers.problem(503, "WORKER_BUSY", "This stream is on the move; try again.", _RETRY)
-        mesh, note = self._mesh, note._replace(seated=self.service.seated(request))
+        mesh, note = self._mesh, note._replace(seated=self.service.gate.seated(request))
         return Elsewhere(
             lambda fd, data, handled: mesh.send(at, "adopt", (data, handled, tuple(note)), fd), lambda: self.tell(note)
         )

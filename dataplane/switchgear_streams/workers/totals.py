@@ -25,7 +25,7 @@ class Totals:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        if self._service.limited:
+        if self._service.gate.limited:
             self._say()
 
     def stop(self) -> None:
@@ -48,4 +48,4 @@ class Totals:
         others.streams, others.held, others.live, others.connections, _ = (
             sum(each) for each in zip(*self._known.values(), strict=True)
         )
-        self._service.appended_elsewhere(figures[4] - (0 if before is None else before[4]))
+        self._service.gate.appended_elsewhere(figures[4] - (0 if before is None else before[4]))

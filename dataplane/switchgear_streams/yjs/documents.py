@@ -19,8 +19,9 @@ from switchgear_streams.rules import media
 from switchgear_streams.rules.producers import Batch
 from switchgear_streams.store import Store
 from switchgear_streams.stream import Stream
+from switchgear_streams.waiting import Answer
 from switchgear_streams.wal import Room
-from switchgear_streams.writes import Answer, Writes
+from switchgear_streams.writes import Writes
 from switchgear_streams.yjs import paths
 from switchgear_wire.response import AnyResponse, FileResponse, Response
 
