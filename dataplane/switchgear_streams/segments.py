@@ -298,10 +298,13 @@ class Packs:
 
 
 def _cut(parts: list[Part], data: Bytes, start: int, end: int) -> None:
-    """Copy [start, end) into pieces that a socket takes one by one, each without another copy."""
+    """Copy [start, end) into pieces that a socket takes one by one, each without another copy: so none is too small."""
+    count = max(1, (end - start) // _PIECE)
     with memoryview(data) as view:
-        for at in range(start, end, _PIECE):
-            parts.append(view[at : min(end, at + _PIECE)].tobytes())
+        for number in range(count):
+            stop = start + (end - start) // (count - number)
+            parts.append(view[start:stop].tobytes())
+            start = stop
 
 
 def releaser(packs: Packs, held: list[int]) -> Callable[[], None]:
