@@ -86,12 +86,13 @@ def keys(disk: Disk, fd: int, pack: int) -> Iterator[bytes]:
 
     It reads only heads, so it cannot tell a wrong key: one more stream is looked at for nothing.
     """
-    size, at = disk.size(fd), 0
+    size, at, last = disk.size(fd), 0, 0
     while at + records.BLOCK.size <= size:
-        magic, _, _, _, length, _ = records.BLOCK.unpack(disk.read(fd, records.BLOCK.size, at))
+        magic, _, number, _, length, _ = records.BLOCK.unpack(disk.read(fd, records.BLOCK.size, at))
         at += records.BLOCK.size
-        if magic != records.MAGIC:
-            return  # what the log never came to use
+        if magic != records.MAGIC or (last and number != last + 1):
+            return  # what the log did not come to use, or left from an earlier life (a loss of power undid the cut)
+        last = number
         end = at + length
         while at < end:
             key, step = _key(disk, fd, at)

@@ -85,7 +85,9 @@ def test_a_volume_without_hard_links(own: StreamsServer, client: httpx.Client) -
         server.end()
 
 
-def test_space_of_an_adopted_segment_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_space_of_an_adopted_segment_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """Most of its streams go, a fork pins one of them: what is left moves, the file goes."""
     monkeypatch.setattr(stream, "LARGE", 50_000)
     monkeypatch.setattr(adoption, "MIN_LARGE", 500_000)
@@ -104,11 +106,14 @@ def test_space_of_an_adopted_segment_comes_back(tmp_path: Path, monkeypatch: pyt
         await inside.checkpoint()
         assert len(adopted(inside.data)) == 1
         [before] = adopted(inside.data)
+        with before.open("ab") as file:  # as if the cut had not reached the disk: a block of the segment's earlier life
+            file.write(before.read_bytes()[:1_000_000])
         assert before.stat().st_nlink == 1, "the log still has it"
         for number in range(10):
             assert (await client.delete(inside.url(f"s{number}"))).status_code == 204
         await inside.checkpoint()
         assert before not in adopted(inside.data)
+        assert "damaged" not in caplog.text
         for _ in range(2):
             for name in ("s10", "s11"):
                 assert (await client.get(inside.url(name))).content == b"small" + bodies[name]
