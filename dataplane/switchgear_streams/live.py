@@ -52,8 +52,9 @@ class Hub:
         self.stopping = False
 
     def long_poll_data(self, stream: Stream, start: int, end: int, body: bytes, cursor: int | None) -> Response:
-        """200 for a long-poll at `start`; the bytes up to `end` are all there are."""
-        closed = stream.visible_closed
+        """200 for a long-poll at `start` with the bytes up to `end`."""
+        tail = end == stream.visible
+        closed = tail and stream.visible_closed
         return Response(
             200,
             answers.BASE
@@ -61,7 +62,7 @@ class Hub:
             + answers.content_type(stream)
             + b"etag: %b\r\n" % answers.etag(stream, start, end, closed)
             + answers.next_offset(stream, end)
-            + answers.UP_TO_DATE
+            + (answers.UP_TO_DATE if tail else b"")
             + (answers.CLOSED if closed else b"")
             + b"stream-cursor: %d\r\n" % cursor_for(cursor, time.time()),
             body,
@@ -160,6 +161,8 @@ class Live:
     def publish(self, start: int, payload: bytes) -> None:
         """Bytes from `start` (and perhaps a close) became durable; `stream.visible` is at their end."""
         stream = self.stream
+        if len(payload) > reads.SSE_CHUNK and (self.waiters or self.tailing):
+            self._publish_large(start)
         if self.waiters:
             if payload:
                 body = messages_body(stream, payload)
@@ -170,6 +173,17 @@ class Live:
         if self.tailing:
             self._broadcast(payload)
         self.hub.forget(self)
+
+    def _publish_large(self, start: int) -> None:
+        """Too much to lie in front of every reader's socket: each takes it in pieces, at its own pace."""
+        stream, hub = self.stream, self.hub
+        for subscriber in list(self.tailing):
+            subscriber.leave_the_tail()
+        if not self.waiters:
+            return
+        stored, end = hub.reader.take(stream, start, reads.SSE_CHUNK)  # from memory: it came just now
+        body = messages_body(stream, stored)
+        self._answer(lambda waiter: hub.long_poll_data(stream, start, end, body, waiter.cursor))
 
     def _broadcast(self, payload: bytes) -> None:
         stream = self.stream
@@ -263,6 +277,10 @@ class Subscriber:
     def fall_behind(self) -> None:
         """Its socket is full: from now on it reads from the log, as fast as it takes it."""
         self.live.hub.demoted += 1
+        self.leave_the_tail()
+
+    def leave_the_tail(self) -> None:
+        """Read what follows from the log."""
         self.live.tailing.pop(self, None)
         self._start_catching()
 

@@ -34,6 +34,8 @@ MAX_IDLE_HYDRATED = 20_000
 
 # A changed stream counts like this many bytes towards the next checkpoint: to freeze many at once would stop the loop.
 _DIRTY_WEIGHT = 12_288
+# So does a record, however little is in it: a start takes about 5 µs to replay it.
+_RECORD_WEIGHT = 64
 _TOUCHES_AT_ONCE = 2000
 
 
@@ -207,6 +209,7 @@ class Store:
         size = len(stored) + (64 if extra is None else 256 + len(orjson.dumps(extra)))
         if entry is None:
             entry = stream.entry = AppendEntry(stream, self.clock())
+            self.unsealed += _RECORD_WEIGHT
             stream.last_block = self.log.pending_number
             self.log.submit(entry, size + len(stream.key) + records.OVERHEAD)
             if self.on_change is not None:
@@ -291,6 +294,7 @@ class Store:
     def _submit(self, entry: ChangeEntry, stream: Stream, size: int) -> None:
         # A later append of the same stream must not join an entry that stands before this one.
         stream.entry = None
+        self.unsealed += _RECORD_WEIGHT
         stream.last_block = self.log.pending_number
         self.log.submit(entry, size + len(stream.key) + records.OVERHEAD)
         if self.on_change is not None:

@@ -431,6 +431,25 @@ def test_a_log_full_of_tiny_records_is_emptied(tmp_path: Path, client: httpx.Cli
         server.end()
 
 
+async def test_many_tiny_records_bring_a_checkpoint(tmp_path: Path) -> None:
+    """A start replays them one by one: how many there are counts, not only how large they are."""
+    inside = Inside(tmp_path, "--checkpoint-bytes", "131072")
+    await inside.start()
+    try:
+        await inside.client.put(inside.url("a"), headers=OCTETS)
+        await inside.checkpoint()
+        store, wal, before = inside.service.store, inside.service.wal, inside.service.checkpointer.count
+        stream = store.get(b"a")
+        assert stream is not None
+        for _ in range(2000):
+            store.append(stream, b"x", close=False, extra=None)
+            wal.flush()
+        await inside.idle()
+        assert inside.service.checkpointer.count > before
+    finally:
+        await inside.end()
+
+
 async def test_streams_that_expire_while_the_disk_is_full_go_when_there_is_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
