@@ -5,4 +5,5 @@ pytest_plugins = [
     "tests.support.kube",
     "tests.support.schedule",
     "tests.support.authorities",
+    "tests.support.patience",
 ]

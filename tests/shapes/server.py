@@ -34,7 +34,7 @@ class ShapesServer:
         self.port = 0
         self.log_path = folder / "server.log"
         folder.mkdir(parents=True, exist_ok=True)
-        self.http = httpx.Client(timeout=httpx.Timeout(40.0, connect=5.0))
+        self.http = httpx.Client(timeout=httpx.Timeout(60.0))
 
     @property
     def url(self) -> str:

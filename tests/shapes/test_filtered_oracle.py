@@ -140,6 +140,7 @@ def test_filtered_shapes_equal_select(
     with database.connect() as connection:
         for setting, value in DISPLAY_SETTINGS.items():
             connection.execute(f"SET {setting} = '{value}'".encode())
+        connection.execute(b"RESET search_path")  # the filters as they were written
         clients = subscribe(server, filters(number))
         assert len(clients) == SHAPES
         for turn in range(ROUNDS):

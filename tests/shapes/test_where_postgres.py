@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from switchgear_shapes.postgres.session import DISPLAY_SETTINGS
 from switchgear_shapes.where import moments, times
 from switchgear_shapes.where import types as t
 from switchgear_shapes.where.parse import WhereError, parse_where
@@ -37,7 +38,7 @@ def check(table: Table, texts: list[str]) -> int:
         except WhereError:
             continue
     written = table.verdicts([text for text, _ in taken])
-    canonical = table.verdicts([where.sql for _, where in taken])
+    canonical = table.verdicts([where.sql for _, where in taken], DISPLAY_SETTINGS["search_path"])
     wrong = [
         (text, where.sql, again)
         for text, where in taken

@@ -139,6 +139,7 @@ class Table:
         connection = database.connect()
         for setting, value in DISPLAY_SETTINGS.items():
             connection.execute(f"SET {setting} = '{value}'".encode())
+        connection.execute(b"RESET search_path")
         kinds = list(VALUES)
         connection.execute("CREATE TYPE mood AS ENUM ('sad', 'ok', 'happy')")
         columns = [
@@ -162,9 +163,10 @@ class Table:
     def positions(self) -> dict[str, int]:
         return {column.name: index for index, column in enumerate(self.relation.columns)}
 
-    def verdicts(self, conditions: list[str]) -> list[str]:
+    def verdicts(self, conditions: list[str], search_path: str = "public") -> list[str]:
+        self.connection.execute(f"SET search_path = {search_path}".encode())
         found = self.connection.execute(
-            "SELECT verdict(c) FROM unnest(%s::text[]) WITH ORDINALITY u(c, n) ORDER BY n", [conditions]
+            "SELECT public.verdict(c) FROM unnest(%s::text[]) WITH ORDINALITY u(c, n) ORDER BY n", [conditions]
         ).fetchall()
         return [row[0] for row in found]
 
@@ -189,13 +191,13 @@ DECLARE
   shown text := 'CASE WHEN ' || tested || ' THEN ''t'' WHEN NOT ' || tested || ' THEN ''f'' ELSE ''n'' END';
 BEGIN
   BEGIN
-    EXECUTE 'SELECT string_agg(' || shown || ', '''' ORDER BY id) FROM {name}' INTO found;
+    EXECUTE 'SELECT string_agg(' || shown || ', '''' ORDER BY id) FROM public.{name}' INTO found;
     RETURN found;
   EXCEPTION WHEN OTHERS THEN found := '';
   END;
-  FOR r IN SELECT id FROM {name} ORDER BY id LOOP
+  FOR r IN SELECT id FROM public.{name} ORDER BY id LOOP
     BEGIN
-      EXECUTE 'SELECT ' || shown || ' FROM {name} WHERE id = ' || r INTO one;
+      EXECUTE 'SELECT ' || shown || ' FROM public.{name} WHERE id = ' || r INTO one;
       found := found || one;
     EXCEPTION WHEN OTHERS THEN found := found || 'e';
     END;

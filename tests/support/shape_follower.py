@@ -58,7 +58,7 @@ class ShapeFollower:
 
     def _run(self) -> None:
         try:
-            with httpx.Client(timeout=httpx.Timeout(40, connect=5)) as client:
+            with httpx.Client(timeout=60) as client:
                 while not self._stop.is_set():
                     self._step(client)
         except BaseException as error:
