@@ -142,11 +142,16 @@ def start(kube: Kube, folder: Path, kubeconfig: Path | None = None) -> ApiServer
     with log_path.open("wb") as log:
         arguments = [PROGRAM, "--port", "0", "--admin-token-file", token_file]
         process = subprocess.Popen(arguments, env=environment, stderr=log, stdout=log)
-    deadline = time.monotonic() + 30
-    while "running on " not in log_path.read_text():
-        assert process.poll() is None, log_path.read_text()
-        assert time.monotonic() < deadline, log_path.read_text()
-        time.sleep(0.05)
+    try:
+        deadline = time.monotonic() + 90
+        while "running on " not in log_path.read_text():
+            assert process.poll() is None, log_path.read_text()
+            assert time.monotonic() < deadline, log_path.read_text()
+            time.sleep(0.05)
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
     url = log_path.read_text().partition("running on ")[2].split()[0]
     http = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=30, trust_env=False)
     return ApiServer(kube, url, token, token_file, log_path, process, http)

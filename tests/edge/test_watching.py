@@ -312,7 +312,7 @@ async def test_too_much_at_once_is_refused(kube: Kube, world: World, tmp_path: P
 
 async def test_a_wrong_configuration_is_told_and_ends(tmp_path: Path, kube: Kube) -> None:
     running = EdgeProcess(tmp_path, kube.admin_kubeconfig, "--head-timeout", "0", "--log-level", "loud")
-    assert await asyncio.to_thread(running.process.wait, 20) == 2
+    assert await asyncio.to_thread(running.process.wait, 90) == 2
     assert running.log.count("switchgear-edge: ") == 2
 
 

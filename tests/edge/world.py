@@ -221,7 +221,7 @@ class EdgeProcess:
         return f"http://{HOST}:{self.internal_port}"
 
     def wait_listening(self) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         while time.monotonic() < deadline and self.process.poll() is None:
             found = re.search(r"listening on \S+:(\d+), internal on (\d+)", self.log)
             if found:
@@ -265,14 +265,14 @@ class EdgeProcess:
             raise
 
 
-def wait(condition: Callable[[], bool], limit: float = 30.0) -> None:
+def wait(condition: Callable[[], bool], limit: float = 60.0) -> None:
     deadline = time.monotonic() + limit
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true in time"
         time.sleep(0.02)
 
 
-async def until(condition: Callable[[], bool], limit: float = 30.0) -> None:
+async def until(condition: Callable[[], bool], limit: float = 60.0) -> None:
     async with asyncio.timeout(limit):
         while not await asyncio.to_thread(condition):  # noqa: ASYNC110
             await asyncio.sleep(0.02)

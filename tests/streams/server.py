@@ -70,7 +70,11 @@ class StreamsServer:
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(command, env=environment, stderr=log, stdout=log)
         if wait:
-            self.wait_ready()
+            try:
+                self.wait_ready()
+            except BaseException:
+                self.end()
+                raise
         return self
 
     @property
@@ -90,7 +94,7 @@ class StreamsServer:
 
     def wait_ready(self) -> None:
         assert self.process is not None
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         while time.monotonic() < deadline:
             found = re.search(r"listening on http://[^:]+:(\d+)", self.log)
             if found:

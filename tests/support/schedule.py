@@ -67,6 +67,7 @@ SECONDS = {
     "tests/streams/test_simulation.py": 20,
     "tests/shapes/test_where_postgres.py": 15,
     "tests/demo/test_shape.py": 15,
+    "tests/local/test_setup.py": 15,
 }
 SECONDS_A_TEST = 0.3
 
