@@ -503,3 +503,29 @@ def test_an_idle_server_stays_small(own: StreamsServer, client: httpx.Client) ->
     assert resident() < 45_000
     assert Sub(own, client).webhook("https://example.com/").status_code == 201
     assert resident() < 45_000
+
+
+def test_receivers_that_hang_do_not_hold_up_the_others(dev: StreamsServer, client: httpx.Client) -> None:
+    ended, called, count = threading.Event(), set(), 70
+
+    def answer(notification: Notification) -> tuple[int, dict[str, Any]]:
+        name = notification.body["subscription_id"]
+        if name in called:
+            ended.wait(120)
+        called.add(name)
+        return 500, {}
+
+    bad, good = Receiver(answer), Receiver()
+    try:
+        for number in range(count):
+            assert Sub(dev, client, f"bad-{number}").webhook(bad.url, pattern="bad/*").status_code == 201
+        assert Sub(dev, client, "good").webhook(good.url, pattern="good/*").status_code == 201
+        client.put(dev.stream("bad/a"), headers=TEXT, content=b"x")
+        bad.wait(count + 16)
+        time.sleep(1.5)  # as many of them as there may be
+        client.put(dev.stream("good/a"), headers=TEXT, content=b"x")
+        good.wait(1, 20)
+    finally:
+        ended.set()
+        bad.close()
+        good.close()

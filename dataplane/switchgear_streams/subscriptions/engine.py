@@ -36,6 +36,8 @@ log = logging.getLogger("switchgear.streams.subscriptions")
 
 MAX_SUBSCRIPTIONS = 10_000
 _DELIVERIES = 64
+_RETRIES = 16
+"""Deliveries at once to receivers that failed the last time: those that hang must not hold up the others."""
 _NO_ROOM_RETRY = 1.0
 
 Appender = Callable[[bytes, Append, bytes], Response | Awaitable[Response]]
@@ -57,6 +59,7 @@ class Engine(Watch):
         self.allow_loopback = allow_loopback
         self._courier = Courier(allow_loopback)
         self._slots = asyncio.Semaphore(_DELIVERIES)
+        self._retry_slots = asyncio.Semaphore(_RETRIES)
         self._steps: dict[Subscription, asyncio.Task[None]] = {}
         self._again: set[Subscription] = set()
         self._timers: dict[Subscription, asyncio.TimerHandle] = {}
@@ -335,7 +338,7 @@ class Engine(Watch):
         problem, answer = "", b""
         snapshot: views.Snapshot = {}
         try:
-            async with self._slots:
+            async with self._retry_slots if subscription.attempts else self._slots:
                 if not subscription.removed and subscription.wake is not None and subscription.wake.id == wake_id:
                     ring = await self.keyring()
                     body, snapshot = views.notification(self, subscription)
