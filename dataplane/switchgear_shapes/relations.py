@@ -87,6 +87,7 @@ class Relation:
         return tuple((column.name, column.type_oid) for column in self.columns)
 
 
+# The stamp is on a table's first row only: of 1,600 columns it is a long text.
 _COLUMNS_QUERY = """
 SELECT c.oid::int8, n.nspname, c.relname, c.relkind, c.relreplident,
        a.attname, a.attnum, a.atttypid::int8, t.typname, t.typtype, a.atttypmod,
@@ -117,7 +118,8 @@ SELECT c.oid::int8, n.nspname, c.relname, c.relkind, c.relreplident,
             (SELECT *, pg_catalog.to_jsonb(f) AS data FROM pg_catalog.pg_database f) b
           WHERE o.oid = a.attcollation AND b.datname = current_database())),
        c.relpersistence,
-       {stamp},
+       CASE WHEN NOT EXISTS (SELECT FROM pg_catalog.pg_attribute p WHERE p.attrelid = c.oid AND p.attnum > 0
+         AND p.attnum < a.attnum AND NOT p.attisdropped) THEN {stamp} END,
        current_setting('server_version_num'),
        c.relfilenode::int8, a.xmin::text, NOT i.indimmediate
 FROM pg_catalog.pg_class c

@@ -18,6 +18,8 @@ _LOCK_NOT_AVAILABLE = "55P03"
 _DATA_EXCEPTION = "22"
 """A class of codes, such as a division by zero."""
 _GONE = frozenset({"42P01", "3F000", "42703"})
+_PASSING = frozenset({"08", "28", "3D", "40", "53", "55", "57", "58"})
+"""Classes of codes that say nothing about the statement: no connection left, a wrong password, an administrator."""
 
 
 class SchemaChanged(Exception):
@@ -41,6 +43,17 @@ def not_allowed(message: str) -> ShapeError:
     return snapshot_failed(text)
 
 
+def refused_for_now(error: PostgresError) -> ShapeError | None:
+    """503 if the database may take the same statement at another time. Its own words can tell of hosts and roles."""
+    if error.sqlstate[:2] not in _PASSING:
+        return None
+    log.warning("Postgres refused a query of a shape: %s %s", error.sqlstate, error.message)
+    return snapshot_failed(
+        f"Unable to create initial snapshot: the database refused it (SQLSTATE {error.sqlstate});"
+        " the sync server's log has the reason"
+    )
+
+
 def failure_of(shape: Shape, error: Exception) -> ShapeError:
     """The answer to whoever waits for the shape whose creation ended with `error`."""
     if shape.snapshot.failure is not None:
@@ -62,6 +75,9 @@ def failure_of(shape: Shape, error: Exception) -> ShapeError:
             return must_refetch()
         if error.sqlstate[:2] == _DATA_EXCEPTION and shape.definition.where is not None:
             return invalid("where", f"Postgres cannot evaluate it for every row (SQLSTATE {error.sqlstate})")
+        passing = refused_for_now(error)
+        if passing is not None:
+            return passing
     if isinstance(error, OSError) and is_full(error):
         return disk_full()
     log.error("cannot create shape %s", shape.handle, exc_info=error)

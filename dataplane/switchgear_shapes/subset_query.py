@@ -25,7 +25,7 @@ from switchgear_shapes.postgres.session import ConnectionLost, PostgresError, Se
 from switchgear_shapes.relations import Relation
 from switchgear_shapes.replication.conversation import parse_lsn
 from switchgear_shapes.snapshot import SnapshotMark, begin_statements, subset_statement
-from switchgear_shapes.snapshot_errors import not_allowed
+from switchgear_shapes.snapshot_errors import not_allowed, refused_for_now
 from switchgear_shapes.subset_request import subset_error
 from switchgear_wire import AnyResponse, ClientGone, Response, StreamResponse, Writer
 
@@ -278,5 +278,8 @@ def _refused(error: PostgresError) -> Exception:
         return not_allowed(error.message)
     if error.sqlstate in _GONE:
         return TableChanged()
+    passing = refused_for_now(error)
+    if passing is not None:
+        return passing
     log.error("a subset query failed: %s %s", error.sqlstate, error.message)
     return ShapeError(500, {"message": "Unexpected error while creating snapshot"})

@@ -143,6 +143,13 @@ def test_a_database_without_free_connections(items: Database, make_server: Calla
     refused = server.get(table="items", offset="-1")
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
     assert "too many connections" in server.log()
+    # One for the catalogue, and none for snapshots.
+    items.execute(f"ALTER DATABASE {items.name} CONNECTION LIMIT 1")
+    for subset in ({}, {"subset__limit": 1, "subset__order_by": "id"}):
+        refused = server.get(table="items", offset="-1", **subset)
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "10"), refused.text
+        assert "SQLSTATE 53300" in refused.json()["message"]
+        assert role not in refused.text
     items.execute(f"ALTER DATABASE {items.name} CONNECTION LIMIT -1")
     follow(synced(server), 1)
     assert server.stop() == 0
