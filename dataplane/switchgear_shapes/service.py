@@ -309,11 +309,14 @@ class Service:
         store, self.store, self._reader, self.creator, self._ingest = self.store, None, None, None, None
         self._hub = self._steps = None
         if store is not None:
-            for shape in store.by_id.values():
-                shape.alive = False
+            shapes = list(store.by_id.values())
+            for shape in shapes:
                 if not shape.snapshot.complete:  # its creation was abandoned; somebody may wait for it
+                    shape.alive = False
                     shape.snapshot.fail(database_unreachable())
-            await store.close()
+            await store.close()  # which writes the files of those that are alive
+            for shape in shapes:
+                shape.alive = False
 
     async def _open_storage(self) -> None:
         """The lock in Postgres is ours: now the directory. Raises StorageLocked when another process holds on to it."""

@@ -650,4 +650,4 @@ def test_a_database_that_falls_silent(
     server.wait_active(60)
     items.execute("INSERT INTO items VALUES (2, 'b')")
     follow(client, 2)
-    assert client.restarts == 0
+    assert client.restarts == 0, server.log()
