@@ -337,6 +337,25 @@ def test_out_of_bounds(items: ShapesServer) -> None:
     assert errors(response) == {"offset": ["out of bounds for this shape"]}
 
 
+@one_version
+def test_an_offset_before_the_logs_first_line(database: Database, own_items: ShapesServer) -> None:
+    """It reads the log from there, also while that has no file; the shape goes on."""
+    client = Client(own_items, table="items")
+    client.sync()
+    for number in (1, 2):
+        database.execute(f"DELETE FROM items WHERE id = {number}")
+
+        def has_it(number: int = number) -> bool:
+            client.sync()
+            return f'"public"."items"/"{number}"' not in client.rows
+
+        own_items.wait(has_it, 20, "the change")
+    for _ in range(2):
+        response = own_items.get(table="items", offset="1_0", handle=client.handle)
+        assert response.status_code == 200
+        assert response.json()[0]["headers"]["operation"] == "delete"
+
+
 def raw(server: ShapesServer, request: bytes) -> bytes:
     """The answer to exactly these bytes."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as sock:

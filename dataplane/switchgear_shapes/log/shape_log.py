@@ -21,6 +21,9 @@ ChunkEnd = tuple[int, int, int]
 """(position behind the chunk, tx, op)."""
 
 
+_NOTHING = (END_OF_SNAPSHOT, 0, 0)
+
+
 class Slice:
     """A piece of the log: `length` bytes of the file `handle` from `start`, then `tail`. Ends with a separator."""
 
@@ -53,6 +56,8 @@ class ShapeLog:
     """See the module. `threshold` is the chunk size in bytes."""
 
     __slots__ = (
+        "_before",
+        "_hidden_tx",
         "_tail",
         "_threshold",
         "chunk_ends",
@@ -68,6 +73,10 @@ class ShapeLog:
         self.path = path
         self._threshold = threshold
         self._tail: list[tuple[int, int, bytes]] = []
+        self._before = _NOTHING
+        """Where readers stand who had everything before the last `publish`: (offset, position, first tx they lack)."""
+        self._hidden_tx = 0
+        """The first transaction of what is not published."""
         self.flushed = 0
         self.end = 0
         self.visible = 0
@@ -93,6 +102,8 @@ class ShapeLog:
         self._tail.append((tx, last_op, data))
         start = self.chunk_ends[-1][0] if self.chunk_ends else 0
         before = self.end
+        if before == self.visible:
+            self._hidden_tx = tx
         self.end = before + len(data)
         self.last = (tx, last_op)
         while self.end - start >= self._threshold:
@@ -106,6 +117,8 @@ class ShapeLog:
             self.chunk_ends.append((start, tx, op))
 
     def publish(self) -> None:
+        if self.end > self.visible:
+            self._before = self.latest, self.visible, self._hidden_tx
         self.visible = self.end
         self.latest = self.last
 
@@ -143,6 +156,7 @@ class ShapeLog:
         shown = self.slice(cut, self.visible, files).read() if cut < self.visible else b""
         hidden = self.slice(self.visible, self.end, files).read() if self.visible < self.end else b""
         shift = length - cut
+        self._before = _NOTHING
         self._tail = [(*offset, data) for offset, data in ((self.latest, shown), (self.last, hidden)) if data]
         self.path = path
         self.flushed = length
@@ -186,12 +200,15 @@ class ShapeLog:
             return self.visible
         if offset[0] == 0:
             return 0
+        before, position, following = self._before
+        if before <= offset and offset[0] < following:  # live clients stand there
+            return position
         for end, tx, op in reversed(self.chunk_ends):
             if (tx, op) == offset:
                 return end
         if self._tail and offset >= self._first_in_tail():
             return self._position_in_tail(offset)
-        return self._position_in_file(offset, files)
+        return self._position_in_file(offset, files) if self.flushed else 0
 
     def slice(self, start: int, end: int, files: FileCache) -> Slice:
         """Bytes from `start` to `end`, both at line ends. The caller reads it or releases its handle."""
