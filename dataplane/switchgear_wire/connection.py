@@ -124,6 +124,9 @@ class Connection(Receiving):
         if answer is None or request.closed:
             _unwanted(answer)
             return
+        if type(answer) is Response:  # mostly one of many
+            self._server.outgoing.add(self, request, answer)
+            return
         try:
             self._respond(request, answer)
             self._dispatch()
@@ -170,11 +173,10 @@ class Connection(Receiving):
         if isinstance(response, Response):
             self._send(request, response)
         elif isinstance(response, FileResponse):
-            head = self._head(request, response.status, response.headers, response.length)
             if response.length < SENDFILE_FROM and not self.write_paused:
-                self._server.outgoing.add(self, request, response, head)
+                self._server.outgoing.add(self, request, response)
                 return
-            self.transport.write(head)
+            self.transport.write(self._head(request, response.status, response.headers, response.length))
             self._task = asyncio.ensure_future(self._send_file(request, response))
         elif isinstance(response, Elsewhere):
             self._move(request, response)

@@ -25,31 +25,40 @@ log = logging.getLogger("switchgear.wire")
 
 # Of a body that nobody reads any more, this much is thrown away to keep the connection; beyond it the connection goes.
 MAX_DISCARDED = 262_144
+IN_A_ROW = 32
 
 
 class Outgoing:
-    """What the connections of a listener send when all that was received together is handled: one after the other.
+    """What the connections of a listener send in a row: what was answered in one turn of the loop, or some of it.
 
     A client on another core is woken when something comes, which costs the sender more than the sending when it happens
-    for each answer; in a row, most clients are still awake.
+    for each answer; in a row, most clients are still awake. The first ones are not to wait for all of a large number.
     """
 
-    __slots__ = ("_waiting",)
+    __slots__ = ("_due", "_waiting")
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[Sending, Request, FileResponse, bytes]] = []
+        self._waiting: list[tuple[Sending, Request, Response | FileResponse]] = []
+        self._due = False
 
-    def add(self, connection: Sending, request: Request, response: FileResponse, head: bytes) -> None:
+    def add(self, connection: Sending, request: Request, response: Response | FileResponse) -> None:
         """Until it is sent, the connection's next request waits."""
-        if not self._waiting:
-            asyncio.get_running_loop().call_soon(self._send)
-        self._waiting.append((connection, request, response, head))
+        self._waiting.append((connection, request, response))
+        if len(self._waiting) >= IN_A_ROW:
+            self._send()
+        elif not self._due:
+            self._due = True
+            asyncio.get_running_loop().call_soon(self._send_due)
+
+    def _send_due(self) -> None:
+        self._due = False
+        self._send()
 
     def _send(self) -> None:
         waiting, self._waiting = self._waiting, []
-        for connection, request, response, head in waiting:
+        for connection, request, response in waiting:
             try:
-                connection.send_short_file(request, response, head)
+                connection.send_now(request, response)
             except Exception:  # the others' answers must go out
                 log.exception("cannot answer %s %s", request.method, request.path)
                 connection.abort()
@@ -130,12 +139,21 @@ class Sending(asyncio.BufferedProtocol):
         self.transport.write(head)
         self._finish(request)
 
-    def send_short_file(self, request: Request, response: FileResponse, head: bytes) -> None:
-        """At once, and without a task: most answers of a busy server are these."""
+    def send_now(self, request: Request, response: Response | FileResponse) -> None:
+        """What waited in a row."""
+        if isinstance(response, FileResponse):
+            self._send_short_file(request, response)
+        elif not self._lost:
+            self._send(request, response)
+        self._dispatch()
+
+    def _send_short_file(self, request: Request, response: FileResponse) -> None:
+        """Without a task: most answers of a busy server are these."""
         silent = request.method == "HEAD" or response.status in NO_BODY
         try:
             if self._lost:
                 return
+            head = self._head(request, response.status, response.headers, response.length)
             if silent:
                 self.transport.write(head)
             else:
@@ -148,7 +166,6 @@ class Sending(asyncio.BufferedProtocol):
             if response.on_done is not None:
                 response.on_done()
         self._finish(request)
-        self._dispatch()
 
     async def _send_file(self, request: Request, response: FileResponse) -> None:
         try:
