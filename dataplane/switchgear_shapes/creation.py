@@ -16,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 
+from switchgear_shapes.creation_state import Creation, NotPlaced, SessionWatch, Shared
 from switchgear_shapes.definition import Definition
 from switchgear_shapes.errors import snapshot_failed
 from switchgear_shapes.filling import Filling
@@ -34,60 +35,14 @@ from switchgear_shapes.subqueries.feed import Feed
 from switchgear_shapes.subqueries.plan import Plan, plan
 from switchgear_shapes.subqueries.queries import header_fields
 from switchgear_shapes.subqueries.steps import Steps
-from switchgear_shapes.together import Line, Watch
+from switchgear_shapes.together import Line
 
-FIRST_ROW_SECONDS = 30.0
 MARK_SECONDS = 10.0
 LOCK_SECONDS = 5
 STITCH_ATTEMPTS = 100
 SHARED_CHARACTERS = 4000
 """A longer clause has a transaction of its own."""
 LINES_LIMIT = 1000
-
-
-class Creation:
-    """One shape on its way."""
-
-    __slots__ = ("registered", "relation", "shape", "started")
-
-    def __init__(self, shape: Shape, relation: Relation) -> None:
-        self.shape = shape
-        self.relation = relation
-        self.registered: int | None = None
-        """What `Ingest.register` returned; None before."""
-        self.started = time.monotonic()
-
-
-class Shared:
-    """Shapes that share a transaction."""
-
-    __slots__ = ("copying", "counted", "left", "line", "mark", "number", "parted")
-
-    def __init__(self, creations: list[Creation], line: Line[Creation]) -> None:
-        self.left = creations
-        """Those that are not whole yet, in the order of their COPYs; only the first of them is begun."""
-        self.number = len(creations)
-        self.line = line
-        self.counted = True
-        """Whether the line still counts this transaction among those that others wait for."""
-        self.mark: SnapshotMark | None = None
-        self.copying = False
-        self.parted = False
-        """Whether some were let go, whose COPYs will come here all the same."""
-
-    def ended(self, ticks: int) -> None:
-        if self.counted:
-            self.counted = False
-            self.line.ended(self.number, ticks)
-
-    def let_go(self) -> None:
-        if self.counted:
-            self.counted = False
-            self.line.let_go()
-
-
-class _NotPlaced(Exception):
-    """The mark does not serve a shape."""
 
 
 class Creator:
@@ -210,7 +165,7 @@ class Creator:
             await self._publication.ensure(definition.oid, definition.schema, definition.table)
             async with self._snapshots.session() as session:
                 await self._open_shared(shared, session)
-                watch = _Watch(session, partial(self._part, shared))
+                watch = SessionWatch(session, partial(self._part, shared))
                 try:
                     await self._copy_shared(shared, session, watch)
                 except (ConnectionLost, PostgresError) as error:
@@ -242,7 +197,7 @@ class Creator:
         assert creation.registered is not None
         return self._ingest.open(creation.shape, mark, creation.registered)
 
-    async def _copy_shared(self, shared: Shared, session: Session, watch: _Watch) -> None:
+    async def _copy_shared(self, shared: Shared, session: Session, watch: SessionWatch) -> None:
         """One COPY after the other, asked for in one message, and the end of the transaction."""
         if not shared.left:
             await session.query("ROLLBACK")
@@ -260,7 +215,7 @@ class Creator:
             if not shared.left[0].shape.alive:
                 raise SchemaChanged
             if not self._open(shared.left[0], shared.mark):
-                raise _NotPlaced
+                raise NotPlaced
             watch.expect()
             await session.next_copy()
         if shared.parted:
@@ -281,13 +236,13 @@ class Creator:
         """Before the first COPY what went wrong concerns all of them, later the one that was being copied."""
         shared.let_go()
         left, shared.left = shared.left, []
-        concerned = len(left) if not shared.copying else 0 if isinstance(error, _NotPlaced) else 1
+        concerned = len(left) if not shared.copying else 0 if isinstance(error, NotPlaced) else 1
         for creation in left[:concerned]:
             self._failed(creation, error)
         for creation in left[concerned:]:
             self._again(creation, shared.line)
 
-    async def _fill(self, creation: Creation, session: Session, watch: _Watch) -> None:
+    async def _fill(self, creation: Creation, session: Session, watch: SessionWatch) -> None:
         """The rows of the COPY that has begun, and what makes the shape whole."""
         filling = Filling(creation.shape, self._store, self._threshold)
         try:
@@ -382,7 +337,7 @@ class Creator:
     async def _copy(self, creation: Creation, session: Session) -> None:
         """Fill the snapshot, and end the transaction."""
         definition = creation.shape.definition
-        watch = _Watch(session)
+        watch = SessionWatch(session)
         try:
             fields = header_fields(definition, creation.shape.handle)
             watch.expect()
@@ -393,29 +348,6 @@ class Creator:
             raise watch.reason(error) from None
         finally:
             watch.stop()
-
-
-class _Watch(Watch):
-    """Ends a session from which no row comes."""
-
-    __slots__ = ("_ending", "_session")
-
-    def __init__(self, session: Session, on_late: Callable[[], None] = lambda: None) -> None:
-        super().__init__(FIRST_ROW_SECONDS, self._give_up, on_late)
-        self._session = session
-        self._ending: asyncio.Future[None] | None = None
-
-    def _give_up(self) -> None:
-        self._ending = asyncio.ensure_future(self._session.cancel_and_close())
-
-    def reason(self, error: Exception) -> Exception:
-        """Why the session ended, which itself says `error`."""
-        if self._ending is None:
-            return error
-        return snapshot_failed(
-            "Snapshot query took too long to return data"
-            f" (cancelled after {FIRST_ROW_SECONDS * 1000:.0f}ms); check the query's plan and the load"
-        )
 
 
 def _shares(definition: Definition) -> bool:

@@ -19,6 +19,7 @@ from functools import partial
 import orjson
 
 from switchgear_shapes import answers
+from switchgear_shapes.calls import Answer, not_found
 from switchgear_shapes.catalog import Catalog
 from switchgear_shapes.creation import Creator
 from switchgear_shapes.errors import database_unreachable
@@ -44,7 +45,7 @@ from switchgear_shapes.replication.pgoutput import RelationMessage
 from switchgear_shapes.replication.publication import Publication
 from switchgear_shapes.routing.router import Router
 from switchgear_shapes.settings import Settings
-from switchgear_shapes.shape_api import Answer, ShapeApi, not_found
+from switchgear_shapes.shape_api import ShapeApi
 from switchgear_shapes.snapshot import NOW, SnapshotMark
 from switchgear_shapes.standby import Standby
 from switchgear_shapes.subqueries.hub import Hub

@@ -6,17 +6,18 @@ A request that needs no waiting is answered synchronously.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hmac
 import logging
 import time
 from collections.abc import Awaitable
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 
 from switchgear_shapes import answers, errors
 from switchgear_shapes.admission import EXISTING, INITIAL, Admission, Permit
+from switchgear_shapes.calls import CACHED_QUERY_BYTES, Answer, Call, close, not_found, parsed, settled, unexpected
+from switchgear_shapes.deletion import delete
 from switchgear_shapes.errors import ShapeError
 from switchgear_shapes.live_answers import Frames, LogAnswerer
 from switchgear_shapes.live_requests import EventStream, LongPoll
@@ -27,41 +28,21 @@ from switchgear_shapes.parameters import Query
 from switchgear_shapes.prepared import ChunkResponse, Prepared
 from switchgear_shapes.reading import Reader
 from switchgear_shapes.relations import schema_header
-from switchgear_shapes.request import ShapeRequest, parse, parse_params, with_body
-from switchgear_shapes.resolving import READY_SECONDS, Resolver
+from switchgear_shapes.request import ShapeRequest, with_body
+from switchgear_shapes.resolving import Resolver
 from switchgear_shapes.stack import Stack
 from switchgear_shapes.subqueries.queries import header_fields
 from switchgear_shapes.subset_query import TableChanged
 from switchgear_shapes.subset_request import from_body
 from switchgear_shapes.together import TOGETHER
 from switchgear_shapes.turns import Turns
-from switchgear_wire import AnyResponse, BodyTooLarge, ClientGone, Deferred, Request, Response, StreamResponse
-from switchgear_wire.query import parse_query
+from switchgear_shapes.waits import SNAPSHOT_START_SECONDS, until_ready, until_started
+from switchgear_wire import AnyResponse, BodyTooLarge, ClientGone, Request, Response, StreamResponse
 
 log = logging.getLogger("switchgear.shapes.api")
 
 BODY_LIMIT = 8_000_000
-DELETE_SECONDS = 30.0
-SNAPSHOT_START_SECONDS = 60.0
-CACHED_QUERY_BYTES = 2048
 SUBSET_ATTEMPTS = 2
-LOOK_SECONDS = 0.2
-"""How soon a request that waits sees that a standby can serve it."""
-
-Answer = AnyResponse | Deferred | Awaitable[AnyResponse]
-
-
-class Call:
-    """One request on its way to an answer. `permit` is its leave to wait, once it has one."""
-
-    __slots__ = ("base", "live", "permit", "request", "started")
-
-    def __init__(self, request: Request, base: bytes) -> None:
-        self.request = request
-        self.base = base
-        self.permit: Permit | None = None
-        self.live = False
-        self.started = time.perf_counter()
 
 
 class ShapeApi:
@@ -120,25 +101,23 @@ class ShapeApi:
     def _answer(self, call: Call) -> Answer:
         request = call.request
         try:
-            query, parsed = (
-                _parsed(request.query) if len(request.query) <= CACHED_QUERY_BYTES else _parse(request.query)
-            )
+            query, asked = parsed(request.query)
             if not self._authentic(request, query):
                 raise errors.unauthorized()
             if request.method == "DELETE":
                 return self._admitted(call, EXISTING, self._delete(call, query))
             if request.method == "POST" and request.has_body:
                 known = self._knows(query.values.get("handle"))
-                return self._admitted(call, EXISTING if known else INITIAL, self._with_body(call, parsed))
-            if isinstance(parsed, ShapeError):
-                raise parsed.with_traceback(None)
-            answer = self._get(call, parsed)
-            self._prepare(call, query, parsed, answer)
+                return self._admitted(call, EXISTING if known else INITIAL, self._with_body(call, asked))
+            if isinstance(asked, ShapeError):
+                raise asked.with_traceback(None)
+            answer = self._get(call, asked)
+            self._prepare(call, query, asked, answer)
             return answer
         except ShapeError as error:
             return answers.error_response(request, call.base, error)
         except Exception as error:
-            return _unexpected(call, error)
+            return unexpected(call, error)
 
     # -- steps --
 
@@ -155,15 +134,15 @@ class ShapeApi:
         known = self._stack.known
         return handle is not None and known is not None and handle in known.by_handle
 
-    async def _with_body(self, call: Call, parsed: ShapeRequest | ShapeError) -> AnyResponse:
+    async def _with_body(self, call: Call, asked: ShapeRequest | ShapeError) -> AnyResponse:
         try:
             body = await call.request.read(BODY_LIMIT)
         except BodyTooLarge:
             raise ShapeError(413, {"error": "Request body too large"}) from None
         subset = from_body(body)
-        if isinstance(parsed, ShapeError):
-            raise parsed.with_traceback(None)
-        return await _settled(self._get(call, parsed if subset is None else with_body(parsed, subset)))
+        if isinstance(asked, ShapeError):
+            raise asked.with_traceback(None)
+        return await settled(self._get(call, asked if subset is None else with_body(asked, subset)))
 
     def _get(self, call: Call, sr: ShapeRequest) -> Answer:
         call.live = sr.live
@@ -176,30 +155,21 @@ class ShapeApi:
                 return self._with_shape(call, sr, shape)
         return self._admitted(call, kind, self._find(call, sr))
 
-    async def _ready(self, *, to_read: bool = True) -> None:
-        deadline = time.monotonic() + READY_SECONDS
-        while not (to_read and self._stack.read_only):
-            left = deadline - time.monotonic()
-            if await self._stack.wait_active(max(0.0, min(left, LOOK_SECONDS))):
-                return
-            if left <= 0:
-                raise errors.not_ready(self._stack.waiting_for)
-
     async def _find(self, call: Call, sr: ShapeRequest) -> AnyResponse:
         """Find the shape by its definition, or make it."""
-        await self._ready()
+        await until_ready(self._stack)
         await self._turns.enter()
         try:
             shape = await self._resolver.shape(sr.params)
             if sr.handle is None:
-                await self._started(shape)
+                await until_started(shape)
                 failure = shape.snapshot.failure
                 # The table was altered since it was last looked at, or the shape was evicted at once.
                 if failure.status == 409 if failure is not None else not shape.alive:
                     shape = await self._resolver.shape(sr.params)
         finally:
             self._turns.leave()
-        return await _settled(self._with_shape(call, sr, shape))
+        return await settled(self._with_shape(call, sr, shape))
 
     async def _subset(self, call: Call, sr: ShapeRequest) -> AnyResponse:
         """Some of the shape's rows as they are now, beside its log."""
@@ -211,14 +181,14 @@ class ShapeApi:
 
     async def _try_subset(self, call: Call, sr: ShapeRequest) -> AnyResponse:
         """Raises TableChanged."""
-        await self._ready()
+        await until_ready(self._stack)
         query = await self._resolver.subset(sr)
         shape = await self._resolver.find(sr.params, query.definition, query.relation)
         if sr.handle is not None and sr.handle != shape.handle:
             return answers.must_refetch(call.request, call.base, shape.handle, sr.offset_text)
         shape.last_read = time.monotonic()
         # Before the log has begun, a change could be neither in the subset nor in the log.
-        await self._started(shape)
+        await until_started(shape)
         if shape.snapshot.failure is not None or not shape.alive:
             return self._initial(call, sr, shape, None)
         if call.permit is not None:
@@ -295,18 +265,11 @@ class ShapeApi:
                 self._stack.store.drop(shape, "its table was dropped or replaced")
             return answers.must_refetch(call.request, call.base, None, sr.offset_text)
         schema = schema_header(relation, definition.columns)
-        return await _settled(self._at_position(call, sr, self._now(shape), schema))
+        return await settled(self._at_position(call, sr, self._now(shape), schema))
 
     async def _snapshot_start(self, call: Call, sr: ShapeRequest, shape: Shape, schema: bytes | None) -> AnyResponse:
-        await self._started(shape)
+        await until_started(shape)
         return self._initial(call, sr, self._now(shape), schema)
-
-    async def _started(self, shape: Shape) -> None:
-        """Wait until the snapshot has rows for readers, or has failed."""
-        deadline = time.monotonic() + SNAPSHOT_START_SECONDS
-        while not shape.snapshot.started:
-            if not await shape.snapshot.changed(max(0.0, deadline - time.monotonic())):
-                raise errors.snapshot_failed("The snapshot did not start in time")
 
     def _initial(self, call: Call, sr: ShapeRequest, shape: Shape, schema: bytes | None) -> AnyResponse:
         failure = shape.snapshot.failure
@@ -331,7 +294,7 @@ class ShapeApi:
                 return answers.must_refetch(call.request, call.base, None, sr.offset_text)
             if left <= 0 or not await shape.snapshot.changed(left):
                 raise errors.snapshot_failed("The snapshot is still being written; try again")
-        return await _settled(self._with_shape(call, sr, shape))
+        return await settled(self._with_shape(call, sr, shape))
 
     def _log(self, call: Call, sr: ShapeRequest, shape: Shape, offset: Offset, schema: bytes | None) -> Answer:
         known = self._stack.known
@@ -397,29 +360,8 @@ class ShapeApi:
         response: StreamResponse = stream.response(200, headers)
         return response
 
-    # -- DELETE --
-
-    async def _delete(self, call: Call, query: Query) -> AnyResponse:
-        if not self._settings.allow_shape_deletion:
-            raise ShapeError(405, {"message": "DELETE not allowed"})
-        await self._ready(to_read=False)
-        store = self._stack.store
-        assert store is not None
-        handle = query.values.get("handle") or None
-        by_handle = None if handle is None else store.by_handle.get(handle)
-        shape = by_handle
-        if query.values.get("table") or handle is None:
-            definition, _ = await self._resolver.definition(parse_params(query))
-            shape = store.by_identity.get(definition.identity)
-            if handle is not None and (by_handle is not shape or shape is None):
-                raise errors.mismatch()
-        if shape is None:
-            raise ShapeError(404, {"message": "No existing shape found"})
-        durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        store.drop(shape, "it was deleted by a request", lambda: None if durable.done() else durable.set_result(None))
-        done, _ = await asyncio.wait([durable], timeout=DELETE_SECONDS)
-        if not done:
-            raise errors.not_ready("the disk of the sync server")
+    async def _delete(self, call: Call, query: Query) -> Response:
+        await delete(self._stack, self._resolver, query)
         return Response(202, call.base + answers.NO_CACHE)
 
     # -- running coroutines --
@@ -431,7 +373,7 @@ class ShapeApi:
         try:
             call.permit = self.admission.enter(kind)
         except ShapeError:
-            _close(work)
+            close(work)
             raise
         return self._guard(call, work, call.permit)
 
@@ -443,46 +385,6 @@ class ShapeApi:
         except ClientGone:
             raise
         except Exception as error:
-            return self._answered(call, _unexpected(call, error))
+            return self._answered(call, unexpected(call, error))
         finally:
             permit.leave()
-
-
-async def _settled(answer: Answer) -> AnyResponse:
-    """Raises ClientGone."""
-    if not isinstance(answer, Deferred):
-        return answer if isinstance(answer, AnyResponse) else await answer
-    settled: asyncio.Future[AnyResponse | None] = asyncio.get_running_loop().create_future()
-    answer.listen(lambda found: None if settled.done() else settled.set_result(found))
-    response = await settled
-    if response is None:
-        raise ClientGone
-    return response
-
-
-def _unexpected(call: Call, error: Exception) -> Response:
-    """A fault of this server: the client learns only that."""
-    request = call.request
-    log.error("unexpected error in %s %s", request.method, request.path, exc_info=error)
-    return answers.error_response(request, call.base, ShapeError(500, {"error": "Internal server error"}))
-
-
-def not_found(base: bytes) -> Response:
-    return Response(404, base + b"content-type: text/plain; charset=utf-8\r\n" + answers.DEFAULT_CACHE, b"Not found")
-
-
-def _parse(raw: bytes) -> tuple[Query, ShapeRequest | ShapeError]:
-    query = Query(parse_query(raw))
-    try:
-        return query, parse(query)
-    except ShapeError as error:
-        return query, error
-
-
-_parsed = lru_cache(maxsize=4096)(_parse)
-
-
-def _close(work: Awaitable[AnyResponse]) -> None:
-    close = getattr(work, "close", None)
-    if close is not None:
-        close()
