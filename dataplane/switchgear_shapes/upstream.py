@@ -179,8 +179,14 @@ class Upstream:
         self.problem = str(error) or type(error).__name__
         self._drop_pools()
         log.warning("not connected to Postgres: %s", self.problem)
-        if isinstance(error, PublicationGone) or _slot_is_lost(error):
+        if isinstance(error, PublicationGone) or _slot_is_lost(error) or self._cannot_pass(error):
             await self._discard_slot()
+
+    def _cannot_pass(self, error: Exception) -> bool:
+        """Whether the slot has come to a change from when there was no publication: Postgres before 18 never gets past
+        it, also when there is one again."""
+        missing = isinstance(error, PostgresError) and error.sqlstate == "42704"
+        return missing and self._names.publication in str(error)
 
     def _drop_pools(self) -> None:
         for pool in self._pools:

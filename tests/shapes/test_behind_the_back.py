@@ -94,6 +94,9 @@ def test_what_leaves_values_alone_ends_nothing(world: World) -> None:
 
 
 ALTERATIONS = {
+    "an operation left out for a while": "ALTER PUBLICATION {p} SET (publish = 'update');"
+    " INSERT INTO {t} VALUES (7, 7, 'unseen');"
+    " ALTER PUBLICATION {p} SET (publish = 'insert, update, delete, truncate')",
     "a row filter": "ALTER PUBLICATION {p} SET TABLE {t} WHERE (id > 100)",
     "a column list": "ALTER PUBLICATION {p} SET TABLE {t} (id, n)",
     "out and in": "ALTER PUBLICATION {p} DROP TABLE {t}; INSERT INTO {t} VALUES (7, 7, 'unseen');"
@@ -113,6 +116,27 @@ def test_the_publication_altered_by_hand(world: World, how: str) -> None:
     world.database.execute(f"INSERT INTO {table} VALUES (9, 9, 'last')")
     world.server.wait(lambda: is_what_select_gives(client, world.database, table), 30, "the last row")
     assert client.restarts >= 1
+
+
+def test_a_publication_that_somebody_made_again(database: Database, make_server: Callable[..., ShapesServer]) -> None:
+    """Before Postgres 18 the slot never gets past what was written while there was none."""
+    server = make_server(ELECTRIC_REPLICATION_STREAM_ID=f"again_{uuid.uuid4().hex[:8]}").start()
+    database.execute(f"CREATE TABLE items (id int PRIMARY KEY, n int, t text); INSERT INTO items {ROWS}")
+    client = synced(server, "items")
+    name = publication(server)
+    database.execute(f"DROP PUBLICATION {name}; INSERT INTO items VALUES (7, 7, 'unseen'); CREATE PUBLICATION {name}")
+    with database.connect() as connection:
+        for statement in (
+            f"DROP PUBLICATION {name}",
+            "INSERT INTO items VALUES (8, 8, 'unseen')",
+            f"CREATE PUBLICATION {name} FOR TABLE items",
+            "INSERT INTO items VALUES (9, 9, 'later')",
+        ):
+            connection.execute(statement.encode())
+    for number in (10, 11):
+        server.wait(lambda: is_what_select_gives(client, database, "items"), 60, "what SELECT gives")
+        database.execute(f"INSERT INTO items VALUES ({number}, 1, 'last')")
+    server.wait(lambda: is_what_select_gives(client, database, "items"), 60, "the last row")
 
 
 def test_while_nobody_ran(database: Database, make_server: Callable[..., ShapesServer]) -> None:

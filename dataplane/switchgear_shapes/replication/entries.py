@@ -1,7 +1,8 @@
 """Which entry of the publication each table with shapes has: another one means that it was taken out in between.
 
-What was changed meanwhile is in no log. An entry is the OID of the row by which Postgres has the table in the
-publication, or of the publication itself. It survives in a file, so that a break is noticed also when nobody ran.
+What was changed meanwhile is in no log. An entry names the row by which Postgres has the table in the publication, and
+the publication's own as it is: one that left an operation out for a while is another one. It survives in a file, so
+that a break is noticed also when nobody ran.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ class Entries:
 
     def __init__(self, directory: Path | None) -> None:
         self._path = None if directory is None else directory / _FILE
-        self.known: dict[int, int] = {}
+        self.known: dict[int, str] = {}
         if self._path is None:
             return
         try:
-            self.known = {int(oid): int(entry) for oid, entry in orjson.loads(self._path.read_bytes()).items()}
+            self.known = {int(oid): str(entry) for oid, entry in orjson.loads(self._path.read_bytes()).items()}
         except (OSError, ValueError, AttributeError, TypeError):
             self.known = {}
 
-    def keep(self, oid: int, entry: int) -> None:
+    def keep(self, oid: int, entry: str) -> None:
         """Durable before any shape of the table is answered for. Raises OSError."""
         if entry and self.known.get(oid) != entry:
             self.known[oid] = entry

@@ -27,6 +27,7 @@ _INSUFFICIENT_PRIVILEGE = "42501"
 _LOCK_FAILURES = frozenset({"55P03", "57014", "40P01"})
 _DUPLICATE = "42710"
 _NARROWED = "(pg_catalog.to_jsonb(f) ->> 'prqual' IS NOT NULL OR pg_catalog.to_jsonb(f) ->> 'prattrs' IS NOT NULL)"
+_ENTRY = "pg_catalog.concat_ws(' ', r.oid, p.oid, p.xmin)"
 _CONCERNS = (
     "(f.prrelid = c.oid OR c.relkind = 'p' AND f.prrelid IN (SELECT relid FROM pg_catalog.pg_partition_tree(c.oid)))"
 )
@@ -47,7 +48,7 @@ class _State:
     obstacle: str | None
     narrowed: tuple[tuple[str, str], ...]
     by_root: bool
-    entry: int
+    entry: str
 
 
 class Publication:
@@ -80,14 +81,14 @@ class Publication:
             self._configured.add(oid)
             self.entries.keep(oid, entry)
 
-    async def published(self) -> dict[int, int] | None:
+    async def published(self) -> dict[int, str] | None:
         """The tables in the publication that are published in full, by OID, with their entry.
 
         None when the publication is gone, or leaves operations out.
         """
         async with self._admin.session() as session:
             rows = await session.query(
-                "SELECT c.oid::int8, coalesce(r.oid, p.oid)::int8 FROM pg_publication p"  # noqa: S608
+                f"SELECT c.oid::int8, {_ENTRY} FROM pg_publication p"  # noqa: S608
                 " LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid"
                 " LEFT JOIN pg_class c ON (c.oid = r.prrelid OR p.puballtables AND c.relkind IN ('r', 'p'))"
                 f" AND (c.relreplident = 'f' OR c.relkind = 'p') AND NOT (p.pubviaroot AND c.relispartition)"
@@ -97,9 +98,9 @@ class Publication:
             )
         if not rows:
             return None
-        return {int(row[0]): int(row[1] or 0) for row in rows if row[0] is not None}
+        return {int(row[0]): row[1] or "" for row in rows if row[0] is not None}
 
-    def unbroken(self, published: Mapping[int, int], oids: Collection[int]) -> set[int]:
+    def unbroken(self, published: Mapping[int, str], oids: Collection[int]) -> set[int]:
         """Which of the tables are in the publication, and have been so without a break. Raises OSError."""
         found = {
             oid for oid in oids if oid in published and self.entries.known.get(oid, published[oid]) == published[oid]
@@ -136,7 +137,7 @@ class Publication:
                     if error.sqlstate not in _UNDEFINED:
                         log.warning("%s stays in the publication: %s", relation, error.message)
 
-    async def _configure(self, session: Session, oid: int, schema: str, table: str) -> int:
+    async def _configure(self, session: Session, oid: int, schema: str, table: str) -> str:
         """The table's entry."""
         state = await self._state(session, oid)
         if state is None:
@@ -168,7 +169,7 @@ class Publication:
         except PostgresError as error:
             await session.query("ROLLBACK")
             if error.sqlstate == _DUPLICATE:
-                return 0
+                return ""
             if error.sqlstate == _INSUFFICIENT_PRIVILEGE:
                 raise self._missing(schema, table, state, "Electric lacks privileges") from None
             if error.sqlstate in _LOCK_FAILURES:
@@ -180,7 +181,7 @@ class Publication:
                 raise
             raise snapshot_failed(f'Cannot publish the table "{schema}.{table}": {error.message}') from None
         now = await self._state(session, oid)
-        return 0 if now is None else now.entry
+        return "" if now is None else now.entry
 
     async def _state(self, session: Session, oid: int) -> _State | None:
         rows = await session.query(
@@ -200,9 +201,8 @@ class Publication:
             " FROM pg_publication_rel f JOIN pg_class l ON l.oid = f.prrelid"
             " JOIN pg_namespace n ON n.oid = l.relnamespace"
             f" WHERE f.prpubid = p.oid AND {_NARROWED} AND {_CONCERNS}), p.pubviaroot AND c.relispartition,"
-            " coalesce((SELECT r.oid FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = c.oid),"
-            " p.oid)::int8"
-            f" FROM pg_class c LEFT JOIN pg_publication p ON p.pubname = {literal(self._name)} WHERE c.oid = {oid}"
+            f" {_ENTRY} FROM pg_class c LEFT JOIN pg_publication p ON p.pubname = {literal(self._name)}"
+            f" LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = c.oid WHERE c.oid = {oid}"
         )
         if not rows:
             return None
@@ -210,7 +210,7 @@ class Publication:
         names = tuple((name[0], name[1]) for name in orjson.loads(partial or "[]"))
         filtered = tuple((name[0], name[1]) for name in orjson.loads(narrowed or "[]"))
         obstacle = None if unpublishable is None else obstacle_of(*orjson.loads(unpublishable))
-        return _State(published == "t", names, partitioned == "t", obstacle, filtered, by_root == "t", int(entry or 0))
+        return _State(published == "t", names, partitioned == "t", obstacle, filtered, by_root == "t", entry or "")
 
     def _missing(self, schema: str, table: str, state: _State, why: str) -> ShapeError:
         name = f'Database table "{schema}.{table}"'
