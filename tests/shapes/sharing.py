@@ -10,10 +10,11 @@ import sys
 
 from switchgear_shapes import creation
 from switchgear_shapes.__main__ import main
+from switchgear_shapes.creation_state import Creation
 from switchgear_shapes.together import TOGETHER, Line
 
 
-class Steady(Line[creation.Creation]):
+class Steady(Line[Creation]):
     """Its limit does not change."""
 
     def __init__(self) -> None:
@@ -28,7 +29,7 @@ class Steady(Line[creation.Creation]):
 
 
 if __name__ == "__main__":
-    creation.Line = Steady  # type: ignore[attr-defined]
+    creation.Line = Steady  # type: ignore[attr-defined, assignment]
     creation.LOCK_SECONDS = 60
     creation.MARK_SECONDS = 70.0
     sys.exit(main())

@@ -90,7 +90,7 @@ class StoreFiles(Registry):
         files = [(shape.snapshot.path, kept) for shape, kept in work]
         number, error = await self._loop.run_in_executor(None, _write_files, files)
         for shape, kept in work[:number]:
-            if not shape.alive:  # its file was deleted, perhaps before this one was made
+            if self.by_id.get(shape.id) is not shape:  # its file was deleted, perhaps before this one was made
                 self._unlink(shape.snapshot.path)
             elif shape.snapshot.kept is kept:
                 self._let_go(shape)
