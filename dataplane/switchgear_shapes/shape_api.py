@@ -37,7 +37,7 @@ from switchgear_shapes.subset_request import from_body
 from switchgear_shapes.together import TOGETHER
 from switchgear_shapes.turns import Turns
 from switchgear_shapes.waits import SNAPSHOT_START_SECONDS, until_ready, until_started
-from switchgear_wire import AnyResponse, BodyTooLarge, ClientGone, Request, Response, StreamResponse
+from switchgear_wire import AnyResponse, BodyBroken, BodyTooLarge, ClientGone, Request, Response, StreamResponse
 
 log = logging.getLogger("switchgear.shapes.api")
 
@@ -139,6 +139,8 @@ class ShapeApi:
             body = await call.request.read(BODY_LIMIT)
         except BodyTooLarge:
             raise ShapeError(413, {"error": "Request body too large"}) from None
+        except BodyBroken:
+            raise ShapeError(400, {"error": "Failed to read request body"}) from None
         subset = from_body(body)
         if isinstance(asked, ShapeError):
             raise asked.with_traceback(None)

@@ -270,7 +270,7 @@ def _refused(error: PostgresError) -> Exception:
     if error.sqlstate[:2] == "22":
         # Postgres' own words may quote a value of a row that the client is not to see.
         return subset_error(where=[f"Postgres cannot evaluate it for every row (SQLSTATE {error.sqlstate})"])
-    if error.sqlstate == _CANCELLED:
+    if error.sqlstate == _CANCELLED and "statement timeout" in error.message:
         return snapshot_failed(f"The subset query took longer than {QUERY_SECONDS} s; add a limit or an index")
     if error.sqlstate == _LOCK_NOT_AVAILABLE:
         return snapshot_failed("Unable to create initial snapshot: the table is locked by another transaction")

@@ -4,7 +4,7 @@ The room knows nothing of shapes, streams or tenants. One event loop, `asyncio.P
 no framework: what a request costs here is what every read and append costs.
 """
 
-from switchgear_wire.errors import BodyTooLarge, ClientGone, HttpError
+from switchgear_wire.errors import BodyBroken, BodyTooLarge, ClientGone, HttpError
 from switchgear_wire.listener import Limits, Server, serve
 from switchgear_wire.request import Request
 from switchgear_wire.response import (
@@ -24,6 +24,7 @@ from switchgear_wire.response import (
 
 __all__ = [
     "AnyResponse",
+    "BodyBroken",
     "BodyTooLarge",
     "ClientGone",
     "Deferred",

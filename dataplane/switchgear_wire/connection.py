@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from switchgear_wire.answers import NO_BODY, closing, error_response
-from switchgear_wire.errors import ClientGone, HttpError
+from switchgear_wire.errors import BodyBroken, ClientGone, HttpError
 from switchgear_wire.files import SENDFILE_FROM
 from switchgear_wire.handover import Arrival, Kept, descriptor
 from switchgear_wire.receiving import Receiving
@@ -38,6 +38,7 @@ log = logging.getLogger("switchgear.wire")
 # After an answer that came before the end of a large body, the socket is read (and thrown away) for this long before it
 # is closed: a close with unread bytes would be a reset, and the client might never see the answer.
 LINGER_SECONDS = 2.0
+_BROKEN = HttpError(400, "BAD_REQUEST", "The request's body is malformed or broke off; send it again as a whole.")
 _NOT_KEPT = HttpError(
     503, "ANOTHER_PROCESS", "Send this again on a new connection, not behind a large request.", b"retry-after: 0\r\n"
 )
@@ -149,6 +150,8 @@ class Connection(Receiving):
     async def _await(self, request: Request, result: Awaitable[AnyResponse] | Awaitable[Outcome]) -> None:
         try:
             answer = await result
+        except BodyBroken:
+            answer = self._failed(request, _BROKEN)
         except ClientGone:
             self.transport.close()
             return
@@ -266,7 +269,11 @@ class Connection(Receiving):
     def _linger(self) -> None:
         self._lingering = True
         self._discarded = 0
-        self.transport.write_eof()
+        try:
+            self.transport.write_eof()
+        except OSError:  # the client has gone meanwhile
+            self.abort()
+            return
         self.deadline = self._server.now + LINGER_SECONDS
         self.update_reading()
 
@@ -289,7 +296,10 @@ class Connection(Receiving):
         self.last_buffered = buffered
         active = self._active
         if active is not None:
-            if active.waiting_for_body and now > self.deadline:
+            if active.broken:
+                if now > self.deadline:
+                    self.abort()
+            elif active.waiting_for_body and now > self.deadline and not self._break_body():
                 self.abort()
         elif self.deadline and now > self.deadline and not self._queue:
             if self._in_head and self._head_bytes and not self._lingering:

@@ -24,3 +24,7 @@ class BodyTooLarge(HttpError):
 
 class ClientGone(Exception):
     """The client closed the connection, or stalled beyond its limit; there is nobody left to answer."""
+
+
+class BodyBroken(ClientGone):
+    """The request's body is malformed, or ended or stalled before it was whole. An answer may still be read."""

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from switchgear_wire.listener import Server
 
 MAX_PIPELINED = 64
+BROKEN_SECONDS = 10.0
+"""How long a request whose body broke off may take to be answered."""
 _OTHER_VERSION = HttpError(505, "HTTP_VERSION", "Only HTTP/1.1 and HTTP/1.0 are spoken here.")
 _TWO_HOSTS = HttpError(400, "BAD_REQUEST", "A request has one Host.")
 _HEAD_TOO_LARGE = HttpError(431, "HEADERS_TOO_LARGE", "URL and headers are too large or too many; use a POST body.")
@@ -109,13 +111,33 @@ class Receiving(Sending):
                 self._active.keep_alive = False
         except httptools.HttpParserError as error:
             cause = error.__context__  # what a callback of ours raised
-            self._refuse(cause if isinstance(cause, HttpError) else error)
+            if not self._break_body():
+                self._refuse(cause if isinstance(cause, HttpError) else error)
             return
         if self._head_bytes > self._server.limits.max_head_bytes:
             self._refuse(_HEAD_TOO_LARGE)
             return
         self._dispatch()
         self.update_reading()
+
+    def eof_received(self) -> bool:
+        """Within a body that is waited for, the client may have closed only its own side, and read the answer."""
+        active = self._active
+        return active is not None and active.waiting_for_body and self._break_body()
+
+    def _break_body(self) -> bool:
+        """No more of the body that is coming in can be read; False when none is. Its handler decides on the answer."""
+        request = self._incoming
+        if request is None or request is self._skipped or self._in_head or request.discarded:
+            return False
+        request.keep_alive = False
+        request.end_broken()
+        self._lingering = True  # whatever else comes is thrown away
+        self._discarded = 0
+        self._landing = None
+        self.deadline = self._server.now + BROKEN_SECONDS
+        self._dispatch()
+        return True
 
     # -- httptools --
 

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
-from switchgear_wire.errors import BodyTooLarge, ClientGone
+from switchgear_wire.errors import BodyBroken, BodyTooLarge, ClientGone
 
 
 class _Source(Protocol):
@@ -40,6 +40,7 @@ class Request:
         "_discard",
         "_source",
         "_waiter",
+        "broken",
         "closed",
         "content_length",
         "has_body",
@@ -67,6 +68,8 @@ class Request:
         self.content_length: int | None = None
         self.has_body = False
         self.closed = False
+        self.broken = False
+        """Whether no more of the body will come, though it is not whole."""
         self.note: object = None
         """What is to be known of it where its connection came from another process."""
         self._chunks: deque[bytes] = deque()
@@ -85,7 +88,7 @@ class Request:
         return self._take()
 
     async def read(self, limit: int) -> bytes:
-        """The whole body. Raises BodyTooLarge above `limit` bytes, ClientGone."""
+        """The whole body. Raises BodyTooLarge above `limit` bytes, BodyBroken, ClientGone."""
         if self.content_length is not None and self.content_length > limit:
             raise BodyTooLarge(limit)
         parts: list[bytes] = []
@@ -98,7 +101,10 @@ class Request:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The body as it comes in; the socket is read only as fast as this is consumed. Raises ClientGone."""
+        """The body as it comes in; the socket is read only as fast as this is consumed.
+
+        Raises BodyBroken, ClientGone.
+        """
         while True:
             if self._chunks:
                 data = self._take()
@@ -106,6 +112,8 @@ class Request:
                 yield data
             elif self._complete:
                 return
+            elif self.broken:
+                raise BodyBroken
             elif self.closed:
                 raise ClientGone
             else:
@@ -171,6 +179,11 @@ class Request:
 
     def complete(self) -> None:
         self._complete = True
+        self._wake()
+
+    def end_broken(self) -> None:
+        """No more of the body comes."""
+        self.broken = True
         self._wake()
 
     def discard(self) -> None:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import socket
+import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -175,19 +177,47 @@ def test_202_204_and_401(database: Database, make_server: Callable[..., ShapesSe
     check(preflight, 204, None, {"cache-control": None, "access-control-max-age": "86400"})
 
 
-def test_a_body_that_breaks_off_or_cannot_be_read(world: World) -> None:
+CHUNKED, LENGTH = b"transfer-encoding: chunked", b"content-length: 30"
+
+
+@pytest.mark.parametrize("pause", [True, False], ids=["later", "at once"])
+@pytest.mark.parametrize(
+    ("framing", "body", "end"),
+    [(CHUNKED, b"zz\r\n{}", False), (CHUNKED, b"5\r\n{", True), (LENGTH, b'{"where": "id', True)],
+    ids=["malformed", "a chunk breaks off", "it breaks off"],
+)
+def test_400_of_a_body_that_cannot_be_read(world: World, framing: bytes, body: bytes, end: bool, pause: bool) -> None:
     """The connection is of no use any more; the server goes on."""
-    head = b"POST /v1/shape?table=items&offset=-1 HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    head = b"POST /v1/shape?table=items&offset=-1 HTTP/1.1\r\nhost: x\r\n%b\r\n\r\n" % framing
     with socket.create_connection(("127.0.0.1", world.server.port), timeout=20) as sock:
-        sock.sendall(head + b"zz\r\n{}")
+        if pause:
+            sock.sendall(head)
+            time.sleep(0.1)  # either way the answer is the same
+            sock.sendall(body)
+        else:
+            sock.sendall(head + body)
+        if end:
+            sock.shutdown(socket.SHUT_WR)
         answer = b""
         while block := sock.recv(65536):
             answer += block
-    assert answer.startswith(b"HTTP/1.1 400 "), answer[:200]
-    assert b"connection: close" in answer.lower()
-    json.loads(answer.partition(b"\r\n\r\n")[2])
-    with socket.create_connection(("127.0.0.1", world.server.port), timeout=20) as sock:
-        sock.sendall(head + b"5\r\n{")
+    head, _, rest = answer.partition(b"\r\n\r\n")
+    lines = [line.partition(b": ")[::2] for line in head.lower().split(b"\r\n")[1:]]
+    headers = {name.decode(): value.decode() for name, value in lines}
+    response = httpx.Response(int(answer[9:12]), headers=headers, content=rest)
+    check(response, 400, {"error": "Failed to read request body"}, NO_CACHE | JSON | {"connection": "close"})
+    assert world.get().status_code == 200
+
+
+def test_a_client_that_hangs_up_within_its_body(world: World) -> None:
+    """Nobody reads an answer; nothing of the request is left."""
+    before = world.server.metric("switchgear_http_connections")
+    for framing in (CHUNKED + b"\r\n\r\n5\r\n{", LENGTH + b"\r\n\r\n{"):
+        with socket.create_connection(("127.0.0.1", world.server.port), timeout=20) as sock:
+            sock.sendall(b"POST /v1/shape?table=items&offset=-1 HTTP/1.1\r\nhost: x\r\n" + framing)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    gone = "the connections to be gone"
+    world.server.wait(lambda: world.server.metric("switchgear_http_connections") <= before, 20, gone)
     assert world.get().status_code == 200
 
 
@@ -221,20 +251,26 @@ def test_503_the_table_is_locked(world: World, locked: tuple[str, psycopg.Connec
     check(world.get(locked[0], subset__order_by="id"), 503, {"message": text}, KNOWN)
 
 
-def test_503_the_connection_is_lost(world: World, locked: tuple[str, psycopg.Connection[Any]]) -> None:
-    """While the snapshot is made, of a shape or a subset: `database_unreachable`."""
+@pytest.mark.parametrize("how", ["cancel", "terminate"])
+def test_503_the_query_or_its_connection_is_ended(
+    world: World, locked: tuple[str, psycopg.Connection[Any]], how: str
+) -> None:
+    """By an administrator, while the snapshot of a shape or a subset is made: it can be asked again."""
     table, connection = locked
+    body: dict[str, str] = {"code": "database_unreachable", "error": "Database is unreachable"}
+    if how == "cancel":
+        refused = "the database refused it (SQLSTATE 57014); the sync server's log has the reason"
+        body = {"message": f"Unable to create initial snapshot: {refused}"}
     found: list[httpx.Response] = []
     for extra in ({"where": "v = 1"}, {"subset__where": "v = 1"}):
         thread = threading.Thread(target=lambda e=extra: found.append(world.get(table, **e)))
         thread.start()
-        end = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE NOT granted AND relation = %s::regclass"
+        end = f"SELECT pg_{how}_backend(pid) FROM pg_locks WHERE NOT granted AND relation = %s::regclass"
         world.server.wait(lambda q=end: bool(connection.execute(q, [table]).fetchall()), 20, "a session that waits")
         thread.join(30)
-        body = {"code": "database_unreachable", "error": "Database is unreachable"}
         check(found.pop(), 503, body, KNOWN)
     connection.rollback()
-    for number in range(3):  # it is only that connection which broke
+    for number in range(3):  # it is only that query, or connection, which ended
         assert world.get(table, where=f"v < {number}").status_code == 200
 
 
@@ -256,5 +292,8 @@ def test_503_no_connection_is_free(world: World) -> None:
     for thread in threads:
         thread.join(120)
     assert {status for status, _ in statuses} <= {200, 503}
-    refused = {json.loads(text)["message"] for status, text in statuses if status == 503}
-    assert refused <= {"Timed out while waiting for a database connection to create the snapshot"}
+    bodies = [json.loads(text) for status, text in statuses if status == 503]
+    refused = {body.get("message", body.get("error")) for body in bodies}
+    # A machine that is busy enough does not get a new connection in time either.
+    waited = "Timed out while waiting for a database connection to create the snapshot"
+    assert refused <= {waited, "Database is unreachable"}

@@ -63,11 +63,11 @@ class World:
 
 
 @contextmanager
-def running(postgres: Postgres, folder: Path, **environment: str) -> Iterator[World]:
+def running(postgres: Postgres, folder: Path, module: str = "switchgear_shapes", **environment: str) -> Iterator[World]:
     database = create_database(postgres)
     # Slots are the whole Postgres server's: a name of its own keeps this server out of the way of others.
     stream = {"ELECTRIC_REPLICATION_STREAM_ID": f"world_{uuid.uuid4().hex[:8]}"}
-    server = ShapesServer(folder, database.url, **stream | environment)
+    server = ShapesServer(folder, database.url, module, **stream | environment)
     try:
         database.execute(TABLES)
         yield World(database, server.start())

@@ -13,6 +13,7 @@ import pytest
 
 from switchgear_wire import (
     AnyResponse,
+    BodyBroken,
     Deferred,
     FileResponse,
     FileSlice,
@@ -156,6 +157,43 @@ async def test_bad_bytes_get_a_clear_answer_and_the_close(sent: bytes, status: b
 
 async def wait_body(request: Request) -> AnyResponse:
     return Response(200, b"", await request.read(100))
+
+
+async def answered(request: Request) -> AnyResponse:
+    try:
+        return await wait_body(request)
+    except BodyBroken:
+        return Response(400, b"", b"broken")
+
+
+CHUNKED = b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n"
+SHORT = b"POST / HTTP/1.1\r\ncontent-length: 9\r\n\r\n"
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["by its handler", "by none"])
+@pytest.mark.parametrize("pause", [True, False], ids=["later", "at once"])
+@pytest.mark.parametrize(
+    ("head", "then", "end"),
+    [(CHUNKED, b"zz\r\n", False), (CHUNKED, b"5\r\nab", True), (SHORT, b"abc", True), (SHORT, b"abc", False)],
+    ids=["malformed", "a chunk breaks off", "it breaks off", "it stalls"],
+)
+async def test_a_body_that_cannot_be_read_is_answered(
+    head: bytes, then: bytes, end: bool, pause: bool, own: bool
+) -> None:
+    handler = answered if own else wait_body
+    async with running(handler, body_stall_timeout=0.2 if then == b"abc" and not end else 60) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write((b"GET / HTTP/1.1\r\n\r\n" if pause else b"") + head)
+        if pause:
+            await reader.readuntil(b"200 OK")
+        writer.write(then)
+        if end:
+            writer.write_eof()
+        got = await asyncio.wait_for(reader.read(), 20)
+        writer.close()
+    assert got.count(b"HTTP/1.1 400 ") == 1, got
+    assert got.endswith(b"broken") == own
+    assert b"connection: close" in got
 
 
 async def test_errors_have_codes_and_no_details() -> None:

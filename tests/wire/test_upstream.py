@@ -450,7 +450,7 @@ async def test_a_failing_source_cuts_the_request() -> None:
         with pytest.raises(RuntimeError, match="the source broke"):
             await upstream.request(HOST, server.port, "POST", b"/", [], failing())
         await until(lambda: bool(seen))
-        assert seen == ["ClientGone"]
+        assert seen == ["BodyBroken"]
 
 
 async def test_large_bodies_pass_in_bounded_memory() -> None:
