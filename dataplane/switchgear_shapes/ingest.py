@@ -26,6 +26,7 @@ from switchgear_shapes.routing.reuse import Reuse
 from switchgear_shapes.routing.router import Group, Member, Router, Table
 from switchgear_shapes.snapshot import SnapshotMark
 from switchgear_shapes.subqueries.hub import Hub
+from switchgear_shapes.where.errors import TooLarge
 
 log = logging.getLogger("switchgear.shapes.ingest")
 
@@ -381,6 +382,11 @@ class Ingest:
             olds, news = index.match(old), []
         else:
             olds, news = index.match_both(old, new)
+        if index.undecided:
+            undecided, index.undecided = index.undecided, []
+            for member in undecided:
+                if self._accepts(member.target):
+                    self._drops[member.target] = str(TooLarge())
         if olds is news or olds == news:
             if not news:
                 return False

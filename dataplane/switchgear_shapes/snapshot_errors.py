@@ -9,7 +9,7 @@ from switchgear_shapes.log.shape import Shape
 from switchgear_shapes.log.wal import is_full
 from switchgear_shapes.postgres.pool import PoolTimeout
 from switchgear_shapes.postgres.session import ConnectionLost, PostgresError
-from switchgear_shapes.subqueries.follower import Broken
+from switchgear_shapes.subqueries.rows import Broken
 
 log = logging.getLogger("switchgear.shapes.creation")
 

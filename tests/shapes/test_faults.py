@@ -46,6 +46,7 @@ def items(database: Database) -> Database:
 
 
 @one_version
+@pytest.mark.timeout(400)  # 45 MB on their way through two processes: minutes where there is little of a processor
 @pytest.mark.parametrize("restart", [False, True], ids=["waits", "restarted"])
 def test_a_full_disk_pauses_and_goes_on(
     items: Database, make_server: Callable[..., ShapesServer], restart: bool
@@ -55,8 +56,11 @@ def test_a_full_disk_pauses_and_goes_on(
     server.environment["FAULTY_WHEN"] = str(trigger)
     server.start()
     client = synced(server)
+    # A snapshot is shown before it is durable, and a shape without one does not survive; a change is shown after.
+    items.execute("UPDATE items SET v = 'b'")
+    server.wait(lambda: bool(client.sync() or [row["v"] for row in client.rows.values()] == ["b"]), 30, "the update")
     trigger.touch()
-    for start in range(1, 9):  # more than is held in memory
+    for start in range(1, 6):  # more than is held in memory
         items.execute(f"INSERT INTO items SELECT g, repeat('x', 9000) FROM generate_series({start}000, {start}999) g")
     server.wait(lambda: "the disk is full" in server.log(), 30, "the full disk to be noticed")
     refused = server.get(table="items", columns="id", offset="-1")
@@ -73,12 +77,12 @@ def test_a_full_disk_pauses_and_goes_on(
         server.wait(lambda: "No space left" in server.log(), 30, "the start to be refused")
     trigger.unlink()
     server.wait_active()
-    follow(client, 8001, 90)
+    follow(client, 5001, 200)
     assert client.restarts == 0
     assert server.log().count("replication is running") == (2 if restart else 1)
-    assert len(synced(server, columns="id").rows) == 8001
+    assert len(synced(server, columns="id").rows) == 5001
     items.execute("INSERT INTO items VALUES (2, 'new')")
-    follow(client, 8002)
+    follow(client, 5002)
 
 
 @one_version

@@ -23,6 +23,7 @@ from switchgear_shapes.routing.conditions import (
 )
 from switchgear_shapes.routing.keys import KeyFunction, same
 from switchgear_shapes.routing.probes import Probe, probe_for
+from switchgear_shapes.where.errors import TooLarge
 from switchgear_shapes.where.expression import Expression, Where
 
 BURST = 8
@@ -143,6 +144,8 @@ class Index(Generic[M]):
         """Members that a row may find by several paths."""
         self.unindexed = 0
         """Members that are evaluated for every row."""
+        self.undecided: list[M] = []
+        """Members whose conditions were not evaluated on a row, for a value of it is too large: for others to clear."""
         self._positions: dict[str, int] = {}
         self.set_layout(columns)
 
@@ -333,8 +336,11 @@ class Index(Generic[M]):
             predicate = check.predicate
             if predicate is None:
                 predicate = check.predicate = self._compile(expression_of(wanted), self._positions, check.where)
-            if predicate(row) is True:
-                out.extend(check.members)
+            try:
+                if predicate(row) is True:
+                    out.extend(check.members)
+            except TooLarge:
+                self.undecided.extend(check.members)
 
     def _doubtful(self, unsure: list[_Node[M]]) -> _Node[M]:
         """A node whose members are those below `unsure`, each wanting a row if its whole clause is true.

@@ -148,12 +148,17 @@ def column_of(node: Expression) -> str | None:
     return node.name if isinstance(node, Column) else None
 
 
+MOST_BYTES = 1_000_000
+"""Of an array that an index looks into; whole clauses are evaluated on others, or refused as too large."""
+
 _ELEMENT = re.compile(rb'"((?:[^"\\]|\\.)*)"|([^,{}"\\]+)', re.DOTALL)
 _ESCAPE = re.compile(rb"\\(.)", re.DOTALL)
 
 
 def elements(value: bytes) -> list[bytes | None]:
     """All elements of an array's text, whatever its dimensions. Raises ValueError."""
+    if len(value) > MOST_BYTES:
+        raise ValueError("too large to be taken apart")
     if value[:1] == b"[":  # [0:2]={…}: lower bounds other than 1
         value = value[value.index(b"=") + 1 :]
     if value[:1] != b"{" or value[-1:] != b"}":

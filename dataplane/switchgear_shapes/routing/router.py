@@ -13,6 +13,7 @@ from switchgear_shapes.definition import Definition
 from switchgear_shapes.replication.pgoutput import RelationMessage
 from switchgear_shapes.routing.encode import Encoder
 from switchgear_shapes.routing.index import Compile, Index, Predicate
+from switchgear_shapes.where.cost import bounded
 from switchgear_shapes.where.evaluate import predicate
 from switchgear_shapes.where.expression import Expression, Where
 
@@ -133,7 +134,7 @@ class Table(Generic[T]):
 
 def evaluated(expression: Expression, positions: Mapping[str, int], where: Where) -> Predicate:
     """Predicates of clauses without subqueries."""
-    return predicate(expression, positions)
+    return bounded(predicate(expression, positions), expression, positions)
 
 
 class Router(Generic[T]):

@@ -13,7 +13,7 @@ from switchgear_shapes.log.sources import Deltas, SourceState
 from switchgear_shapes.relations import Relation
 from switchgear_shapes.replication.pgoutput import RelationMessage, Values
 from switchgear_shapes.subqueries.plan import Plan
-from switchgear_shapes.subqueries.rows import GroupReader
+from switchgear_shapes.subqueries.rows import Broken, GroupReader
 from switchgear_shapes.subqueries.values import Nested, Source
 
 if TYPE_CHECKING:
@@ -81,11 +81,11 @@ class Feed:
             found |= feed.tables
         return found
 
-    def row(self, relation: RelationMessage, old: Values | None, new: Values | None) -> bool:
-        """A change of the table; False when the table is no longer what the subquery was made for."""
+    def row(self, relation: RelationMessage, old: Values | None, new: Values | None) -> None:
+        """A change of the table. Raises Broken."""
         if self._relation is not relation or self._reader is None:
             if not self.fits(relation.oid, relation.schema, relation.name, self._types(relation)):
-                return False
+                raise Broken("the definition of its subquery's table changed")
             self._reader = GroupReader(self.state.spec.columns, self.plan, [c.name for c in relation.columns])
             self._relation = relation
         before = None if old is None else self._reader(old)
@@ -96,7 +96,6 @@ class Feed:
                 pending[before] = pending.get(before, 0) - 1
             if after is not None:
                 pending[after] = pending.get(after, 0) + 1
-        return True
 
     def fits(self, oid: int, schema: str, table: str, types: dict[str, int]) -> bool:
         spec = self.state.spec

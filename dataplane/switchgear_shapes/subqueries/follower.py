@@ -21,12 +21,8 @@ from switchgear_shapes.subqueries.lines import TaggedEncoder, event_line
 from switchgear_shapes.subqueries.moves import Change, Flips, Kept
 from switchgear_shapes.subqueries.plan import Membership, Plan
 from switchgear_shapes.subqueries.queries import ENTERS, LEAVES
-from switchgear_shapes.subqueries.rows import Truth
+from switchgear_shapes.subqueries.rows import Broken, Truth
 from switchgear_shapes.subqueries.tags import slot
-
-
-class Broken(Exception):
-    """The shape cannot go on; the text is the reason for its end."""
 
 
 class Follower:

@@ -20,9 +20,10 @@ from switchgear_shapes.log.sources import SourceState, encode_deltas, identity
 from switchgear_shapes.log.store import Store
 from switchgear_shapes.replication.pgoutput import RelationMessage, Values
 from switchgear_shapes.subqueries.feed import Feed
-from switchgear_shapes.subqueries.follower import Broken, Follower
+from switchgear_shapes.subqueries.follower import Follower
 from switchgear_shapes.subqueries.moves import Flips
 from switchgear_shapes.subqueries.plan import Membership, Plan, plan
+from switchgear_shapes.subqueries.rows import Broken
 from switchgear_shapes.subqueries.values import Changes
 from switchgear_shapes.where.expression import Subquery
 
@@ -236,10 +237,12 @@ class Hub:
         """A change of a row of one of `tables`. `tx`: the headers of the transaction at `lsn`."""
         oid = relation.oid
         for feed in list(self._feeds_of.get(oid, ())):
-            if feed.row(relation, old, new):
-                self._touched_feeds[feed.id] = feed
+            try:
+                feed.row(relation, old, new)
+            except Broken as error:
+                self.end_users(feed, str(error))
             else:
-                self.end_users(feed, "the definition of its subquery's table changed")
+                self._touched_feeds[feed.id] = feed
         for follower in list(self._followers_of.get(oid, ())):
             if lsn <= follower.position:
                 continue

@@ -8,11 +8,17 @@ from switchgear_shapes.replication.pgoutput import Values
 from switchgear_shapes.subqueries.equality import Key, Normal, normal
 from switchgear_shapes.subqueries.plan import Membership, Plain, Plan
 from switchgear_shapes.subqueries.values import Group
+from switchgear_shapes.where.cost import bounded
+from switchgear_shapes.where.errors import TooLarge
 from switchgear_shapes.where.evaluate import predicate
 from switchgear_shapes.where.expression import Column
 
 Truth = Callable[[int, Key], bool]
 """Whether the membership at a position is true of a key."""
+
+
+class Broken(Exception):
+    """A shape cannot go on; the text is the reason for its end."""
 
 
 class KeyReader:
@@ -39,7 +45,7 @@ class PlanReader:
     def __init__(self, plan: Plan, columns: Sequence[str]) -> None:
         positions = {name: index for index, name in enumerate(columns)}
         self._plain = [
-            (at, predicate(condition.expression, positions))
+            (at, bounded(predicate(condition.expression, positions), condition.expression, positions))
             for at, condition in enumerate(plan.conditions)
             if isinstance(condition, Plain)
         ]
@@ -52,10 +58,13 @@ class PlanReader:
         self.width = len(plan.conditions)
 
     def plain_truths(self, row: Values) -> list[bool]:
-        """By position; memberships are given as true."""
+        """By position; memberships are given as true. Raises Broken."""
         truths = [True] * self.width
-        for at, evaluate in self._plain:
-            truths[at] = evaluate(row) is True
+        try:
+            for at, evaluate in self._plain:
+                truths[at] = evaluate(row) is True
+        except TooLarge as error:
+            raise Broken(str(error)) from None
         return truths
 
     def possible(self, truths: list[bool]) -> bool:
@@ -79,6 +88,7 @@ class GroupReader:
                 self._ways.append((plain, tuple(at for at in disjunct if at in memberships)))
 
     def __call__(self, row: Values) -> Group | None:
+        """Raises Broken."""
         reader = self._reader
         if reader is None:
             return Group(self._output(row))

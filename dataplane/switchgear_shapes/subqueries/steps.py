@@ -28,10 +28,11 @@ from switchgear_shapes.replication.publication import Publication
 from switchgear_shapes.snapshot import SnapshotMark, begin_statements, begin_text
 from switchgear_shapes.subqueries import moves
 from switchgear_shapes.subqueries.feed import Feed
-from switchgear_shapes.subqueries.follower import Broken, Follower
+from switchgear_shapes.subqueries.follower import Follower
 from switchgear_shapes.subqueries.hub import Hub
 from switchgear_shapes.subqueries.plan import Plan, SubqueryRefused, check_collations, plan
 from switchgear_shapes.subqueries.queries import source_rows, source_select, step_statement
+from switchgear_shapes.subqueries.rows import Broken
 from switchgear_shapes.where.expression import Subquery
 
 log = logging.getLogger("switchgear.shapes.subqueries")

@@ -17,6 +17,7 @@ _NEEDS_QUOTES = re.compile(r'[\s{}",\\]|^$', re.ASCII)
 _IN_QUOTES = re.compile(r'([^"\\]*(?:\\.[^"\\]*)*)"', re.DOTALL)
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _PLAIN = re.compile(r'[^{}",\\]+')
+_ODD = re.compile(r'[\s{}"\\]')
 _SPACE = " \t\n\r\f\v"
 
 
@@ -37,6 +38,11 @@ def one_dimensional(items: tuple[Any, ...]) -> ArrayValue:
 
 def read_array(text: str, read: Callable[[str], Any]) -> ArrayValue:
     """What the input function makes of a text. Raises ValueError."""
+    plain = _plain_words(text)
+    if plain is not None:
+        if "null" not in text.lower():
+            return one_dimensional(tuple(map(read, plain)))
+        return one_dimensional(tuple([None if word.lower() == "null" else read(word) for word in plain]))
     declared = _BOUNDS.match(text)
     body = text[declared.end() :] if declared is not None else text
     parser = _Parser(body.strip(_SPACE), read)
@@ -52,6 +58,14 @@ def read_array(text: str, read: Callable[[str], Any]) -> ArrayValue:
         if tuple(high - low + 1 for low, high in pairs) != lengths:
             raise ValueError("dimensions do not fit")
     return ArrayValue(lengths, bounds, tuple(parser.items))
+
+
+def _plain_words(text: str) -> list[str] | None:
+    """The elements of an array of one dimension without quotes, blanks and odd spellings: most are like that."""
+    if text[:1] != "{" or text[-1:] != "}" or len(text) < 3 or _ODD.search(text, 1, len(text) - 1):
+        return None
+    words = text[1:-1].split(",")
+    return None if "" in words else words
 
 
 class _Parser:

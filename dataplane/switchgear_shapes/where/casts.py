@@ -36,6 +36,8 @@ def _to_int(name: str) -> Cast:
         if isinstance(value, Decimal):
             if not value.is_finite():
                 raise ValueError(f"cannot convert to {name}")
+            if value and value.adjusted() > 20:  # turning all its digits into an integer would take its time
+                raise ValueError(f"{name} out of range")
             return ranged(int(value.to_integral_value(ROUND_HALF_UP, values.EXACT)))
         return ranged(value)
 

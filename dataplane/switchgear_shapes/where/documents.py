@@ -14,6 +14,7 @@ from decimal import Decimal
 from typing import Any
 
 from switchgear_shapes.where.arrays import ArrayValue
+from switchgear_shapes.where.errors import TooLarge
 from switchgear_shapes.where.json_input import quoted
 
 _STRING = rb'"[^"\\]*(?:\\.[^"\\]*)*"'
@@ -42,37 +43,53 @@ def _is_container(value: bytes) -> bool:
     return value[0] in _OPENING
 
 
+MOST_COMPARED = 8_000_000
+"""Bytes of documents that are looked at for one `@>`: containers within arrays are compared each with each."""
+
+
+class _Containing:
+    """One `@>`."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self) -> None:
+        self._left = MOST_COMPARED
+
+    def covers(self, value: bytes, wanted: bytes) -> bool:
+        if value[0] != wanted[0]:
+            return False
+        self._left -= len(value) + len(wanted) + 10
+        if self._left < 0:
+            raise TooLarge
+        if value[:1] == b"{":
+            fields = dict(map(_member, _parts(value)))
+            return all(self._fits(fields.get(name), item) for name, item in map(_member, _parts(wanted)))
+        items = list(_parts(value))
+        scalars = {key(item) for item in items if not _is_container(item)}
+        containers = [item for item in items if _is_container(item)]
+        return all(
+            any(self.covers(container, item) for container in containers)
+            if _is_container(item)
+            else key(item) in scalars
+            for item in _parts(wanted)
+        )
+
+    def _fits(self, value: bytes | None, wanted: bytes) -> bool:
+        if value is None:
+            return False
+        if _is_container(value) and _is_container(wanted):
+            return self.covers(value, wanted)
+        return key(value) == key(wanted)
+
+
 def contains(value: bytes, wanted: bytes) -> bool:
-    """`value @> wanted`. A scalar is like an array of one, but contains no array."""
+    """`value @> wanted`. A scalar is like an array of one, but contains no array. Raises TooLarge."""
     if (value[:1] == b"{") != (wanted[:1] == b"{"):
         return False
     if _is_container(value) and _is_container(wanted):
-        return _covers(value, wanted)
+        return _Containing().covers(value, wanted)
     sought = key(wanted)
     return any(not _is_container(item) and key(item) == sought for item in _items(value))
-
-
-def _covers(value: bytes, wanted: bytes) -> bool:
-    if value[0] != wanted[0]:
-        return False
-    if value[:1] == b"{":
-        fields = dict(map(_member, _parts(value)))
-        return all(_fits(fields.get(name), item) for name, item in map(_member, _parts(wanted)))
-    items = list(_parts(value))
-    scalars = {key(item) for item in items if not _is_container(item)}
-    containers = [item for item in items if _is_container(item)]
-    return all(
-        any(_covers(container, item) for container in containers) if _is_container(item) else key(item) in scalars
-        for item in _parts(wanted)
-    )
-
-
-def _fits(value: bytes | None, wanted: bytes) -> bool:
-    if value is None:
-        return False
-    if _is_container(value) and _is_container(wanted):
-        return _covers(value, wanted)
-    return key(value) == key(wanted)
 
 
 # -- parts --

@@ -15,3 +15,10 @@ class WhereError(ValueError):
 def at(location: int, message: str) -> WhereError:
     """An error at an offset of the clause's text."""
     return WhereError(f"At location {max(location, 0)}: {message}")
+
+
+class TooLarge(Exception):
+    """A row's value is so large that evaluating a clause on it would keep everybody waiting."""
+
+    def __init__(self) -> None:
+        super().__init__("a value of its table is too large for its filter to be evaluated on the stream")

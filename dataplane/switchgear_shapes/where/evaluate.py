@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from switchgear_shapes.replication.pgoutput import Values
 from switchgear_shapes.where import functions
 from switchgear_shapes.where.comparing import TEXT_IS_IDENTITY, comparison, comparison_key
+from switchgear_shapes.where.errors import TooLarge
 from switchgear_shapes.where.expression import (
     And,
     Call,
@@ -39,7 +40,7 @@ def predicate(expression: Expression, positions: Mapping[str, int], member: Memb
     """What tells of a row (values in relation order, none UNCHANGED) whether it belongs: only True does.
 
     `positions` says where columns are; a column that the expression needs and that is not there is KeyError. The
-    predicate never raises: a row on which the expression fails is None.
+    predicate raises nothing but TooLarge: a row on which the expression fails is None.
     """
     evaluate = _Compiler(positions, member).compile(expression)
 
@@ -54,7 +55,10 @@ def predicate(expression: Expression, positions: Mapping[str, int], member: Memb
 
 def constant(expression: Expression) -> Any:
     """The value of an expression without columns. Raises ValueError, ArithmeticError."""
-    return _Compiler({}, None).compile(expression)([])
+    try:
+        return _Compiler({}, None).compile(expression)([])
+    except TooLarge:
+        raise ValueError("it would take too long to compute") from None
 
 
 def _never_fails(node: Expression) -> bool:

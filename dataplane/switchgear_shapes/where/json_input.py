@@ -11,11 +11,16 @@ from collections.abc import Callable, Iterator
 from enum import Enum, auto
 from typing import Any, NoReturn
 
+from switchgear_shapes.where.errors import TooLarge
+
 MAX_DIGITS = 262_144
 """Of all numbers in a document: 1e100000 is a short text for a long one."""
 
 MAX_DEPTH = 50_000
 """Postgres refuses 20,000 levels, unless it was given more stack."""
+
+MAX_DEEP_CHARACTERS = 400_000
+"""Of a document of more than some hundred levels, which is read slowly."""
 
 STRING = r'"[^"\\\x00-\x1f]*(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*)*"'
 NUMBER = r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
@@ -61,11 +66,13 @@ def _refuse(word: str) -> NoReturn:
 
 
 def read_jsonb(text: str, number: Callable[[str], str], max_depth: int = MAX_DEPTH) -> bytes:
-    """What Postgres prints; `number` is for the numbers. Raises ValueError, ArithmeticError."""
+    """What Postgres prints; `number` is for the numbers. Raises ValueError, ArithmeticError, TooLarge."""
     reader = _Reader(number, max_depth)
     try:
         return reader.quickly(text)
     except RecursionError:
+        if len(text) > MAX_DEEP_CHARACTERS:
+            raise TooLarge from None
         return _Reader(number, max_depth).read(text)
 
 
