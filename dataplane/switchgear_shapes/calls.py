@@ -42,7 +42,7 @@ def parsed(raw: bytes) -> tuple[Query, ShapeRequest | ShapeError]:
 
 
 def _parse(raw: bytes) -> tuple[Query, ShapeRequest | ShapeError]:
-    query = Query(parse_query(raw))
+    query = Query(parse_query(raw, "surrogateescape"))
     try:
         return query, parse(query)
     except ShapeError as error:

@@ -1,21 +1,23 @@
 """Decoded query pairs → plain values and bracket maps, as form decoders nest them. Pure.
 
 `params[1]=x` is the entry 1 of the map `params`; `subset[where]=x` is another way to write `subset__where=x`. Of a name
-that is given twice the last one counts.
+that is given twice the last one counts. Bytes that are no UTF-8 stand in the texts as lone surrogates.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 _MAPS = frozenset({"params", "subset__params"})
 _SUBSET = "subset__"
+_NO_UTF8 = re.compile("[\udc80-\udcff]")
 
 
 class Query:
     """The parameters of one request: plain `values`, and `maps` of those that may have brackets."""
 
-    __slots__ = ("maps", "nested", "subset_names", "values")
+    __slots__ = ("broken", "maps", "nested", "subset_names", "values")
 
     def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
         self.values: dict[str, str] = {}
@@ -24,7 +26,11 @@ class Query:
         """Names that were given with brackets which mean nothing here."""
         self.subset_names: set[str] = set()
         """The names of the subset parameters that were given, without their prefix."""
+        self.broken: set[str] = set()
+        """Names whose value is no UTF-8."""
         for name, value in pairs:
+            if not value.isascii() and _NO_UTF8.search(value):
+                self.broken.add(_plain(name))
             if "[" in name:
                 self._bracketed(name, value)
             else:
@@ -46,6 +52,12 @@ class Query:
             self.maps.setdefault(root, {})[keys[0]] = value
         else:
             self.nested.add(root)
+
+
+def _plain(name: str) -> str:
+    """The parameter that a name with brackets is an entry of."""
+    root, _, rest = name.partition("[")
+    return _SUBSET + rest.partition("]")[0] if root == "subset" else root
 
 
 def numbered(given: Mapping[str, str]) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from switchgear_shapes.errors import invalid, invalid_fields
 from switchgear_shapes.identifiers import BadIdentifier, parse_list, parse_relation
 from switchgear_shapes.offsets import Offset
 from switchgear_shapes.parameters import Query, numbered
-from switchgear_shapes.subset_request import Subset, from_query
+from switchgear_shapes.subset_request import NO_UTF8, Subset, from_query
 
 _NAMES = (
     *("table", "offset", "handle", "live", "live_sse", "experimental_live_sse", "cursor", "where", "params"),
@@ -129,6 +129,7 @@ def _parse_params(query: Query) -> ShapeParams:
 def _check_casts(query: Query) -> None:
     """What cannot be read at all: one answer for all such fields together."""
     errors = {name: ["is invalid"] for name in sorted(query.nested & _PLAIN)}
+    errors |= {name: [NO_UTF8] for name in sorted(query.broken & _PLAIN)}
     values = query.values
     if values.get("replica", "") not in ("", "default", "full"):
         errors["replica"] = ["is invalid"]

@@ -125,7 +125,7 @@ class ShapeApi:
         if self._secret is None:
             return True
         given = query.values.get("secret", query.values.get("api_secret"))
-        if given is not None and hmac.compare_digest(given.encode("utf-8", "replace"), self._secret):
+        if given is not None and hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self._secret):
             return True
         authorization = request.headers.get(b"authorization", b"")
         return authorization[:7].lower() == b"bearer " and hmac.compare_digest(authorization[7:].strip(), self._secret)

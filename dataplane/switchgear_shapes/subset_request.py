@@ -16,6 +16,7 @@ from switchgear_shapes.parameters import Query, numbered
 
 KEYS = frozenset({"where", "order_by", "limit", "offset", "params", "where_expr", "order_by_expr"})
 """`…_expr` are structured forms of the same filters, for proxies; they are not read here."""
+NO_UTF8 = "is not valid UTF-8"
 MAX_NUMBER = 2**63 - 1
 _NAMED_ERRORS = 20
 
@@ -47,7 +48,9 @@ def from_query(query: Query) -> Subset | None:
     errors: dict[str, list[str]] = {}
     for name in sorted(names & KEYS):
         full = f"subset__{name}"
-        if full in query.nested or (full in query.maps and full in query.values):
+        if full in query.broken:
+            errors[name] = [NO_UTF8]
+        elif full in query.nested or (full in query.maps and full in query.values):
             errors[name] = ["is invalid"]
         else:
             given[name] = query.maps[full] if full in query.maps else query.values[full]

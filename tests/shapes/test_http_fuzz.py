@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from typing import Any
 
 import pytest
@@ -140,6 +141,81 @@ def test_any_value(world: World, where: str, value: str) -> None:
     if shape.status_code == 200:
         rows = [message["value"] for message in shape.json() if "value" in message]
         assert sorted(row["value"]["id"] for row in subset.json()["data"]) == sorted(row["id"] for row in rows)
+
+
+ODD = """
+CREATE SCHEMA "s.t";
+CREATE TABLE "s.t"."u""v" (id int PRIMARY KEY, "x,y" text, "q""q" text, "%41" text);
+INSERT INTO "s.t"."u""v" VALUES (1, 'a', 'b', 'c');
+CREATE TABLE "é/ü" ("Ä" text PRIMARY KEY);
+INSERT INTO "é/ü" VALUES ('a/b"c.d');
+"""
+ODD_TABLE = b"offset=-1&table=%22s.t%22.%22u%22%22v%22"
+ITEMS = b"offset=-1&table=items"
+RAW: dict[bytes, Any] = {
+    ODD_TABLE + b"&columns=id,%22x,y%22": {"id": "1", "x,y": "a"},
+    ODD_TABLE + b"&columns=+id+,%22q%22%22q%22": {"id": "1", 'q"q': "b"},
+    ODD_TABLE + b"&columns=id,%22%2541%22": {"id": "1", "%41": "c"},
+    ODD_TABLE + b"&where=%22x,y%22='a'&columns=id": {"id": "1"},
+    ODD_TABLE + b"&where=%22q%22%22q%22=$1&params[1]=b&columns=id": {"id": "1"},
+    b"offset=-1&table=%22%C3%A9%2F%C3%BC%22": {"Ä": 'a/b"c.d'},
+    b"offset=-1&%74able=%69tems&where=id%3d1&columns=id": {"id": "1"},
+    b"&&=x&" + ITEMS + b"&where=id=1&columns=id&": {"id": "1"},
+    b"offset=now&offset=-1&table=empty&table=items&where=id=1&columns=id": {"id": "1"},
+    ITEMS + b"&columns=id&where=id=$1&params[1]=2&params[1]=1": {"id": "1"},
+    ITEMS + b"&columns=id&where=id=1&" + b"&".join(b"x%d=1" % n for n in range(20_000)): {"id": "1"},
+    ITEMS + b"&columns=id&where=" + b"(" * 4_000 + b"id=1" + b")" * 4_000: {"id": "1"},
+    ITEMS + b"&columns=id&where=id=1&%ff=%ff&unknown=%ff": {"id": "1"},
+    ODD_TABLE.replace(b"%22%22v", b"v"): "table",
+    ITEMS + b"%00": "table",
+    ITEMS + b"%": "table",
+    ITEMS + b"%ff": "table",
+    ITEMS + b"%ed%a0%80": "table",
+    b"offset=-1&table=%22items%00%22": "table",
+    b"offset=-1&table=%22a%22b%22": "table",
+    b"offset=-1&table[]=items": "table",
+    b"offset=-1&TABLE=items": "table",
+    b"table=items&offset=-1%23x": "offset",
+    b"table=items&offset=%D9%A3_0": "offset",
+    b"table=items&offset=%ff": "offset",
+    b"table=items&offset=0_0&handle=%ff": "handle",
+    ITEMS + b"&columns=id,%22": "columns",
+    ITEMS + b"&columns=id%00": "columns",
+    ITEMS + b"&columns=id,%ff": "columns",
+    ITEMS + b"&queryable_columns=%c3%28": "queryable_columns",
+    ITEMS + b"&where=title='%ff'": "where",
+    ITEMS + b"&where=title='%00'": "where",
+    ITEMS + b"&where=" + b"NOT%20" * 5_000 + b"true": "where",
+    ITEMS + b"&where=" + b"-" * 5_000 + b"1=1": "where",
+    ITEMS + b"&where=title=$1&params[1]=%ff": "params",
+    ITEMS + b"&where=title=$1&params[1]=%00": "params",
+    ITEMS + b"&params[%ff]=1": "params",
+    ITEMS + b"&params[1][2]=x": "params",
+    ITEMS + b"&replica=%ff": "replica",
+    ITEMS + b"&subset__where=title='%ff'": "subset",
+    ITEMS + b"&subset[where]=title='%ff'": "subset",
+    ITEMS + b"&subset__where=title=$1&subset__params[1]=%ff": "subset",
+    ITEMS + b"&subset__order_by=id%00": "subset",
+    ITEMS + b"&subset__params=" + b"[" * 5_000: "subset",
+}
+
+
+@one_version
+def test_raw_queries(world: World) -> None:
+    """Byte for byte, what no client library would send. Expected: the only row, or the field that is at fault."""
+    world.database.execute(ODD)
+    for query, wanted in RAW.items():
+        connection = HTTPConnection("127.0.0.1", world.server.port, timeout=40)
+        connection.request("GET", "/v1/shape?" + query.decode("latin-1"))
+        response = connection.getresponse()
+        found = json.loads(response.read())
+        connection.close()
+        if isinstance(wanted, str):
+            assert (response.status, list(found["errors"])) == (400, [wanted]), (query[:200], found)
+        else:
+            assert response.status == 200, (query[:200], found)
+            assert [message["value"] for message in found if "value" in message] == [wanted], query[:200]
+    assert "Traceback" not in world.server.log()
 
 
 @one_version

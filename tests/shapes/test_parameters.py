@@ -72,6 +72,21 @@ def test_numbered(given_params: dict[str, str], expected: tuple[str, ...] | str)
     assert refusal(extra) == {"params": [expected]}
 
 
+@pytest.mark.parametrize("name", ["table", "where", "handle", "params[1]", "subset__where", "subset[params][1]"])
+def test_what_is_no_utf8_is_named(name: str) -> None:
+    """And only that: U+FFFD, which it would be shown as, is a character like any other."""
+    field = name.partition("[")[0].removesuffix("__where")
+    given = BASE | {name: "a"}
+    raw = urlencode(given).encode().replace(b"=a", b"=%EF%BF%BD")
+    assert not Query(parse_query(raw, "surrogateescape")).broken
+    for wrong in (b"=%ff", b"=%c3(", b"=%ed%a0%80"):
+        with pytest.raises(ShapeError) as caught:
+            parse(Query(parse_query(raw.replace(b"=%EF%BF%BD", wrong), "surrogateescape")))
+        errors = orjson.loads(caught.value.body)["errors"]
+        assert list(errors) == [field]
+        assert "is not valid UTF-8" in str(errors)
+
+
 INVALID = ["is invalid"]
 
 
