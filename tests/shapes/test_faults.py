@@ -464,7 +464,9 @@ def test_failing_over_to_a_replica(
     with psycopg.connect(replica.server.url, autocommit=True) as admin:
         admin.execute("ALTER SYSTEM SET primary_conninfo = ''")
         admin.execute("SELECT pg_reload_conf()")
-    time.sleep(0.5)
+    alone = "SELECT count(*) = 0 FROM pg_stat_replication"
+    with psycopg.connect(primary.server.url, autocommit=True) as admin:
+        _until(lambda: admin.execute(alone).fetchone() == (True,))
     server = server_on(database.url).start()
     database.execute("INSERT INTO items VALUES (3, 'only here')")
     client = synced(server)
@@ -606,11 +608,13 @@ def _copy(primary: OwnServer, replica: OwnServer) -> None:
 
 
 def _wait_for_rows(server: OwnServer, database: str, rows: int) -> None:
-    deadline = time.monotonic() + 30
-    while True:
-        with psycopg.connect(server.server.url_of(database), autocommit=True) as connection:
-            if connection.execute("SELECT count(*) FROM items").fetchone() == (rows,):
-                return
+    with psycopg.connect(server.server.url_of(database), autocommit=True) as connection:
+        _until(lambda: connection.execute("SELECT count(*) FROM items").fetchone() == (rows,))
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)
 

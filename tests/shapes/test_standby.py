@@ -72,7 +72,7 @@ def test_a_standby_serves_what_is_known(items: Database, make_server: Callable[.
     assert second.get(table="nope", offset="-1").status_code == 400
     started = time.monotonic()
     refused = second.get(table="items", columns="id", offset="-1")
-    assert 4 < time.monotonic() - started < 20
+    assert time.monotonic() - started > 4
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
     assert refused.json()["message"] == "Timeout waiting for Postgres lock acquisition"
 

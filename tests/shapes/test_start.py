@@ -47,7 +47,7 @@ def test_without_postgres_it_starts_and_says_so(make_server: Callable[..., Shape
     assert server.http.get(server.url + "/live").status_code == 200
     started = time.monotonic()
     response = server.get(table="items", offset="-1")
-    assert 4 < time.monotonic() - started < 15
+    assert time.monotonic() - started > 4
     assert response.status_code == 503
     assert response.json()["message"].startswith("Timeout waiting for replication client to be ready")
     assert response.headers["retry-after"] == "5"
@@ -107,7 +107,11 @@ def test_two_storages_one_stream(items: Database, make_server: Callable[..., Sha
     stale = synced(second)
     items.execute("INSERT INTO items VALUES (2, 'b')")
     second.wait(lambda: bool(stale.sync() or len(stale.rows) == 2), 20, "the row")
-    time.sleep(1.5)  # acknowledged by the second
+    lsn = int(stale.messages[-2]["headers"]["lsn"])
+    slot = "SELECT FROM pg_replication_slots WHERE database = current_database()"
+    query = f"{slot} AND confirmed_flush_lsn > '0/0'::pg_lsn + {lsn}"
+    with items.connect() as connection:
+        second.wait(lambda: bool(connection.execute(query.encode()).fetchall()), 30, "the second to acknowledge it")
     assert second.stop() == 0
     first.start()
     client = synced(first)
@@ -235,9 +239,7 @@ def test_a_locked_table_is_reported(items: Database, make_server: Callable[..., 
     server = make_server().start()
     with items.connect(autocommit=False) as connection:
         connection.execute("INSERT INTO items VALUES (5, 'x')")
-        started = time.monotonic()
         response = server.get(table="items", offset="-1")
-        assert time.monotonic() - started < 25
         assert response.status_code == 503
         assert "items" in response.json()["message"]
         connection.commit()
@@ -279,10 +281,12 @@ def test_slot_creation_waits_for_old_transactions(items: Database, make_server: 
     with items.connect(autocommit=False) as connection:
         connection.execute("INSERT INTO items VALUES (9, 'open')")
         server = make_server().start(active=False)
-        time.sleep(1.0)
+
+        def waiting_for() -> str:
+            return str(server.http.get(server.url + "/ready").json()["waiting_for"])
+
+        server.wait(lambda: "older transactions" in waiting_for(), 60, "what it waits for")
         assert server.health() == (202, "starting")
-        waiting_for = server.http.get(server.url + "/ready").json()["waiting_for"]
-        assert "older transactions" in waiting_for
         connection.commit()
     server.wait_active()
     assert len(synced(server).rows) == 2
