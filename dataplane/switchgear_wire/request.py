@@ -127,8 +127,10 @@ class Request:
     async def fill(self, rest: memoryview) -> None:
         """Receive the rest of a body of known length (more than `MAX_DISCARDED`, not all of it here) right into this.
 
-        To be called when `chunks` has just given all that was there. Raises ClientGone.
+        To be called when `chunks` has just given all that was there. Raises BodyBroken, ClientGone.
         """
+        if self.broken:
+            raise BodyBroken
         if self.closed:
             raise ClientGone
         self._waiter = asyncio.get_running_loop().create_future()
@@ -139,7 +141,7 @@ class Request:
         finally:
             self._waiter = None
         if not self._complete:
-            raise ClientGone
+            raise BodyBroken if self.broken else ClientGone
 
     def on_close(self, callback: Callable[[], None]) -> None:
         """Call back when the client goes away before the response is complete (at once if it has)."""
