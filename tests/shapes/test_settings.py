@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import itertools
+import os
 import re
+import select
 import socket
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -36,7 +42,7 @@ SEEN = {
     "ELECTRIC_SHAPE_CHUNK_BYTES_THRESHOLD": "test_protocol",
     "ELECTRIC_CACHE_MAX_AGE": "test_ages_and_idle_connections",
     "ELECTRIC_CACHE_STALE_AGE": "test_ages_and_idle_connections",
-    "ELECTRIC_SUBQUERY_BUFFER_MAX_TRANSACTIONS": "test_what_is_read_by_libpq_or_by_one_part",
+    "ELECTRIC_SUBQUERY_BUFFER_MAX_TRANSACTIONS": "test_a_shape_waits_with_so_many_transactions",
     "ELECTRIC_LONG_POLL_TIMEOUT": "test_live",
     "SWITCHGEAR_SSE_TIMEOUT": "test_live",
     "SWITCHGEAR_SSE_KEEPALIVE": "test_live",
@@ -61,12 +67,12 @@ SEEN = {
     "ELECTRIC_POOLED_DATABASE_URL": "test_error_table",
     "ELECTRIC_STORAGE": "test_there_is_one_storage",
     "ELECTRIC_PERSISTENT_STATE": "test_there_is_one_storage",
-    "ELECTRIC_DATABASE_USE_IPV6": "test_what_is_read_by_libpq_or_by_one_part",
+    "ELECTRIC_DATABASE_USE_IPV6": "test_which_addresses_of_the_database_are_tried_first",
     "ELECTRIC_DATABASE_CA_CERTIFICATE_FILE": "test_faults",
-    "ELECTRIC_DATABASE_TCP_KEEPALIVE_IDLE": "test_what_is_read_by_libpq_or_by_one_part",
-    "ELECTRIC_DATABASE_TCP_KEEPALIVE_INTERVAL": "test_what_is_read_by_libpq_or_by_one_part",
-    "ELECTRIC_DATABASE_TCP_KEEPALIVE_COUNT": "test_what_is_read_by_libpq_or_by_one_part",
-    "ELECTRIC_DATABASE_TCP_USER_TIMEOUT": "test_what_is_read_by_libpq_or_by_one_part",
+    "ELECTRIC_DATABASE_TCP_KEEPALIVE_IDLE": "test_the_kernel_watches_the_connections_to_the_database",
+    "ELECTRIC_DATABASE_TCP_KEEPALIVE_INTERVAL": "test_the_kernel_watches_the_connections_to_the_database",
+    "ELECTRIC_DATABASE_TCP_KEEPALIVE_COUNT": "test_the_kernel_watches_the_connections_to_the_database",
+    "ELECTRIC_DATABASE_TCP_USER_TIMEOUT": "test_the_kernel_watches_the_connections_to_the_database",
 }
 # Electric's others, by the part that they are of.
 NOTHING_HERE = """
@@ -251,3 +257,110 @@ def test_the_log_has_its_level(items: Database, make_server: Callable[..., Shape
     assert quiet.stop() == 0
     assert not re.findall(r"Z (?:info|warning|debug) ", quiet.log())
     assert re.findall(r"Z info ", server.log())
+
+
+OPTIONS = {"TCP_KEEPIDLE": 31, "TCP_KEEPINTVL": 7, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 45_000}
+
+
+@pytest.mark.pg
+@one_version
+def test_the_kernel_watches_the_connections_to_the_database(
+    items: Database, make_server: Callable[..., ShapesServer]
+) -> None:
+    """Asked of the server's own sockets, replication and queries."""
+    server = make_server(
+        ELECTRIC_DATABASE_TCP_KEEPALIVE_IDLE="31s",
+        ELECTRIC_DATABASE_TCP_KEEPALIVE_INTERVAL="7s",
+        ELECTRIC_DATABASE_TCP_KEEPALIVE_COUNT="4",
+        ELECTRIC_DATABASE_TCP_USER_TIMEOUT="45s",
+    ).start()
+    assert server.get(table="items", columns="id", offset="-1").status_code == 200
+    port = urlsplit(items.url).port
+    found = []
+    for sock in sockets_of(server):
+        with sock:
+            if sock.family in (socket.AF_INET, socket.AF_INET6) and _peer_port(sock) == port:
+                found.append(
+                    {name: sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in OPTIONS}
+                    | {"keepalive": sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)}
+                )
+    assert len(found) >= 2
+    assert all(options == OPTIONS | {"keepalive": 1} for options in found), found
+
+
+PIDFD_GETFD = 438
+
+
+def sockets_of(server: ShapesServer) -> list[socket.socket]:
+    """Duplicates of a server's sockets."""
+    assert server.process is not None
+    call = ctypes.CDLL(None, use_errno=True).syscall
+    process = os.pidfd_open(server.process.pid)
+    made = []
+    try:
+        for entry in Path(f"/proc/{server.process.pid}/fd").iterdir():
+            if not entry.readlink().name.startswith("socket:"):
+                continue
+            fd = call(PIDFD_GETFD, process, int(entry.name), 0)
+            if fd < 0 and ctypes.get_errno() in (errno.EPERM, errno.ENOSYS):
+                pytest.skip("another process's sockets cannot be looked at here")
+            if fd >= 0:
+                made.append(socket.socket(fileno=fd))
+    finally:
+        os.close(process)
+    return made
+
+
+def _peer_port(sock: socket.socket) -> int | None:
+    try:
+        return int(sock.getpeername()[1])
+    except OSError:
+        return None
+
+
+@pytest.mark.parametrize("first", ["true", "false"])
+def test_which_addresses_of_the_database_are_tried_first(tmp_path: Path, first: str) -> None:
+    """A name with addresses of both kinds, where nobody answers: only the first of them is called."""
+    kinds = {entry[0] for entry in socket.getaddrinfo("localhost", 80, type=socket.SOCK_STREAM)}
+    if kinds != {socket.AF_INET, socket.AF_INET6}:
+        pytest.skip("localhost has no addresses of both kinds here")
+    with socket.socket() as v4, socket.socket(socket.AF_INET6) as v6:
+        v4.bind(("127.0.0.1", 0))
+        try:
+            v6.bind(("::1", v4.getsockname()[1]))
+        except OSError:
+            pytest.skip("this machine has no IPv6")
+        v4.listen()
+        v6.listen()
+        url = f"postgresql://a:b@localhost:{v4.getsockname()[1]}/c"
+        server = ShapesServer(tmp_path, url, ELECTRIC_DATABASE_USE_IPV6=first)
+        try:
+            server.start(active=False)
+            ready, _, _ = select.select([v4, v6], [], [], 60)
+            assert ready == [v6 if first == "true" else v4]
+        finally:
+            server.close()
+
+
+@pytest.mark.pg
+@one_version
+def test_a_shape_waits_with_so_many_transactions(items: Database, make_server: Callable[..., ShapesServer]) -> None:
+    """What a step asks is held back by a lock, and transactions go on: with more than three the shape ends."""
+    items.execute("CREATE TABLE wanted (id int PRIMARY KEY); INSERT INTO wanted VALUES (1)")
+    server = make_server(ELECTRIC_SUBQUERY_BUFFER_MAX_TRANSACTIONS="3").start()
+    client = Client(server, table="items", columns="id", where="id IN (SELECT id FROM wanted)")
+    client.sync()
+    numbers = itertools.count(2)
+    with items.connect(autocommit=False) as holder:
+        holder.execute("LOCK TABLE items IN ACCESS EXCLUSIVE MODE")
+
+        def ended() -> bool:
+            items.execute(f"INSERT INTO wanted VALUES ({next(numbers)})")
+            return "see ELECTRIC_SUBQUERY_BUFFER_MAX_TRANSACTIONS" in server.log()
+
+        server.wait(ended, 60, "the shape to end")
+        assert "more than 3 transactions" in server.log()
+        holder.rollback()
+    client.sync()
+    assert client.restarts == 1
+    assert len(client.rows) == next(numbers) - 1

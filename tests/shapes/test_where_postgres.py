@@ -13,7 +13,7 @@ from switchgear_shapes.postgres.session import DISPLAY_SETTINGS
 from switchgear_shapes.where import moments, times
 from switchgear_shapes.where import types as t
 from switchgear_shapes.where.parse import WhereError, parse_where
-from tests.shapes.where_expressions import bare_document_casts, conditions
+from tests.shapes.where_expressions import bare_document_casts, conditions, quoted
 from tests.shapes.where_support import VALUES, Table, agrees
 from tests.support.postgres import Postgres, create_database, drop_database
 
@@ -98,6 +98,21 @@ FOUND = [
 
 def test_agrees_on_what_was_found(table: Table) -> None:
     assert check(table, FOUND) == len(FOUND)
+
+
+def test_arrays_as_text(table: Table) -> None:
+    names = [column.name for column in table.relation.columns if column.type_name.startswith("_")]
+    assert len(names) > 5
+    texts = []
+    for name in names:
+        for made in (name, f"({name} || {name})", f"{name}[1:2]"):
+            query = f"SELECT DISTINCT ({made})::text FROM items"
+            found = [row[0] for row in table.connection.execute(query.encode()) if row[0] is not None]
+            texts += [
+                f"({made})::{kind} = {quoted(found_text)}" for kind in ("text", "varchar") for found_text in found
+            ]
+            texts.append(f"({made})::text LIKE '{{%,%' OR ({made})::text = ''")
+    assert check(table, texts) > len(names) * 5
 
 
 SPANS = [*VALUES["interval"], "17 mons", "-1 mon 1 day -1 second", "1 mon 15 days 12:00:00.000005", "P999Y9999DT99H"]

@@ -143,7 +143,7 @@ _SPECIAL: dict[tuple[str, str], Cast] = {
 
 
 def cast(source: Type, target: Type) -> Cast | None:
-    """The cast's function, None if there is no such cast. Enums and arrays become text, and text them."""
+    """The cast's function, None if there is no such cast. Enums and arrays become text, and text enums."""
     pair = (source.name, target.name)
     if source.array or target.array or source.enum is not None or target.enum is not None:
         return _through_text(source, target)
@@ -165,7 +165,9 @@ def _through_text(source: Type, target: Type) -> Cast | None:
     if not target.array and target.name in ("text", "varchar", "bpchar"):
         if source.name == "bool" and not source.array:
             return lambda value: b"true" if value else b"false"
-        if source.array or (source.enum is None and source.name not in CATEGORY):
+        if source.array:
+            return None if target.name == "bpchar" else lambda value: values.to_text(source, value).encode()
+        if source.enum is None and source.name not in CATEGORY:
             return None
         return lambda value: values.to_text(source, value).encode()
     if source.name in ("text", "varchar", "bpchar") and not source.array and target.enum is None and not target.array:
