@@ -7,7 +7,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from switchgear_shapes import creation, resolving, subset_query
+from switchgear_shapes import creation_state, resolving, subset_query
 from switchgear_shapes.__main__ import main
 
 FAULT = "'a fault of the server itself'"
@@ -21,7 +21,7 @@ def parse_where(text: str, *arguments: Any, **named: Any) -> Any:
 
 
 if __name__ == "__main__":
-    creation.FIRST_ROW_SECONDS = 1.0
+    creation_state.FIRST_ROW_SECONDS = 1.0
     subset_query.QUERY_SECONDS = 1
     resolving.parse_where = parse_where
     sys.exit(main())
