@@ -107,21 +107,33 @@ class Definition:
             return False
         return self._has_what_it_needs(signature)
 
-    def rewritten(self, relation: Relation) -> bool:
+    def rewritten(self, relation: Relation, known: dict[int, frozenset[str]] | None = None) -> bool:
         """Whether values that the shape has may have been replaced by DDL since: the names and types are the same, but
-        a column was dropped and added again, or altered while all rows were written anew."""
-        if self.origin is None:
+        a column was dropped and added again, or altered while all rows were written anew.
+
+        `known` keeps what is the same for other shapes that are compared with this `relation`.
+        """
+        origin = self.origin
+        if origin is None:
             return False
+        replaced = None if known is None else known.get(id(origin))
+        if replaced is None:
+            replaced = self._replaced(origin, relation)
+            if known is not None:
+                known[id(origin)] = replaced
+        return bool(replaced) and (not self.pk or not replaced.isdisjoint(self._needed))
+
+    def _replaced(self, origin: Origin, relation: Relation) -> frozenset[str]:
         now = {column.name: column for column in relation.columns}
-        needed = self._needed if self.pk else {name for name, _ in self.signature}
-        for (name, _), (number, version) in zip(self.signature, self.origin.columns, strict=True):
+        found = set()
+        for (name, _), (number, version) in zip(self.signature, origin.columns, strict=True):
             column = now.get(name)
-            if column is None or name not in needed:
+            if column is None:
                 continue
-            altered = column.version != version and (not relation.file or relation.file != self.origin.file)
+            altered = column.version != version and (not relation.file or relation.file != origin.file)
             if column.number != number or altered:
-                return True
-        return False
+                found.add(name)
+        return frozenset(found)
 
     @property
     def _needed(self) -> set[str]:

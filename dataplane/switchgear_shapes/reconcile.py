@@ -82,11 +82,12 @@ async def reconcile(
 def _drop_changed(store: Store, shapes: list[Shape], relation: Relation, *, stored_generated: bool) -> None:
     streamed = streamed_columns(relation, stored_generated=stored_generated)
     signature = tuple((column.name, column.type_oid) for column in streamed)
+    known: dict[int, frozenset[str]] = {}
     changed = [
         shape
         for shape in shapes
         if (relation.pk, relation.deferrable) != (shape.definition.pk, shape.definition.deferrable)
-        or shape.definition.rewritten(relation)
+        or shape.definition.rewritten(relation, known)
         or not shape.definition.survives(relation.oid, relation.schema, relation.name, signature)
     ]
     _drop(store, changed, "its table's definition changed")
