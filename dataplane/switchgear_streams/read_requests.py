@@ -41,6 +41,7 @@ class ReadRequests:
         self._store = store
         self._reader = reader
         self._hub = hub
+        self._unread = reads.Unread()
         self._clock = store.clock
         self._cacheable = cacheable
         self._most = most
@@ -111,7 +112,7 @@ class ReadRequests:
         return Response(200, headers, b"[]" if stream.json else b"")
 
     def _catch_up(self, request: Request, stream: Stream, position: int, cursor: bytes = b"") -> AnyResponse:
-        found = self._reader.range(stream, position, reads.CHUNK)
+        found = self._reader.range(stream, position, self._unread.limit())
         closed = found.tail and stream.visible_closed
         etag = answers.etag(stream, position, found.end, closed)
         headers = answers.BASE + self._cacheable + b"etag: %b\r\n" % etag
@@ -130,7 +131,8 @@ class ReadRequests:
         parts = reads.json_parts(found.parts) if stream.json else found.parts
         if not found.held and found.end - found.start < SENDFILE_FROM:
             return Response(200, headers, b"".join(part for part in parts if isinstance(part, bytes)))
-        return FileResponse(200, headers, parts, segments.releaser(self._store.packs, found.held))
+        release = segments.releaser(self._store.packs, found.held)
+        return FileResponse(200, headers, parts, self._unread.until(parts, release))
 
     def _long_poll(self, request: Request, stream: Stream, position: int, cursor: int | None) -> Answer:
         if position < stream.visible:

@@ -6,6 +6,7 @@ What it must not do: wait, or show a byte beyond `visible`.
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from switchgear_streams.rules import media, messages, offsets
@@ -18,6 +19,8 @@ from switchgear_wire.response import FileSlice
 CHUNK = 4 * 1_048_576
 """The most that one catch-up response carries, but for a single larger message."""
 SSE_CHUNK = 262_144
+MAX_UNREAD = 64 * 1_048_576
+"""Bytes in memory that catch-up answers wait with for their clients, before answers get as small as SSE's events."""
 _WINDOW = 65_536
 
 
@@ -30,6 +33,32 @@ class Range:
     parts: list[Part]
     held: list[int]
     tail: bool
+
+
+class Unread:
+    """What catch-up answers hold in memory, all together, until their clients have taken them."""
+
+    __slots__ = ("size",)
+
+    def __init__(self) -> None:
+        self.size = 0
+
+    def limit(self) -> int:
+        """How much one more answer may carry: clients that do not read must not fill the memory."""
+        return CHUNK if self.size < MAX_UNREAD else SSE_CHUNK
+
+    def until(self, parts: list[Part], done: Callable[[], None]) -> Callable[[], None]:
+        """Count these; what is called instead of `done`, once."""
+        size = sum(len(part) for part in parts if isinstance(part, bytes))
+        if not size:
+            return done
+        self.size += size
+
+        def taken() -> None:
+            self.size -= size
+            done()
+
+        return taken
 
 
 class Reader:

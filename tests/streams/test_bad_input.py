@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.streams.server import HOST, StreamsServer
+from tests.streams.server import HOST, StreamsServer, read_all
 
 REQUESTS = 1500
 # What requests are put together from; every part may be spoilt besides.
@@ -163,3 +163,26 @@ def test_those_that_never_finish(own: StreamsServer, client: httpx.Client) -> No
             assert client.post(own.stream("a"), headers={"content-type": "text/plain"}, content=b"y").status_code == 204
         assert memory(own) - before < 60 * 1_048_576
     assert client.get(own.stream("a")).content == b"y" * 20
+
+
+def test_those_that_never_read(own: StreamsServer, client: httpx.Client) -> None:
+    """What is still in memory waits for them, up to a bound for all of them together; who reads gets all of it."""
+    own.start()
+    headers = {"content-type": "application/octet-stream"}
+    assert client.put(own.stream("a"), headers=headers).status_code == 201
+    body = random.Random(1).randbytes(1_048_576)
+    for _ in range(8):
+        assert client.post(own.stream("a"), headers=headers, content=body).status_code == 204
+    before = memory(own)
+    with contextlib.ExitStack() as stack:
+        for _ in range(150):
+            connection = stack.enter_context(socket.socket())
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.settimeout(20)
+            connection.connect((HOST, own.port))
+            connection.sendall(b"GET /v1/stream/a?offset=-1 HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert connection.recv(12) == b"HTTP/1.1 200"
+        # 64 MiB, then a quarter of a MiB for each.
+        assert memory(own) - before < 160 * 1_048_576
+        assert read_all(client, own.stream("a"))[0] == body * 8
+    assert read_all(client, own.stream("a"))[0] == body * 8
