@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
-import socket
 from collections.abc import AsyncIterator, Callable
 
 import psycopg
 from psycopg import pq
 
-from switchgear_shapes.postgres.conninfo import PREFER_IPV6, Conninfo
+from switchgear_shapes.postgres.connecting import connect, resolve_waiter
+from switchgear_shapes.postgres.conninfo import Conninfo
+from switchgear_shapes.postgres.results import ConnectionLost, PostgresError, Row, error_of, rows_of
 
-Row = tuple[str | None, ...]
+__all__ = ["ConnectionLost", "PostgresError", "Row", "Session"]
 
 # Both the walsender and the snapshot queries render values under these, so that the two agree byte for byte. The
 # search path also keeps functions and operators that somebody made in another schema out of our statements.
@@ -37,19 +37,6 @@ BLOCK_SECONDS = 0.05
 NAP_SECONDS = 0.001
 
 _COPY_STATES = (pq.ExecStatus.COPY_OUT, pq.ExecStatus.COPY_BOTH, pq.ExecStatus.COPY_IN)
-
-
-class PostgresError(Exception):
-    """An error that the server reported. `sqlstate` is its five-character code."""
-
-    def __init__(self, sqlstate: str, message: str) -> None:
-        super().__init__(message)
-        self.sqlstate = sqlstate
-        self.message = message
-
-
-class ConnectionLost(Exception):
-    """The connection could not be made, or broke. What was under way may or may not have happened."""
 
 
 class Session:
@@ -77,34 +64,7 @@ class Session:
     @classmethod
     async def connect(cls, info: Conninfo, *, limit: float = 10.0, **extra: str) -> Session:
         """Connect within `limit` seconds. Raises ConnectionLost, PostgresError when the server refuses."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + limit
-        failure: ConnectionLost | None = None
-        try:
-            async with asyncio.timeout(limit):
-                addresses = await _resolve(info)
-            for index, address in enumerate(addresses):
-                # One that does not answer must leave time for the others.
-                left = (deadline - loop.time()) / (len(addresses) - index)
-                connection = pq.PGconn.connect_start(
-                    info.render(**address, client_encoding="UTF8", application_name="switchgear-shapes", **extra)
-                )
-                try:
-                    async with asyncio.timeout(left):
-                        await _poll_connect(loop, connection)
-                except TimeoutError:
-                    connection.finish()
-                    failure = failure or ConnectionLost(f"no connection to the database within {limit:g} s")
-                except ConnectionLost as error:
-                    failure = error
-                else:
-                    connection.nonblocking = 1
-                    return cls(connection)
-        except TimeoutError:
-            raise ConnectionLost(f"the database's host name was not resolved within {limit:g} s") from None
-        except OSError as error:
-            raise ConnectionLost(f"cannot reach the database: {error}") from None
-        raise failure or ConnectionLost("the database's host name has no address")
+        return cls(await connect(info, limit, **extra))
 
     def close(self) -> None:
         """Close at once; the server rolls back what was open."""
@@ -168,7 +128,7 @@ class Session:
         if result.status in _COPY_STATES:
             self.close()
             raise ConnectionLost("the statement began a COPY")
-        return _rows(result)
+        return rows_of(result)
 
     def _give_up(self) -> None:
         self._given_up = True
@@ -326,7 +286,7 @@ class Session:
             await self._received()
         result = self._pg.get_result()
         if result is None or result.status != pq.ExecStatus.COMMAND_OK:
-            failed = None if result is None else _error(result)
+            failed = None if result is None else error_of(result)
             await self._last_result()  # raises if the connection is lost
             raise failed or self._lost(ConnectionLost("the copy has no result"))
 
@@ -341,7 +301,7 @@ class Session:
             if result is None:
                 break
             if result.status == pq.ExecStatus.FATAL_ERROR:
-                failed = failed or _error(result)
+                failed = failed or error_of(result)
                 if pg.status != pq.ConnStatus.OK:
                     break
                 continue
@@ -410,7 +370,7 @@ class Session:
             raise ConnectionLost("the connection is closed")
         fd = self._pg.socket
         ready = self._waiting = self._loop.create_future()
-        add(fd, _set, ready)
+        add(fd, resolve_waiter, ready)
         try:
             if limit is None:
                 await ready
@@ -421,79 +381,3 @@ class Session:
             self._waiting = None
             if not self.closed:
                 remove(fd)
-
-
-def _set(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-def _rows(result: pq.abc.PGresult) -> list[Row]:
-    columns = range(result.nfields)
-    rows: list[Row] = []
-    for row in range(result.ntuples):
-        values = (result.get_value(row, column) for column in columns)
-        rows.append(tuple(None if value is None else value.decode("utf-8", "replace") for value in values))
-    return rows
-
-
-def _error(result: pq.abc.PGresult) -> PostgresError:
-    field = result.error_field
-    sqlstate = field(pq.DiagnosticField.SQLSTATE) or b""
-    message = field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"unknown error"
-    return PostgresError(sqlstate.decode(), message.decode("utf-8", "replace"))
-
-
-async def _resolve(info: Conninfo) -> list[dict[str, str]]:
-    """Look the host up without blocking the loop, as libpq would: parameters for each address, in order."""
-    host, port = info.params["host"], info.params["port"]
-    if host.startswith(("/", "@")) or "," in host:
-        return [{}]
-    with contextlib.suppress(ValueError):
-        ipaddress.ip_address(host)
-        return [{}]
-    found = await asyncio.get_running_loop().getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
-    first = socket.AF_INET6 if PREFER_IPV6 in info.params else socket.AF_INET
-    found.sort(key=lambda entry: entry[0] != first)
-    return [{"hostaddr": address} for address in dict.fromkeys(str(entry[4][0]) for entry in found)]
-
-
-async def _poll_connect(loop: asyncio.AbstractEventLoop, connection: pq.abc.PGconn) -> None:
-    while True:
-        if connection.status == pq.ConnStatus.BAD:
-            raise _connect_error(connection)
-        state = connection.connect_poll()
-        if state == pq.PollingStatus.OK:
-            return
-        if state == pq.PollingStatus.FAILED:
-            raise _connect_error(connection)
-        fd = connection.socket
-        ready = loop.create_future()
-        reading = state == pq.PollingStatus.READING
-        (loop.add_reader if reading else loop.add_writer)(fd, _set, ready)
-        try:
-            await ready
-        finally:
-            (loop.remove_reader if reading else loop.remove_writer)(fd)
-
-
-# libpq reports refusals while connecting as text only; these fragments tell those that a human must repair.
-_REFUSALS = (
-    ("password authentication failed", "28P01"),
-    ("no pg_hba.conf entry", "28000"),
-    ("does not exist", "3D000"),
-    ("permission denied", "42501"),
-    ("must be superuser or replication role", "42501"),
-    ("too many clients", "53300"),
-    ("remaining connection slots", "53300"),
-    ("too many connections", "53300"),
-)
-
-
-def _connect_error(connection: pq.abc.PGconn) -> Exception:
-    text = connection.get_error_message().strip()
-    connection.finish()
-    for fragment, sqlstate in _REFUSALS:
-        if fragment in text and "could not translate" not in text:
-            return PostgresError(sqlstate, text)
-    return ConnectionLost(text)
