@@ -61,6 +61,8 @@ class Ingest:
         """Of shapes with subqueries: part of the final batch of the transaction that is being handed on."""
         self.begun_lsn = store.commit_lsn
         """Commit LSN of the last transaction whose changes have begun to pass, here or before a restart."""
+        self.passed_commit = 0
+        """Commit LSN of the last transaction that has passed."""
         self.passed_lsn = 0
         """The stream has passed all commits before this position."""
         self._known_lsn = store.commit_lsn
@@ -107,7 +109,8 @@ class Ingest:
         self._reset_transaction()
         self._hub.start_anew()
         self._later = []
-        self._submitted = self.begun_lsn = self.passed_lsn = self._known_lsn = 0
+        self._submitted = self._known_lsn = 0
+        self.begun_lsn = self.passed_lsn = self.passed_commit = 0
         self._known_passed = 0
         self._quiet_lsn = 0
         self.passed.clear()
@@ -459,6 +462,7 @@ class Ingest:
         self.transactions += 1
         if self._oids:
             self.passed.add(self._oids, self.transactions, self._xid, self._lsn)
+        self.passed_commit = max(self.passed_commit, self._lsn)
         self.passed_lsn = max(self.passed_lsn, commit.end_lsn)
         if self._hub_follows:
             self._later += self._hub.commit(self._xid, self._lsn, self._op, self)

@@ -52,6 +52,7 @@ GIVE_UP_SECONDS = 60.0
 
 UNSEEN = "A transaction that is replicated already does not become visible"
 BEHIND = "The replication stream is behind the database"
+DISK = "The disk of the sync server is behind"
 
 
 class Retry(Exception):
@@ -211,6 +212,7 @@ class Steps:
         """Place a shape's snapshot in the stream; False when another one is needed. Raises Broken."""
         try:
             await self._await(mark, follower.tables, follower.since)
+            await self._shown()
         except Retry:
             return False
         seen = ((kept.lsn, mark.sees(kept.xid, kept.lsn)) for kept in follower.kept)
@@ -227,6 +229,19 @@ class Steps:
         follower.shape.snapshot.mark = mark
         follower.shape.filter = None
         return True
+
+    async def _shown(self) -> None:
+        """Wait until what has passed is on the disk: readers of a new shape are told a position that has all it shows.
+
+        Raises Retry.
+        """
+        passed = self._ingest.passed_commit
+        self._ingest.flush()
+        deadline = time.monotonic() + PASS_SECONDS
+        while self._store.commit_lsn < passed:
+            if time.monotonic() > deadline:
+                raise Retry(DISK)
+            await asyncio.sleep(0.002)
 
     def _apply(self, follower: Follower, change: Callable[[], list[Entry]]) -> None:
         try:
@@ -383,7 +398,7 @@ class Steps:
             if follower.told <= store.commit_lsn and (held is None or held > follower.told):
                 return
             if time.monotonic() > deadline:
-                raise snapshot_failed("The disk of the sync server is behind")
+                raise snapshot_failed(DISK)
             await asyncio.sleep(0.002)
 
     async def _table_changed(self, followers: list[Follower]) -> None:
