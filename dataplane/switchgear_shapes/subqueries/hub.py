@@ -1,4 +1,4 @@
-"""All shapes with subqueries and the feeds that they share, between the replication stream and the store. No I/O.
+"""What a transaction of the replication stream means for shapes with subqueries and the feeds that they share. No I/O.
 
 The ingest gives rows and commits; what comes back are lines for the open transaction and entries for the store.
 Invariants: feeds take a transaction in at its commit, before the shapes that ask them; everything of a transaction is
@@ -16,16 +16,16 @@ from typing import Protocol
 from switchgear_shapes.log import frames
 from switchgear_shapes.log.frames import Entry
 from switchgear_shapes.log.shape import Shape
-from switchgear_shapes.log.sources import SourceState, encode_deltas, identity
+from switchgear_shapes.log.sources import encode_deltas
 from switchgear_shapes.log.store import Store
 from switchgear_shapes.replication.pgoutput import RelationMessage, Values
 from switchgear_shapes.subqueries.feed import Feed
 from switchgear_shapes.subqueries.follower import Follower
+from switchgear_shapes.subqueries.members import Members
 from switchgear_shapes.subqueries.moves import Flips
 from switchgear_shapes.subqueries.plan import Membership, Plan, plan
 from switchgear_shapes.subqueries.rows import Broken
 from switchgear_shapes.subqueries.values import Changes
-from switchgear_shapes.where.expression import Subquery
 
 log = logging.getLogger("switchgear.shapes.subqueries")
 
@@ -35,7 +35,6 @@ PATIENCE_SECONDS = 5.0
 """Without a step for so long, the number of kept transactions counts: a backlog comes faster than any step is made."""
 RECENT_KEPT = 256
 """A feed with more changes than this in memory forgets those that nobody can ask for."""
-ENDED = "a subquery's table changed while the shape was made"
 NULL_MOVED = "a NULL came into the subquery of a NOT IN, or left it"
 
 
@@ -48,23 +47,14 @@ class Lines(Protocol):
         """Take back the shape's lines, complete, and their last op; None when there are too many."""
 
 
-class Hub:
+class Hub(Members):
     """See the module. `step_due` is called with a shape that has become held."""
 
     def __init__(self, store: Store, buffer_transactions: int) -> None:
-        self._store = store
+        super().__init__(store)
         self._limit = buffer_transactions
-        self._feeds: dict[int, Feed] = {}
-        self._by_identity: dict[tuple[object, ...], Feed] = {}
-        self._feeds_of: dict[int, set[Feed]] = {}
-        self._followers_of: dict[int, set[Follower]] = {}
-        self.followers: dict[int, Follower] = {}
-        self.tables: set[int] = set()
-        """OIDs of all tables whose changes concern a shape with subqueries."""
         self._touched_feeds: dict[int, Feed] = {}
         self._touched: set[Follower] = set()
-        self.position = store.replay_from - 1
-        """Transactions up to here were taken in."""
         self._catch_up_to = store.commit_lsn if store.replay_from <= store.commit_lsn else 0
         """After a restart, transactions up to here are sent again for the sake of shapes that were held."""
         self._catching: set[Follower] = set()
@@ -72,22 +62,10 @@ class Hub:
         self.moved = 0
         self._restore()
 
-    # -- feeds and followers --
+    # -- shapes that were known before a restart --
 
     def _restore(self) -> None:
-        for number in sorted(self._store.sources):
-            state = self._store.sources[number]
-            where = state.spec.where
-            made = None if where is None else plan(where)
-            nested: dict[int, Feed] = {}
-            missing = False
-            for at, condition in made.memberships if made is not None else ():
-                feed = self._by_identity.get(identity(made.subqueries[condition.query]))  # type: ignore[union-attr]
-                missing = missing or feed is None
-                if feed is not None:
-                    nested[at] = feed
-            if not missing:
-                self._add_feed(Feed(state, made, nested, loading=False))
+        self._restore_feeds()
         for shape in list(self._store.by_id.values()):
             where = shape.definition.where
             if where is None or not where.subqueries:
@@ -112,115 +90,12 @@ class Hub:
             self._catching.add(follower)
         self._add_follower(follower)
 
-    def feed_of(self, spec: Subquery) -> Feed | None:
-        return self._by_identity.get(identity(spec))
-
-    def new_feed(self, spec: Subquery, signature: tuple[tuple[str, int], ...], nested: dict[int, Feed]) -> Feed:
-        """A feed whose rows are about to be read. The feeds that it asks must be ready. Raises Broken."""
-        _check(nested)
-        made = None if spec.where is None else plan(spec.where)
-        state = SourceState(self._store.next_source_id(), spec, signature, {}, 0)
-        feed = Feed(state, made, nested, loading=True)
-        self._add_feed(feed)
-        return feed
-
-    def feed_loaded(self, feed: Feed, rows: dict, position: int) -> None:  # type: ignore[type-arg]
-        """Raises Broken."""
-        _check({0: feed})
-        feed.loaded(rows, position)
-        if self._feeds.get(feed.id) is feed:
-            self._store.add_source(feed.state)
-
-    def _add_feed(self, feed: Feed) -> None:
-        self._feeds[feed.id] = feed
-        self._by_identity[feed.state.identity] = feed
-        self._feeds_of.setdefault(feed.state.spec.oid, set()).add(feed)
-        self.tables.add(feed.state.spec.oid)
-
-    def release(self, feed: Feed) -> None:
-        """Forget a feed that nobody uses, and those that only it used."""
-        if self._feeds.get(feed.id) is feed:
-            self._release(feed)
-
-    def _release(self, feed: Feed) -> None:
-        if feed.used or feed.id not in self._feeds:
-            return
-        del self._feeds[feed.id]
-        self._end(feed)
+    def _forget_feed(self, feed: Feed) -> None:
         self._touched_feeds.pop(feed.id, None)
-        self._discard(self._feeds_of, feed.state.spec.oid, feed)
-        self._store.remove_source(feed.id)
-        for nested in set(feed.nested.values()):
-            nested.feeds.discard(feed)
-            self._release(nested)
 
-    def _end(self, feed: Feed) -> None:
-        """Nobody finds it any more, and whoever waits for it is told so."""
-        feed.ended = True
-        if self._by_identity.get(feed.state.identity) is feed:
-            del self._by_identity[feed.state.identity]
-
-    def follow(self, shape: Shape, made: Plan, feeds: dict[int, Feed], since: int) -> Follower:
-        """Begin to keep what concerns a shape whose snapshot is about to be taken. Raises Broken."""
-        _check(feeds)
-        follower = Follower(shape, made, feeds, self.position, opening=True)
-        follower.since = since
-        self._add_follower(follower)
-        return follower
-
-    def _add_follower(self, follower: Follower) -> None:
-        self.followers[follower.shape.id] = follower
-        oid = follower.shape.definition.oid
-        self._followers_of.setdefault(oid, set()).add(follower)
-        self.tables.add(oid)
-        for feed in follower.feeds.values():
-            feed.followers.add(follower)
-
-    def remove(self, shape: Shape) -> None:
-        """The shape was dropped."""
-        follower = self.followers.pop(shape.id, None)
-        if follower is None:
-            return
+    def _forget_follower(self, follower: Follower) -> None:
         self._touched.discard(follower)
         self._catching.discard(follower)
-        self._discard(self._followers_of, shape.definition.oid, follower)
-        for feed in set(follower.feeds.values()):
-            feed.followers.discard(follower)
-            self._release(feed)
-
-    def _discard(self, index: dict[int, set], oid: int, item: object) -> None:  # type: ignore[type-arg]
-        items = index.get(oid)
-        if items is not None:
-            items.discard(item)
-            if not items:
-                del index[oid]
-        if oid not in self._feeds_of and oid not in self._followers_of:
-            self.tables.discard(oid)
-
-    @property
-    def held(self) -> int:
-        return sum(1 for follower in self.followers.values() if follower.kept)
-
-    @property
-    def kept(self) -> int:
-        return sum(len(follower.kept) for follower in self.followers.values())
-
-    @property
-    def source_rows(self) -> int:
-        return sum(len(feed.state.rows) for feed in self._feeds.values())
-
-    @property
-    def feeds(self) -> list[Feed]:
-        return list(self._feeds.values())
-
-    def end_users(self, feed: Feed, reason: str) -> None:
-        """The feed's table is no longer what it was: all shapes that depend on it end, and none begins with it."""
-        self._end(feed)
-        for user in list(feed.feeds):
-            self.end_users(user, reason)
-        for follower in list(feed.followers):
-            self._store.drop(follower.shape, reason)
-        self.release(feed)
 
     # -- the stream --
 
@@ -412,8 +287,3 @@ class Hub:
         if follower.kept and not was_held:
             self.moved += 1
             self.step_due(follower)
-
-
-def _check(feeds: dict[int, Feed]) -> None:
-    if any(feed.ended for feed in feeds.values()):
-        raise Broken(ENDED)
