@@ -274,11 +274,11 @@ class Creator:
                 raise disk_full()
             await self._publication.ensure(definition.oid, definition.schema, definition.table)
             made = plan(definition.where) if definition.where is not None and definition.where.subqueries else None
-            feeds = {} if made is None else await self._steps.prepare(made)
+            feeds = {} if made is None else await self._steps.feeds.prepare(made)
             try:
                 await self._take(creation, made, feeds)
             finally:
-                self._steps.done_with(feeds)
+                self._steps.feeds.done_with(feeds)
         except Exception as error:
             self._failed(creation, error)
 

@@ -342,7 +342,7 @@ class Service:
         self._reader = Reader(store, self._cache, self._cursor, lambda shape: store.drop(shape, "its file is gone"))
         self._steps = Steps(hub, self._ingest, store, self._snapshots, self.catalog, self._publication)
         self._steps.connected = lambda: self.active
-        self._steps.nudge = self._upstream.ask_position
+        self._steps.nudge_by(self._upstream.ask_position)
         self._metrics.watch_subqueries(hub, self._steps)
         self._partitions = Partitions(self._admin, settings.storage_dir)
         self._partitions.on_tree = router.set_leaves

@@ -1,8 +1,7 @@
-"""Asks Postgres for what shapes with subqueries need: what a subquery returns, and what a step moves.
+"""What moves rows of shapes with subqueries, asked of Postgres and told in steps.
 
-Invariants: a snapshot is used only when it is known which transactions of the stream it sees, and when it sees none
-without those before it; a query has a time limit; a shape whose step fails for long is dropped, so that the slot does
-not wait for it.
+Invariants: a query has a time limit; one shape has one step at a time, and a subset snapshot takes its turn; a shape
+whose step fails for long is dropped, so that the slot does not wait for it.
 """
 
 from __future__ import annotations
@@ -10,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from switchgear_shapes.catalog import Catalog
-from switchgear_shapes.errors import ShapeError, database_unreachable, invalid, snapshot_failed
-from switchgear_shapes.identifiers import quote_relation
+from switchgear_shapes.errors import ShapeError, database_unreachable, snapshot_failed
 from switchgear_shapes.ingest import Ingest
 from switchgear_shapes.log.frames import Entry
 from switchgear_shapes.log.shape import Shape
@@ -23,40 +21,33 @@ from switchgear_shapes.log.store import Store
 from switchgear_shapes.postgres.pool import Pool, PoolTimeout
 from switchgear_shapes.postgres.session import ConnectionLost, PostgresError, Session
 from switchgear_shapes.relations import Relation
-from switchgear_shapes.replication.conversation import parse_lsn, reached
 from switchgear_shapes.replication.publication import Publication
-from switchgear_shapes.snapshot import SnapshotMark, begin_statements, begin_text
+from switchgear_shapes.snapshot import SnapshotMark, begin_statements
 from switchgear_shapes.subqueries import moves
 from switchgear_shapes.subqueries.feed import Feed
 from switchgear_shapes.subqueries.follower import Follower
 from switchgear_shapes.subqueries.hub import Hub
-from switchgear_shapes.subqueries.plan import Plan, SubqueryRefused, check_collations, plan
-from switchgear_shapes.subqueries.queries import source_rows, source_select, step_statement
+from switchgear_shapes.subqueries.loading import Loading
+from switchgear_shapes.subqueries.placing import (
+    DISK,
+    GIVE_UP_SECONDS,
+    LOCK_SECONDS,
+    PASS_SECONDS,
+    QUERY_SECONDS,
+    UNSEEN,
+    Placing,
+    Retry,
+)
+from switchgear_shapes.subqueries.plan import Plan
+from switchgear_shapes.subqueries.queries import step_statement
 from switchgear_shapes.subqueries.rows import Broken
-from switchgear_shapes.where.expression import Subquery
 
 log = logging.getLogger("switchgear.shapes.subqueries")
 
-MAX_ROWS = 1_000_000
-"""Different rows that one subquery may return; they are held in memory."""
 STEP_BYTES = 64 * 1024 * 1024
 """What one step may move; more than this is quicker fetched anew."""
-QUERY_SECONDS = 30
-LOCK_SECONDS = 5
 TOGETHER = 64
 """Shapes that share one snapshot for their steps."""
-PASS_SECONDS = 10.0
-GIVE_UP_SECONDS = 60.0
-"""How long a step may fail, while the database is there, before its shape is dropped."""
-
-
-UNSEEN = "A transaction that is replicated already does not become visible"
-BEHIND = "The replication stream is behind the database"
-DISK = "The disk of the sync server is behind"
-
-
-class Retry(Exception):
-    """Another snapshot is needed. The text says why, should it be given up."""
 
 
 class Steps:
@@ -70,20 +61,23 @@ class Steps:
         self._store = store
         self._pool = pool
         self._catalog = catalog
-        self._publication = publication
+        self._placing = Placing(ingest, store, catalog)
+        self.feeds = Loading(hub, ingest, pool, catalog, publication, self._placing, self._start)
         self._tasks: set[asyncio.Task[None]] = set()
         self._due: dict[int, list[Follower]] = {}
         """By table: shapes whose step waits for its turn."""
         self._workers = max(1, pool.size // 2)
         self._working = 0
         self._stopping = False
-        self.nudge: Callable[[], None] = lambda: None
-        """Asks Postgres how far the stream is."""
         self.connected: Callable[[], bool] = lambda: True
         self.queries = 0
         self.rows = 0
         self.bytes = 0
         hub.step_due = self.step
+
+    def nudge_by(self, nudge: Callable[[], None]) -> None:
+        """How to ask Postgres how far the stream is."""
+        self._placing.nudge = nudge
 
     @property
     def running(self) -> int:
@@ -97,112 +91,6 @@ class Steps:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    # -- feeds --
-
-    async def prepare(self, made: Plan) -> dict[int, Feed]:
-        """The feeds that a plan asks, by position, ready; the caller lets go of them with `done_with`.
-
-        Raises ShapeError, Broken and what Postgres raises.
-        """
-        feeds: dict[int, Feed] = {}
-        try:
-            for at, condition in made.memberships:
-                feeds[at] = await self._feed(made.subqueries[condition.query])
-        except BaseException:
-            self.done_with(feeds)
-            raise
-        return feeds
-
-    def done_with(self, feeds: dict[int, Feed]) -> None:
-        """Feeds that are used by now, or will not be."""
-        for feed in feeds.values():
-            feed.pins -= 1
-            self._hub.release(feed)
-
-    async def _feed(self, spec: Subquery) -> Feed:
-        """The feed of a subquery, pinned: nobody else's end must end it before it is used."""
-        nested: dict[int, Feed] = {}
-        if spec.where is not None and spec.where.subqueries:
-            nested = await self.prepare(plan(spec.where))
-        try:
-            feed = await self._found(spec, nested)
-            feed.pins += 1
-        finally:
-            self.done_with(nested)
-        try:
-            await asyncio.shield(feed.ready)
-        except BaseException:
-            self.done_with({0: feed})
-            raise
-        return feed
-
-    async def _found(self, spec: Subquery, nested: dict[int, Feed]) -> Feed:
-        feed = self._hub.feed_of(spec)
-        if feed is None:
-            relation = await self._relation(spec)
-            await self._publication.ensure(spec.oid, spec.schema, spec.table)
-            feed = self._hub.feed_of(spec)
-            if feed is None:
-                feed = self._hub.new_feed(spec, _signature(spec, relation), nested)
-                self._start(self._load(feed, relation))
-        return feed
-
-    async def _relation(self, spec: Subquery) -> Relation:
-        relation = await self._catalog.get(spec.schema, spec.table)
-        if relation is None or relation.oid != spec.oid:
-            self._catalog.forget(spec.schema, spec.table)
-            raise ShapeError(409, {})
-        if relation.kind == "p":
-            raise invalid("where", f'table "{spec.table}" is partitioned, which subqueries cannot follow')
-        asked = () if spec.where is None else plan(spec.where).memberships
-        try:
-            check_collations([*spec.columns, *(c for _, asks in asked for c in asks.columns)], relation)
-        except SubqueryRefused as error:
-            raise invalid("where", str(error)) from None
-        return relation
-
-    async def _load(self, feed: Feed, relation: Relation) -> None:
-        try:
-            await self._read_rows(feed, relation)
-        except BaseException as error:
-            if not feed.ready.done():
-                feed.ready.set_exception(error if isinstance(error, Exception) else ConnectionLost("stopped"))
-                feed.ready.exception()  # it may be that nobody waits any more
-            self._hub.release(feed)
-            if not isinstance(error, Exception):
-                raise
-
-    async def _read_rows(self, feed: Feed, relation: Relation) -> None:
-        spec = feed.state.spec
-        statement = source_select(spec, feed.plan, MAX_ROWS + 1)
-        begin = begin_text(relation, f"ONLY {quote_relation(spec.schema, spec.table)}", LOCK_SECONDS, QUERY_SECONDS)
-        since = self._ingest.begun_lsn
-        deadline = time.monotonic() + GIVE_UP_SECONDS
-        while True:
-            async with self._pool.session() as session:
-                mark, _ = await self._begin(session, begin, relation)
-                try:
-                    await self._await(mark, [spec.oid], since)
-                except Retry as reason:
-                    await self._again(session, deadline, reason)
-                    continue
-                found = await session.query_limited(statement, QUERY_SECONDS)
-                await session.query("ROLLBACK")
-            break
-        if len(found) > MAX_ROWS:
-            raise invalid("where", f"a subquery returns more than {MAX_ROWS} different rows")
-        rows = source_rows(spec, feed.plan, found)
-        for xid, lsn, deltas in feed.buffer or ():
-            if not mark.sees(xid, lsn):
-                for group, delta in deltas.items():
-                    count = rows.get(group, 0) + delta
-                    if count:
-                        rows[group] = count
-                    else:
-                        del rows[group]
-        self._ingest.flush()
-        self._hub.feed_loaded(feed, rows, self._hub.position)
-
     # -- a shape's own snapshot --
 
     def register(self, shape: Shape, made: Plan, feeds: dict[int, Feed]) -> Follower:
@@ -211,8 +99,8 @@ class Steps:
     async def open(self, follower: Follower, mark: SnapshotMark) -> bool:
         """Place a shape's snapshot in the stream; False when another one is needed. Raises Broken."""
         try:
-            await self._await(mark, follower.tables, follower.since)
-            await self._shown()
+            await self._placing.reach(mark, follower.tables, follower.since)
+            await self._placing.shown()
         except Retry:
             return False
         seen = ((kept.lsn, mark.sees(kept.xid, kept.lsn)) for kept in follower.kept)
@@ -229,19 +117,6 @@ class Steps:
         follower.shape.snapshot.mark = mark
         follower.shape.filter = None
         return True
-
-    async def _shown(self) -> None:
-        """Wait until what has passed is on the disk: readers of a new shape are told a position that has all it shows.
-
-        Raises Retry.
-        """
-        passed = self._ingest.passed_commit
-        self._ingest.flush()
-        deadline = time.monotonic() + PASS_SECONDS
-        while self._store.commit_lsn < passed:
-            if time.monotonic() > deadline:
-                raise Retry(DISK)
-            await asyncio.sleep(0.002)
 
     def _apply(self, follower: Follower, change: Callable[[], list[Entry]]) -> None:
         try:
@@ -320,9 +195,9 @@ class Steps:
             return
         async with self._pool.session() as session:
             statements = begin_statements(definition, relation, LOCK_SECONDS, QUERY_SECONDS)
-            mark, fits = await self._begin(session, statements, relation, strict=False)
+            mark, fits = await self._placing.begin(session, statements, relation, strict=False)
             if fits:
-                await self._passed(mark)
+                await self._placing.passed(mark)
                 for follower in followers:
                     await self._step(session, mark, relation, follower)
             await session.query("ROLLBACK")
@@ -378,13 +253,13 @@ class Steps:
                 await self._recorded(follower, deadline)
                 return mark if shape.alive else None
             except Retry as reason:
-                await self._again(session, deadline, reason)
+                await self._placing.again(session, deadline, reason)
 
     async def _step_up_to(self, session: Session, mark: SnapshotMark, relation: Relation, follower: Follower) -> None:
         """Raises Retry."""
         if not self.connected():
             raise database_unreachable()
-        await self._passed(mark)
+        await self._placing.passed(mark)
         if _sees_any(mark, follower):
             await self._step_alone(session, mark, relation, follower)
             if follower.shape.alive and _sees_any(mark, follower):
@@ -426,57 +301,6 @@ class Steps:
         self.bytes += size
         return rows
 
-    # -- snapshots and the stream --
-
-    async def _begin(
-        self, session: Session, statements: str, relation: Relation, *, strict: bool = True
-    ) -> tuple[SnapshotMark, bool]:
-        """Begin a transaction and its snapshot; whether the table is as `relation` says."""
-        try:
-            rows = await session.query_limited(statements, PASS_SECONDS)
-        except TimeoutError:
-            raise snapshot_failed("The database did not begin a snapshot in time") from None
-        seen, lsn, stamp = rows[0]
-        fits = stamp == relation.stamp
-        if strict and not fits:
-            self._catalog.forget(relation.schema, relation.name)
-            raise ShapeError(409, {})
-        return SnapshotMark.parse(seen or "", parse_lsn(lsn or "")), fits
-
-    async def _again(self, session: Session, deadline: float, reason: Retry) -> None:
-        await session.query("ROLLBACK")
-        if time.monotonic() > deadline:
-            raise snapshot_failed(str(reason))
-        await asyncio.sleep(0.02)
-
-    async def _await(self, mark: SnapshotMark, oids: Iterable[int], lsn: int) -> None:
-        """Wait until the stream has passed all that the snapshot can see.
-
-        Raises Retry when it does not see one of the transactions up to `lsn` that concern the tables, or when the
-        stream does not come.
-        """
-        oids = list(oids)
-        if not self._ingest.all_seen(oids, lsn, mark):
-            raise Retry(UNSEEN)
-        await self._passed(mark)
-        if not self._ingest.all_seen(oids, lsn, mark):
-            raise Retry(UNSEEN)
-
-    async def _passed(self, mark: SnapshotMark) -> None:
-        deadline = time.monotonic() + PASS_SECONDS
-        pause = 0.001
-        while not reached(self._ingest.passed_lsn, mark.lsn):
-            if time.monotonic() > deadline:
-                raise Retry(BEHIND)
-            self.nudge()
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, 0.02)
-
 
 def _sees_any(mark: SnapshotMark, follower: Follower) -> bool:
     return any(mark.sees(kept.xid, kept.lsn) for kept in follower.kept)
-
-
-def _signature(spec: Subquery, relation: Relation) -> tuple[tuple[str, int], ...]:
-    needed = {column.name for column in spec.columns} | (set() if spec.where is None else set(spec.where.columns))
-    return tuple((column.name, column.type_oid) for column in relation.columns if column.name in needed)
