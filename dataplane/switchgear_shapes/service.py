@@ -22,45 +22,37 @@ from switchgear_shapes import answers
 from switchgear_shapes.calls import Answer, not_found
 from switchgear_shapes.catalog import Catalog
 from switchgear_shapes.creation import Creator
-from switchgear_shapes.errors import database_unreachable
 from switchgear_shapes.eviction import Notes, evict, take_notes
-from switchgear_shapes.ingest import Ingest
 from switchgear_shapes.live import Live, next_cursor
 from switchgear_shapes.log.registry import Registry
 from switchgear_shapes.log.shape import Shape
-from switchgear_shapes.log.store import StorageLocked, Store, lasting
+from switchgear_shapes.log.store import Store
 from switchgear_shapes.measures import RequestMeasures
 from switchgear_shapes.metrics import Metrics
-from switchgear_shapes.partitions import Partitions
 from switchgear_shapes.postgres.pool import Pool, PoolTimeout
 from switchgear_shapes.postgres.session import ConnectionLost, PostgresError, Session
 from switchgear_shapes.reading import Reader
-from switchgear_shapes.reconcile import PublicationGone, follow_partitions, reconcile, roots_of
+from switchgear_shapes.reconcile import PublicationGone
 from switchgear_shapes.relations import Relation
 from switchgear_shapes.replication import conversation
 from switchgear_shapes.replication.client import Replication
 from switchgear_shapes.replication.conversation import Names, Started, parse_lsn
-from switchgear_shapes.replication.entries import Entries
-from switchgear_shapes.replication.pgoutput import RelationMessage
 from switchgear_shapes.replication.publication import Publication
-from switchgear_shapes.routing.router import Router
 from switchgear_shapes.settings import Settings
 from switchgear_shapes.shape_api import ShapeApi
 from switchgear_shapes.snapshot import NOW, SnapshotMark
 from switchgear_shapes.standby import Standby
-from switchgear_shapes.subqueries.hub import Hub
-from switchgear_shapes.subqueries.steps import Steps
 from switchgear_shapes.subset_query import Moment, Subsets
 from switchgear_shapes.table_watch import TableWatch
 from switchgear_shapes.telemetry import Otlp, StatsD
 from switchgear_shapes.upstream import Upstream
+from switchgear_shapes.writing import Writing, open_store
 from switchgear_wire import Limits, Request, Response, Server, serve
 
 log = logging.getLogger("switchgear.shapes")
 
 MAINTENANCE_SECONDS = 10.0
 VISIBLE_SECONDS = 1.0
-STORAGE_LOCK_SECONDS = 10.0
 DRAIN_SECONDS = 10.0
 _HEALTH_CACHE = b"cache-control: no-cache, no-store, must-revalidate\r\n"
 
@@ -81,15 +73,11 @@ class Service:
         self._admin = Pool(settings.pooled_database, admin_size)
         self._snapshots = Pool(settings.pooled_database, max(1, settings.db_pool_size - admin_size))
         self._publication = Publication(settings.publication_name, self._admin, manual=settings.manual_table_publishing)
-        self._ingest: Ingest | None = None
-        self._hub: Hub | None = None
-        self._steps: Steps | None = None
+        self._writing: Writing | None = None
         self._stop = asyncio.Event()
         self._tables = TableWatch(self._look_at_tables)
         self.live = Live()
         self.catalog = Catalog(self._admin)
-        self.creator: Creator | None = None
-        self.store: Store | None = None
         self.stored_generated = False
         self.subsets = Subsets(self._snapshots)
         self._cache = answers.CacheRules(settings.cache_max_age, settings.cache_stale_age, settings.sse_timeout)
@@ -121,6 +109,14 @@ class Service:
         return self.read_only or (self.store is not None and self._upstream.readable)
 
     @property
+    def store(self) -> Store | None:
+        return None if self._writing is None else self._writing.store
+
+    @property
+    def creator(self) -> Creator | None:
+        return None if self._writing is None else self._writing.creator
+
+    @property
     def known(self) -> Registry | None:
         return self._standby.follower if self.read_only else self.store
 
@@ -132,8 +128,8 @@ class Service:
         where = shape.definition.where
         if where is None or not where.subqueries:
             return None
-        if self._steps is not None and not self.read_only:
-            return partial(self._steps.between, shape, relation)
+        if self._writing is not None and not self.read_only:
+            return partial(self._writing.steps.between, shape, relation)
         return partial(self._standby.between, shape)
 
     @property
@@ -145,9 +141,7 @@ class Service:
 
     @property
     def needed(self) -> bool:
-        if self.live.count > 0 or (self.creator is not None and self.creator.running > 0):
-            return True
-        return self._steps is not None and self._steps.running > 0
+        return self.live.count > 0 or (self._writing is not None and self._writing.needed)
 
     # -- routes --
 
@@ -253,10 +247,8 @@ class Service:
             task.cancel()
         await asyncio.gather(*work, return_exceptions=True)
         self._end_standby()
-        if self.creator is not None:
-            await self.creator.stop()
-        if self._steps is not None:
-            await self._steps.stop()
+        if self._writing is not None:
+            await self._writing.stop()
         await asyncio.gather(*(server.drain(DRAIN_SECONDS) for server in servers))
         if self.store is not None:
             await self.store.close()
@@ -270,22 +262,49 @@ class Service:
         self._end_standby()
         if self._closing is not None:
             await self._closing
-        await self._open_storage()
-        await self._adopt(started)
-        assert self._ingest is not None
-        assert self.store is not None
-        replication = Replication(session, self._ingest, self.store, self._partitions.look)
-        self._metrics.watch_replication(replication, self._ingest)
+        writing = self._writing or await self._write()
+        await writing.adopt(started)
+        self.stored_generated = started.stored_generated
+        replication = Replication(session, writing.ingest, writing.store, writing.partitions.look)
+        self._metrics.watch_replication(replication, writing.ingest)
         return replication
+
+    async def _write(self) -> Writing:
+        """The lock in Postgres is ours: now the directory."""
+        settings = self.settings
+        store = await open_store(settings.storage_dir, settings.chunk_bytes_threshold)
+        writing = Writing(
+            store,
+            settings,
+            self.live,
+            self.catalog,
+            self._admin,
+            self._snapshots,
+            self._publication,
+            self._metrics,
+            self._tables,
+        )
+        writing.connect(lambda: self.active, self._upstream.ask_position)
+        self._reader = Reader(store, self._cache, self._cursor, lambda shape: store.drop(shape, "its file is gone"))
+        self._writing = writing
+        return writing
 
     async def let_go(self) -> None:
         """Another instance has the lock."""
         if self.store is not None:
             log.warning("another instance has the lock: giving up the storage")
-            self._closing = asyncio.ensure_future(self._close_storage())
+            self._closing = asyncio.ensure_future(self._give_up())
             await asyncio.shield(self._closing)
         if self._standing_by is None:
             self._standing_by = asyncio.ensure_future(self._stand_by())
+
+    async def _give_up(self) -> None:
+        writing = self._writing
+        if writing is not None:
+            await writing.stop()
+            self.live.interrupt()
+            self._writing = self._reader = None
+            await writing.give_up()
 
     async def _stand_by(self) -> None:
         with contextlib.suppress(PostgresError, ConnectionLost, PoolTimeout):
@@ -301,134 +320,8 @@ class Service:
             self._standing_by = None
         self._standby.end()
 
-    async def _close_storage(self) -> None:
-        if self.creator is not None:
-            await self.creator.stop()
-        if self._steps is not None:
-            await self._steps.stop()
-        self.live.interrupt()
-        store, self.store, self._reader, self.creator, self._ingest = self.store, None, None, None, None
-        self._hub = self._steps = None
-        if store is not None:
-            shapes = list(store.by_id.values())
-            for shape in shapes:
-                if not shape.snapshot.complete:  # its creation was abandoned; somebody may wait for it
-                    shape.alive = False
-                    shape.snapshot.fail(database_unreachable())
-            await store.close()  # which writes the files of those that are alive
-            for shape in shapes:
-                shape.alive = False
-
-    async def _open_storage(self) -> None:
-        """The lock in Postgres is ours: now the directory. Raises StorageLocked when another process holds on to it."""
-        if self.store is not None:
-            return
-        deadline = time.monotonic() + STORAGE_LOCK_SECONDS
-        while True:
-            try:
-                store = Store.open(self.settings.storage_dir, self.settings.chunk_bytes_threshold)
-                break
-            except StorageLocked:
-                if time.monotonic() > deadline:
-                    raise
-                await asyncio.sleep(0.2)
-        settings = self.settings
-        router: Router[Shape] = Router()
-        self._router = router
-        self._publication.entries = Entries(settings.storage_dir)
-        hub = self._hub = Hub(store, settings.subquery_buffer_transactions)
-        self._ingest = Ingest(store, router, hub, settings.storage_dir)
-        self._ingest.on_relation = self._on_relation
-        self._reader = Reader(store, self._cache, self._cursor, lambda shape: store.drop(shape, "its file is gone"))
-        self._steps = Steps(hub, self._ingest, store, self._snapshots, self.catalog, self._publication)
-        self._steps.connected = lambda: self.active
-        self._steps.nudge_by(self._upstream.ask_position)
-        self._metrics.watch_subqueries(hub, self._steps)
-        self._partitions = Partitions(self._admin, settings.storage_dir)
-        self._partitions.on_tree = router.set_leaves
-        follow_partitions(self._partitions, store, self._publication)
-        self._ingest.on_received = self._metrics.received
-        self._ingest.is_settled = self._partitions.settled
-        self.creator = Creator(
-            store,
-            self._ingest,
-            self._steps,
-            self._snapshots,
-            self._publication,
-            self._partitions,
-            settings.chunk_bytes_threshold,
-        )
-        self.creator.on_created = self._metrics.snapshot_made
-        self._ingest.append(hub.catching_up())
-        store.on_publish = self.live.publish
-        store.on_drop = self._on_drop
-        with lasting():
-            for shape in store.by_id.values():
-                if shape.id not in hub.followers:
-                    router.add(shape)
-        self._metrics.watch_store(store, self.creator)
-        self._metrics.watch_routing(store, router)
-        self.store = store
-
     def _cursor(self, previous: int) -> int:
         return next_cursor(previous, time.time(), self.settings.long_poll_timeout)
-
-    def _on_drop(self, shape: Shape) -> None:
-        if self._ingest is not None:
-            self._ingest.unregister(shape)
-        self.catalog.forget(shape.definition.schema, shape.definition.table)
-        self._tables.touch(shape.definition.oid)  # perhaps others of the table cannot go on, either
-        self.live.dropped(shape)
-
-    async def _adopt(self, started: Started) -> None:
-        """Decide whether the shapes on disk continue this slot's stream."""
-        store, ingest = self.store, self._ingest
-        assert store is not None
-        assert ingest is not None
-        await store.settle()
-        system = (started.system_identifier, started.timeline)
-        reason = None
-        if started.new_slot:
-            reason = "the replication slot is new"
-        elif store.system is not None and store.system != system:
-            reason = "the database is another one, or on another timeline"
-        elif started.slot_lsn > store.durable_lsn:
-            reason = "the replication slot is ahead of the storage"
-        if reason is not None:
-            store.purge(reason)
-            ingest.start_anew()
-            self._partitions.start_anew()
-            self._publication.entries.clear()
-        if reason is not None or store.system != system:
-            store.set_system(*system, started.slot_lsn)
-        self.stored_generated = started.stored_generated
-        self._publication.forget()
-        self.catalog.clear()
-        await self._partitions.look()
-        self._tables.touch_all()
-
-    def _on_relation(self, relation: RelationMessage) -> None:
-        self.catalog.forget(relation.schema, relation.name)
-        self._tables.touch(relation.oid)
-
-    async def _look_at_tables(self, oids: set[int] | None) -> None:
-        """End the shapes of these tables, or of all, that cannot go on."""
-        store, hub = self.store, self._hub
-        if store is None or hub is None or self._upstream.replication is None:
-            return
-        shapes: list[Shape] = []
-        if oids is None:
-            shapes = list(store.by_id.values())
-        else:
-            for oid in oids & self._router.tables.keys():
-                shapes += self._router.tables[oid].members
-        stored = self.stored_generated
-        try:
-            await reconcile(store, hub, self.catalog, self._publication, shapes, stored_generated=stored, only=oids)
-        except PublicationGone as error:
-            self._upstream.abort(error)
-        except (PostgresError, ConnectionLost, PoolTimeout, OSError) as error:
-            log.warning("tables could not be looked at: %s", error)
 
     # -- now and then --
 
@@ -454,26 +347,38 @@ class Service:
                 continue
             try:
                 await self._metrics.ask_slot(self._admin, self._names.slot)
-                if time.monotonic() >= due and self.store is not None:
+                if time.monotonic() >= due and self._writing is not None:
                     due = time.monotonic() + min(
                         self.settings.publication_refresh_period, self.settings.schema_reconciler_period
                     )
-                    self._partitions.keep(roots_of(self.store))
-                    await self._partitions.look()
+                    await self._writing.keep_partitions()
                     await self._look_at_tables(None)
+            except PublicationGone as error:
+                self._upstream.abort(error)
             except (PostgresError, ConnectionLost, PoolTimeout) as error:
                 log.warning("housekeeping in Postgres failed: %s", error)
+
+    async def _look_at_tables(self, oids: set[int] | None) -> None:
+        """End the shapes of these tables, or of all, that cannot go on."""
+        if self._writing is None or self._upstream.replication is None:
+            return
+        try:
+            await self._writing.reconcile(oids, stored_generated=self.stored_generated)
+        except PublicationGone as error:
+            self._upstream.abort(error)
+        except (PostgresError, ConnectionLost, PoolTimeout, OSError) as error:
+            log.warning("tables could not be looked at: %s", error)
 
     async def _see_commits(self) -> None:
         """Look which of the transactions that passed are visible by now: only those are acknowledged."""
         while True:
             await asyncio.sleep(VISIBLE_SECONDS)
-            ingest = self._ingest
-            if self.active and ingest is not None and ingest.passed.first_unseen is not None:
+            passed = None if self._writing is None else self._writing.ingest.passed
+            if self.active and passed is not None and passed.first_unseen is not None:
                 with contextlib.suppress(PostgresError, ConnectionLost, PoolTimeout):
                     async with self._admin.session() as session:
                         seen, lsn = (await session.query(NOW))[0]
-                    ingest.passed.prune(SnapshotMark.parse(seen or "", parse_lsn(lsn or "")))
+                    passed.prune(SnapshotMark.parse(seen or "", parse_lsn(lsn or "")))
 
     def _evict(self, store: Store) -> None:
         limit = self.settings.max_shapes

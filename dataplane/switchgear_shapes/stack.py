@@ -22,10 +22,14 @@ class Stack(Protocol):
     settings: Settings
     live: Live
     catalog: Catalog
-    creator: Creator | None
     subsets: Subsets
-    store: Store | None
-    """The shapes, when they are this instance's to change."""
+
+    @property
+    def creator(self) -> Creator | None: ...
+
+    @property
+    def store(self) -> Store | None:
+        """The shapes, when they are this instance's to change."""
 
     @property
     def known(self) -> Registry | None:
