@@ -12,21 +12,19 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from switchgear_shapes.delivery import Delivery, ProtocolViolation
 from switchgear_shapes.errors import snapshot_failed
 from switchgear_shapes.log.frames import Batch, Entry
 from switchgear_shapes.log.shape import Buffered, Shape
 from switchgear_shapes.log.store import Store
 from switchgear_shapes.passed import Passed
-from switchgear_shapes.pending import Lines, Pending, pieces
+from switchgear_shapes.pending import Pending, pieces
 from switchgear_shapes.replication import pgoutput
-from switchgear_shapes.replication.pgoutput import RelationMessage, Values
-from switchgear_shapes.routing.encode import fill_unchanged, transaction_headers
-from switchgear_shapes.routing.index import Index
-from switchgear_shapes.routing.reuse import Reuse
-from switchgear_shapes.routing.router import Group, Member, Router, Table
+from switchgear_shapes.replication.pgoutput import RelationMessage
+from switchgear_shapes.routing.encode import fill_unchanged
+from switchgear_shapes.routing.router import Router
 from switchgear_shapes.snapshot import SnapshotMark
 from switchgear_shapes.subqueries.hub import Hub
-from switchgear_shapes.where.errors import TooLarge
 
 log = logging.getLogger("switchgear.shapes.ingest")
 
@@ -34,10 +32,6 @@ BATCH_BYTES = 4 * 1024 * 1024
 PARTS_LIMIT = 16 * 1024 * 1024
 """Bytes on their way to the disk at which a large transaction waits."""
 BUFFER_LIMIT = 64 * 1024 * 1024
-
-
-class ProtocolViolation(Exception):
-    """The stream broke its own rules; the connection is made anew."""
 
 
 class Ingest:
@@ -70,14 +64,13 @@ class Ingest:
         self._known_passed = None if self._known_lsn else 0
         """How many transactions had passed when that was found to be over."""
         self._pending = Pending(spill_directory)
+        self._delivery = Delivery(router, self._pending)
         self._parting: Iterator[None] | None = None
         self._last_oid = -1
         self._op = 0
-        self._reuse = Reuse()
         self._reset_transaction()
         self.transactions = 0
         self.changes = 0
-        self.routed = 0
         self.last_commit_time = 0
         self.on_durable: Callable[[], None] = lambda: None
         self.on_received: Callable[[int], None] = lambda commit_time: None
@@ -127,7 +120,7 @@ class Ingest:
             self.changes += 1
             table = self._router.tables.get(oid)
             if table is not None and not self._skip:
-                self._row(table, data, start, oid, op)
+                self._delivery.row(table, self._relations.get(oid), data, start, oid, op)
             if self._hub_follows and oid in self._hub.tables:
                 self._hub_row(data, start, oid, op)
             return
@@ -146,8 +139,8 @@ class Ingest:
                 self._op += 2
                 self._oids.add(oid)
                 if not self._skip:
-                    for shape in self._router.targets_of(oid, self._accepts):
-                        self._drops[shape] = "its table was truncated"
+                    for shape in self._router.targets_of(oid, self._delivery.accepts):
+                        self._delivery.drops[shape] = "its table was truncated"
                 if self._hub_follows:
                     self._hub.drop_table(oid, "its table, or one of a subquery, was truncated", self._lsn)
 
@@ -185,6 +178,11 @@ class Ingest:
         self._parts = False
         self._outstanding += 1
         self._store.submit(Batch(entries, commit_lsn, end_lsn), self._durable)
+
+    @property
+    def routed(self) -> int:
+        """Changes that were given to a shape."""
+        return self._delivery.routed
 
     @property
     def idle(self) -> bool:
@@ -238,7 +236,7 @@ class Ingest:
         self._router.remove(shape)
         self._hub.remove(shape)
         self._pending.lines.pop(shape, None)
-        self._drops.pop(shape, None)
+        self._delivery.drops.pop(shape, None)
 
     def open(self, shape: Shape, mark: SnapshotMark, registered: int) -> bool:
         """The snapshot's contents are known: log what was buffered and is not part of it.
@@ -290,7 +288,7 @@ class Ingest:
 
     def add(self, shape: Shape, bodies: list[bytes], last_op: int) -> None:
         """Lines of the open transaction."""
-        self.routed += 1
+        self._delivery.routed += 1
         self._pending.add(shape, bodies, last_op)
 
     def take(self, shape: Shape) -> tuple[bytes, int] | None:
@@ -310,7 +308,7 @@ class Ingest:
             name = f'"{relation.schema}"."{relation.name}"'
             self._hub.drop_table(oid, f"the replica identity of {name} is not FULL", self._lsn)
             return
-        self._hub.row(relation, old, new, op, self._lsn, self._headers, self)
+        self._hub.row(relation, old, new, op, self._lsn, self._delivery.headers, self)
 
     # -- within a transaction --
 
@@ -321,11 +319,11 @@ class Ingest:
         self._in_transaction = True
         self._xid = begin.xid
         self._lsn = begin.final_lsn
+        self._delivery.begin(begin.xid, begin.final_lsn)
         self.last_commit_time = begin.commit_time
         self._skip = begin.final_lsn <= self._submitted
         self._hub_follows = begin.final_lsn > self._hub.position
         self.begun_lsn = max(self.begun_lsn, begin.final_lsn)
-        self._headers = transaction_headers(begin.xid, begin.final_lsn)
 
     def _reset_transaction(self) -> None:
         self._xid = 0
@@ -333,125 +331,10 @@ class Ingest:
         self._op = 0
         self._skip = False
         self._hub_follows = False
-        self._headers = b""
         self._last_oid = -1
         self._oids: set[int] = set()
         self._pending.clear()
-        self._reuse.clear()
-        self._drops: dict[Shape, str] = {}
-
-    def _accepts(self, shape: Shape) -> bool:
-        return shape.filter is None or shape.accepts(self._xid, self._lsn)
-
-    def _row(self, table: Table[Shape], data: bytes, start: int, oid: int, op: int) -> None:
-        relation = self._relations.get(oid)
-        if relation is not table.relation or relation is None:
-            if relation is None:
-                raise ProtocolViolation(f"a row of relation {oid} came before its description")
-            table.fit(relation)
-        if not table.likely and table.depth is not None:
-            found = pgoutput.leading(data, start, table.depth, table.width)
-            if found is not None:
-                before, after = found
-                find = table.index.find
-                if (after is None or not find(after)) and (before is None or before == after or not find(before)):
-                    return
-        old, new, old_is_key, lacking = pgoutput.rows(data, start)
-        if old_is_key or (old is None and data[start] == pgoutput.UPDATE):
-            self._without_old_row(oid, table)
-            return
-        width = table.width
-        if (old is not None and len(old) != width) or (new is not None and len(new) != width):
-            raise ProtocolViolation(f"a row of relation {oid} does not fit its description")
-        if lacking and (old is None or new is None or not fill_unchanged(old, new)):
-            self._without_old_row(oid, table)
-            return
-        if table.is_deferrable and self._reuse.seen(oid, table.deferrable, old, new):
-            for shape in table.members:
-                if self._accepts(shape):
-                    self._drops[shape] = "rows took each other's keys within a transaction"
-        if table.misfits:
-            for shape in table.misfits:
-                if self._accepts(shape):
-                    self._drops[shape] = "its table's definition changed"
-        table.likely = self._route(table.index, old, new, op)
-
-    def _route(self, index: Index[Member[Shape]], old: Values | None, new: Values | None, op: int) -> bool:
-        """Give the change to the shapes that have the row before or after it; whether there are any."""
-        if old is None:
-            olds: list[Member[Shape]] = []
-            news = index.match(new or [])
-        elif new is None:
-            olds, news = index.match(old), []
-        else:
-            olds, news = index.match_both(old, new)
-        if index.undecided:
-            undecided, index.undecided = index.undecided, []
-            for member in undecided:
-                if self._accepts(member.target):
-                    self._drops[member.target] = str(TooLarge())
-        if olds is news or olds == news:
-            if not news:
-                return False
-            self._deliver(news, old, new, op)
-        elif not olds:
-            self._deliver(news, None, new, op)
-        elif not news:
-            self._deliver(olds, old, None, op)
-        else:
-            before, after = set(olds), set(news)
-            self._deliver([member for member in olds if member not in after], old, None, op)
-            self._deliver([member for member in news if member not in before], None, new, op)
-            self._deliver([member for member in news if member in before], old, new, op)
-        return True
-
-    def _deliver(self, members: list[Member[Shape]], old: Values | None, new: Values | None, op: int) -> None:
-        """Add the lines of a change, rendered once for each group, to the shapes' transactions."""
-        if len(members) == 1:
-            self._deliver_to_one(members[0], old, new, op)
-            return
-        rendered: dict[Group, list[bytes]] = {}
-        chains: dict[tuple[Group, Lines | None], Lines] = {}
-        pending = self._pending.lines
-        for member in members:
-            shape = member.target
-            if shape.filter is not None and not shape.accepts(self._xid, self._lsn):
-                continue
-            group = member.group
-            bodies = rendered.get(group)
-            if bodies is None:
-                assert group.encoder is not None
-                bodies = rendered[group] = group.encoder.encode(old, new, self._headers, op)
-            if not bodies:
-                continue
-            self.routed += 1
-            previous = pending.get(shape)
-            lines = chains.get((group, previous))
-            if lines is None:
-                lines = chains[group, previous] = Lines(previous, bodies, op + len(bodies) - 1)
-                self._pending.bytes += sum(map(len, bodies))
-            pending[shape] = lines
-        self._pending.bound()
-
-    def _deliver_to_one(self, member: Member[Shape], old: Values | None, new: Values | None, op: int) -> None:
-        """The same, without what only several need."""
-        shape = member.target
-        if shape.filter is not None and not shape.accepts(self._xid, self._lsn):
-            return
-        encoder = member.group.encoder
-        assert encoder is not None
-        bodies = encoder.encode(old, new, self._headers, op)
-        if not bodies:
-            return
-        self.routed += 1
-        self._pending.add(shape, bodies, op + len(bodies) - 1)
-
-    def _without_old_row(self, oid: int, table: Table[Shape]) -> None:
-        assert table.relation is not None
-        name = f'"{table.relation.schema}"."{table.relation.name}"'
-        for shape in self._router.targets_of(oid, self._accepts):
-            log.error("%s lost its replica identity; run ALTER TABLE %s REPLICA IDENTITY FULL", name, name)
-            self._drops[shape] = "its table's replica identity is not FULL"
+        self._delivery.begin(0, 0)
 
     # -- commit --
 
@@ -469,7 +352,7 @@ class Ingest:
         if self._skip:
             self._commit_again()
             return
-        for shape, reason in list(self._drops.items()):
+        for shape, reason in list(self._delivery.drops.items()):
             self._drop(shape, reason)
         if self._pending.spilled:
             self.flush()

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from switchgear_shapes.definition import Definition
-from switchgear_shapes.ingest import Ingest, ProtocolViolation
+from switchgear_shapes.delivery import ProtocolViolation
+from switchgear_shapes.ingest import Ingest
 from switchgear_shapes.log.shape import Shape
 from switchgear_shapes.log.store import Store
 from switchgear_shapes.replication import pgoutput

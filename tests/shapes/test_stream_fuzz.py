@@ -14,7 +14,8 @@ from pathlib import Path
 import orjson
 import pytest
 
-from switchgear_shapes.ingest import Ingest, ProtocolViolation
+from switchgear_shapes.delivery import ProtocolViolation
+from switchgear_shapes.ingest import Ingest
 from switchgear_shapes.log.shape import Shape
 from switchgear_shapes.log.store import Store
 from switchgear_shapes.replication import pgoutput
