@@ -14,9 +14,10 @@ from pathlib import Path
 
 from switchgear_shapes.delivery import Delivery, ProtocolViolation
 from switchgear_shapes.errors import snapshot_failed
-from switchgear_shapes.log.frames import Batch, Entry
+from switchgear_shapes.log.frames import Entry
 from switchgear_shapes.log.shape import Buffered, Shape
 from switchgear_shapes.log.store import Store
+from switchgear_shapes.outgoing import Outgoing
 from switchgear_shapes.passed import Passed
 from switchgear_shapes.pending import Pending, pieces
 from switchgear_shapes.replication import pgoutput
@@ -28,7 +29,6 @@ from switchgear_shapes.subqueries.hub import Hub
 
 log = logging.getLogger("switchgear.shapes.ingest")
 
-BATCH_BYTES = 4 * 1024 * 1024
 PARTS_LIMIT = 16 * 1024 * 1024
 """Bytes on their way to the disk at which a large transaction waits."""
 BUFFER_LIMIT = 64 * 1024 * 1024
@@ -43,13 +43,7 @@ class Ingest:
         self._hub = hub
         self._relations: dict[int, RelationMessage] = {}
         self.passed = Passed()
-        self._entries: list[Entry] = []
-        self._batch_bytes = 0
-        self._batch_end: tuple[int, int] | None = None
-        self._outstanding = 0
-        self._parts = False
-        self._quiet_lsn = 0
-        self._submitted = store.commit_lsn
+        self.outgoing = Outgoing(store)
         self._in_transaction = False
         self._later: list[Entry] = []
         """Of shapes with subqueries: part of the final batch of the transaction that is being handed on."""
@@ -71,10 +65,7 @@ class Ingest:
         self._reset_transaction()
         self.transactions = 0
         self.changes = 0
-        self.last_commit_time = 0
-        self.on_durable: Callable[[], None] = lambda: None
-        self.on_received: Callable[[int], None] = lambda commit_time: None
-        """Told when the last transaction of each batch was committed, in Postgres' microseconds."""
+        self._commit_time = 0
         self.on_relation: Callable[[RelationMessage], None] = lambda relation: None
         self.is_settled: Callable[[int], bool] = lambda commit_lsn: True
         """Whether nothing about partitions can be new in a transaction that committed there."""
@@ -102,10 +93,10 @@ class Ingest:
         self._reset_transaction()
         self._hub.start_anew()
         self._later = []
-        self._submitted = self._known_lsn = 0
+        self.outgoing.start_anew()
+        self._known_lsn = 0
         self.begun_lsn = self.passed_lsn = self.passed_commit = 0
         self._known_passed = 0
-        self._quiet_lsn = 0
         self.passed.clear()
 
     def message(self, data: bytes, start: int) -> None:
@@ -150,34 +141,19 @@ class Ingest:
             self.passed_lsn = max(self.passed_lsn, wal_end)
             self.append(self._hub.passed(wal_end))
         if self.idle:
-            self._quiet_lsn = max(self._quiet_lsn, wal_end)
+            self.outgoing.quiet(wal_end)
 
     def write_progress(self) -> None:
         """Make it durable that nothing up to here concerned a shape, so that it can be acknowledged.
 
         Called about once a second: an idle slot advances, and a busy database without shapes costs no fsync per commit.
         """
-        if self.idle and self._quiet_lsn > self._store.durable_lsn:
-            self._outstanding += 1
-            self._store.progress(self._quiet_lsn, self._durable)
+        if self.idle:
+            self.outgoing.write_progress()
 
     def flush(self) -> None:
         """Hand the transactions so far to the store."""
-        if self._batch_end is None:
-            return
-        commit_lsn, end_lsn = self._batch_end
-        if commit_lsn:
-            self.on_received(self.last_commit_time)
-        entries, self._entries = self._entries, []
-        self._batch_bytes = 0
-        self._batch_end = None
-        if not entries and not self._outstanding and not self._parts:
-            self._store.seen(commit_lsn)
-            self._quiet_lsn = end_lsn
-            return
-        self._parts = False
-        self._outstanding += 1
-        self._store.submit(Batch(entries, commit_lsn, end_lsn), self._durable)
+        self.outgoing.flush()
 
     @property
     def routed(self) -> int:
@@ -186,8 +162,7 @@ class Ingest:
 
     @property
     def idle(self) -> bool:
-        parting = self._parting is not None
-        return not (self._in_transaction or parting or self._outstanding) and self._batch_end is None
+        return not self._in_transaction and self._parting is None and self.outgoing.idle
 
     @property
     def busy(self) -> bool:
@@ -200,14 +175,6 @@ class Ingest:
             if next(self._parting, self) is self:
                 self._parting = None
         return self._parting is None
-
-    @property
-    def _so_far(self) -> tuple[int, int]:
-        """The end of a batch of lines that come after their transactions.
-
-        Once it is durable recovery must not take them for lines of transactions that are still to come.
-        """
-        return self._submitted, 0
 
     @property
     def acknowledgeable_lsn(self) -> int:
@@ -265,8 +232,7 @@ class Ingest:
             if item.drop_reason is not None:
                 self._store.drop(shape, item.drop_reason)
                 return True
-            self._entries.append(Entry(shape.id, item.tx, item.last_op, item.data))
-            self._batch_end = self._batch_end or self._so_far
+            self.outgoing.add_late([Entry(shape.id, item.tx, item.last_op, item.data)])
         if self._parting is None:
             self.flush()
         return True
@@ -282,8 +248,7 @@ class Ingest:
         if self._parting is not None:
             self._later.extend(entries)
         elif entries:
-            self._entries.extend(entries)
-            self._batch_end = self._batch_end or self._so_far
+            self.outgoing.add_late(entries)
             self.flush()
 
     def add(self, shape: Shape, bodies: list[bytes], last_op: int) -> None:
@@ -320,8 +285,8 @@ class Ingest:
         self._xid = begin.xid
         self._lsn = begin.final_lsn
         self._delivery.begin(begin.xid, begin.final_lsn)
-        self.last_commit_time = begin.commit_time
-        self._skip = begin.final_lsn <= self._submitted
+        self._commit_time = begin.commit_time
+        self._skip = begin.final_lsn <= self.outgoing.submitted
         self._hub_follows = begin.final_lsn > self._hub.position
         self.begun_lsn = max(self.begun_lsn, begin.final_lsn)
 
@@ -359,11 +324,10 @@ class Ingest:
             self._parting = self._in_parts(commit.end_lsn)
             self.advance()
             return
+        add = self.outgoing.add
         for shape, lines in list(self._pending.lines.items()):
             if shape.filter is None and shape.alive:
-                data = lines.finish()
-                self._entries.append(Entry(shape.id, self._lsn, lines.last_op, data))
-                self._batch_bytes += len(data)
+                add(shape.id, self._lsn, lines.last_op, lines.finish())
             else:  # which may drop the shape, and so take it out of what is pending
                 self._entry(shape, lines.last_op, lines.finish())
         self._committed(commit.end_lsn)
@@ -375,22 +339,16 @@ class Ingest:
             if taken is None:
                 self._store.drop(shape, "a transaction that was sent again is too large")
             else:
-                self._entries.append(Entry(shape.id, self._lsn, taken[1], taken[0]))
-        self._add_later()
-        if self._entries:
-            self._batch_end = self._batch_end or self._so_far
+                self.outgoing.add_late([Entry(shape.id, self._lsn, taken[1], taken[0])])
+        later, self._later = self._later, []
+        self.outgoing.add_late(later)
         self._reset_transaction()
-
-    def _add_later(self) -> None:
-        self._entries += self._later
-        self._later = []
 
     def _committed(self, end_lsn: int) -> None:
-        self._add_later()
-        self._submitted = self._lsn
-        self._batch_end = (self._lsn, end_lsn)
+        later, self._later = self._later, []
+        self.outgoing.committed(later, self._lsn, end_lsn, self._commit_time)
         self._reset_transaction()
-        if self._batch_bytes > BATCH_BYTES:
+        if self.outgoing.full:
             self.flush()
 
     def _drop(self, shape: Shape, reason: str) -> None:
@@ -414,8 +372,7 @@ class Ingest:
             if not shape.accepts(self._xid, self._lsn):
                 return
         if shape.alive:
-            self._entries.append(Entry(shape.id, self._lsn, last_op, data))
-            self._batch_bytes += len(data)
+            self.outgoing.add(shape.id, self._lsn, last_op, data)
 
     def _in_parts(self, end_lsn: int) -> Iterator[None]:
         """Move a spilled transaction into the store, a part at each step; only the last one makes them count."""
@@ -424,23 +381,12 @@ class Ingest:
                 continue
             for piece in pieces(lines):
                 self._entry(shape, piece.last_op, self._pending.read(piece))
-                if self._batch_bytes > BATCH_BYTES:
-                    self._flush_part()
+                if self.outgoing.full:
+                    self.outgoing.flush_part()
                     yield
             self._entry(shape, lines.last_op, lines.finish())
-            if self._batch_bytes > BATCH_BYTES:
-                self._flush_part()
+            if self.outgoing.full:
+                self.outgoing.flush_part()
                 yield
         self._committed(end_lsn)
         self.flush()
-
-    def _flush_part(self) -> None:
-        entries, self._entries = self._entries, []
-        self._batch_bytes = 0
-        self._outstanding += 1
-        self._parts = True
-        self._store.submit(Batch(entries, 0, 0, final=False), self._durable)
-
-    def _durable(self) -> None:
-        self._outstanding -= 1
-        self.on_durable()

@@ -72,7 +72,7 @@ class Writing:
         self.hub = Hub(store, settings.subquery_buffer_transactions)
         self.ingest = Ingest(store, router, self.hub, settings.storage_dir)
         self.ingest.on_relation = self._on_relation
-        self.ingest.on_received = metrics.received
+        self.ingest.outgoing.on_received = metrics.received
         self.steps = Steps(self.hub, self.ingest, store, snapshots, catalog, publication)
         self.partitions = Partitions(admin, settings.storage_dir)
         self.partitions.on_tree = router.set_leaves

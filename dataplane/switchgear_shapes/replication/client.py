@@ -94,7 +94,7 @@ class Replication:
         Raises ConnectionLost, PostgresError and the ingest's errors.
         """
         self._ingest.restart(started.slot_lsn)
-        self._ingest.on_durable = self._on_durable
+        self._ingest.outgoing.on_durable = self._on_durable
         self._acknowledged = started.slot_lsn
         await self._session.start_copy(started.start_statement)
         every = min(STATUS_SECONDS, started.sender_timeout / 3) if started.sender_timeout else STATUS_SECONDS
@@ -112,7 +112,7 @@ class Replication:
                 self._status_timer.cancel()
             if self._looking is not None:
                 self._looking.cancel()
-            self._ingest.on_durable = lambda: None
+            self._ingest.outgoing.on_durable = lambda: None
             self._stop_reading()
             self._session.close()
 
