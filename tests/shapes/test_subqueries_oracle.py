@@ -224,21 +224,26 @@ def check(history: History, number: int, client: TagClient) -> None:
     )
 
 
-def quiet(connection: psycopg.Connection[Any], clients: list[TagClient]) -> None:
-    """After all that was written: every client has what SELECT gives."""
+def durable(connection: psycopg.Connection[Any], server: ShapesServer) -> int:
+    """Wait until all that the server has so far is on the disk; a position behind that."""
     connection.execute("CREATE TABLE IF NOT EXISTS marker (id int)")
-    marker = Client(clients[0].server, table="marker")
+    marker = Client(server, table="marker")
     marker.sync()
     connection.execute("INSERT INTO marker VALUES (1)")
     deadline = time.monotonic() + 60
     while not marker.rows:
-        assert time.monotonic() < deadline, marker.server.log()[-3000:]
+        assert time.monotonic() < deadline, server.log()[-3000:]
         marker.step()
-    lsn = int(marker.last_control["global_last_seen_lsn"])
+    connection.execute("DROP TABLE marker")
+    return int(marker.last_control["global_last_seen_lsn"])
+
+
+def quiet(connection: psycopg.Connection[Any], clients: list[TagClient]) -> None:
+    """After all that was written: every client has what SELECT gives."""
+    lsn = durable(connection, clients[0].server)
     for client in clients:
         client.sync_past(lsn)
         assert rows_of(client) == expected(connection, client.params), client.params
-    connection.execute("DROP TABLE marker")
 
 
 LONG = [pytest.mark.long, pytest.mark.timeout(1800)]
@@ -264,6 +269,7 @@ def test_every_state_that_a_client_is_told_is_one_of_the_database(
         for number, client in enumerate(clients):
             client.sync()
             check(history, number, client)
+        durable(connection, server)  # what is lost before that begins anew, as it may
         for turn in range(turns):
             history.write()
             for number in rng.sample(range(len(clients)), 6):
@@ -328,6 +334,7 @@ def test_many_writers_and_kills(
         clients = [TagClient(server, **shape) for shape in shapes(rng, count)]
         for client in clients:  # made while all write
             client.sync()
+        durable(connection, server)
         for turn in range(turns):
             deadline = time.monotonic() + 0.3 + rng.random()
             while time.monotonic() < deadline:
