@@ -392,6 +392,44 @@ def test_a_commit_that_is_held_back_while_the_server_is_started_again(
     assert (len(first.rows), first.restarts) == (3, 0)
 
 
+def test_a_commit_that_is_held_back_while_the_slot_is_made(
+    own_server: Callable[..., OwnServer], server_on: Callable[..., ShapesServer]
+) -> None:
+    """It is before the slot's beginning, so that the stream never brings it: nothing begins before it is seen."""
+    database = own_server(18).start().database()
+    database.execute(ITEMS)
+    database.execute(f"ALTER TABLE items REPLICA IDENTITY FULL; CREATE PUBLICATION {PUBLICATION} FOR TABLE items")
+    database.execute("ALTER ROLE CURRENT_USER SET synchronous_commit = local")
+    server = server_on(database.url, ELECTRIC_MANUAL_TABLE_PUBLISHING="true")
+
+    def opened(connection: psycopg.Connection[Any]) -> str:
+        row = connection.execute("SELECT pg_current_xact_id()").fetchone()
+        assert row is not None
+        return str(row[0])
+
+    with database.connect() as admin, psycopg.connect(database.url) as one, psycopg.connect(database.url) as two:
+
+        def awaited(xid: str) -> bool:
+            """The slot is made in phases: each waits for the transactions that it found."""
+            query = (
+                "SELECT 1 FROM pg_locks WHERE locktype = 'transactionid' AND NOT granted AND transactionid = %s::xid"
+            )
+            return bool(admin.execute(query, [xid]).fetchall())
+
+        first = opened(one)
+        server.start(active=False)
+        server.wait(lambda: awaited(first), 30, "the first phase")
+        second = opened(two)
+        one.commit()
+        server.wait(lambda: awaited(second), 30, "the second phase")
+        with held_back(database, "INSERT INTO items VALUES (2, 'held back')"):
+            two.commit()
+            time.sleep(1.5)
+            assert server.health() == (202, "starting")
+    server.wait_active(30)
+    assert len(synced(server).rows) == 2
+
+
 def test_a_snapshot_among_a_thousand_open_transactions(
     own_server: Callable[..., OwnServer], server_on: Callable[..., ShapesServer]
 ) -> None:
