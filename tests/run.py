@@ -37,7 +37,7 @@ def main() -> int:
     arguments = sys.argv[1:]
     long = "--long" in arguments
     extra = [a for a in arguments if a != "--long"]
-    # Each start of a server would compile all that it is made of: a fifth of what the suite costs.
+    # Each start of a server would compile all that it is made of (a fifth of what tests/shapes/test_live.py costs).
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     system.prepare(print_step)
     counts = {"passed": 0, "failed": 0, "skipped": 0}
