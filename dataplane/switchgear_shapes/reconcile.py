@@ -75,8 +75,12 @@ async def reconcile(
         if feed.ready.done() and (relation is None or relation.oid not in unbroken or not feed.still_fits(relation)):
             hub.end_users(feed, "the table of its subquery was dropped, altered or unpublished")
     if only is None:
-        used = {shape.definition.oid for shape in store.by_id.values()}
-        await publication.remove_unused(used | {feed.state.spec.oid for feed in hub.feeds})
+        await publication.remove_unused(lambda: _used(store, hub))
+
+
+def _used(store: Store, hub: Hub) -> set[int]:
+    """The tables that shapes read, or are about to: a shape is registered before its table is published."""
+    return {shape.definition.oid for shape in store.by_id.values()} | {feed.state.spec.oid for feed in hub.feeds}
 
 
 def _drop_changed(store: Store, shapes: list[Shape], relation: Relation, *, stored_generated: bool) -> None:

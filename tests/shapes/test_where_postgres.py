@@ -106,7 +106,7 @@ def test_arrays_as_text(table: Table) -> None:
     texts = []
     for name in names:
         for made in (name, f"({name} || {name})", f"{name}[1:2]"):
-            query = f"SELECT DISTINCT ({made})::text FROM items"
+            query = f"SELECT DISTINCT ({made})::text FROM public.items"
             found = [row[0] for row in table.connection.execute(query.encode()) if row[0] is not None]
             texts += [
                 f"({made})::{kind} = {quoted(found_text)}" for kind in ("text", "varchar") for found_text in found

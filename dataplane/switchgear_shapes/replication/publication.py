@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import orjson
@@ -110,8 +110,12 @@ class Publication:
                 self.entries.keep(oid, published[oid])
         return found
 
-    async def remove_unused(self, used: set[int]) -> None:
-        """Drop the tables from the publication that no shape uses."""
+    async def remove_unused(self, used: Callable[[], Collection[int]]) -> None:
+        """Drop the tables from the publication that no shape uses.
+
+        `used` tells what shapes use at the moment. Whoever begins to use a table later finds it not configured, and
+        waits until it may be added again: between the two there must be no turn of the loop.
+        """
         if self._manual:
             return
         async with self._turn, self._admin.session() as session:
@@ -121,7 +125,7 @@ class Publication:
                 f" JOIN pg_namespace n ON n.oid = c.relnamespace WHERE p.pubname = {literal(self._name)} ORDER BY 2, 3"
             )
             for oid, schema, table in rows:
-                if int(oid or 0) in used:
+                if int(oid or 0) in used():
                     continue
                 self._configured.discard(int(oid or 0))
                 self.entries.remove(int(oid or 0))
