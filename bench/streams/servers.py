@@ -112,7 +112,7 @@ def pinned(core: str) -> list[str]:
 def _command(kind: Kind, port: int, data: Path) -> list[str]:
     if kind is OURS:
         flags = ["--port", str(port), "--data-dir", str(data), "--insecure"]
-        return [sys.executable, "-m", "switchgear_streams", *flags]
+        return [str(Path(sys.executable).absolute()), "-m", "switchgear_streams", *flags]
     if kind.name.startswith("rust"):
         flags = ["--host", "127.0.0.1", "--port", str(port), "--data-dir", str(data)]
         return [str(_rust()), *flags, *([] if kind.durable else ["--durability", "memory"])]
