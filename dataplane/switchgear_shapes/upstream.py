@@ -29,6 +29,8 @@ LOCK_BREAKER_SECONDS = 10.0
 LOST_LOCK_SECONDS = 1.0
 """How long another instance may have the lock before this one lets go of the storage."""
 _EXPECTED = (ConnectionLost, PostgresError, StartupRefused, PublicationGone, StorageLocked, PoolTimeout)
+_UNDEFINED_OBJECT = "42704"
+_INTERNAL_ERROR = "XX000"
 _WAITING_TEXTS = {
     conversation.LOCK: "Postgres lock acquisition",
     conversation.SLOT: "replication client to be ready"
@@ -184,9 +186,12 @@ class Upstream:
 
     def _cannot_pass(self, error: Exception) -> bool:
         """Whether the slot has come to a change from when there was no publication: Postgres before 18 never gets past
-        it, also when there is one again."""
-        missing = isinstance(error, PostgresError) and error.sqlstate == "42704"
-        return missing and self._names.publication in str(error)
+        it, also when there is one again. Which of the two errors it gives depends on what its caches still hold."""
+        if not isinstance(error, PostgresError):
+            return False
+        if error.sqlstate == _INTERNAL_ERROR:
+            return error.message.startswith("cache lookup failed for publication")
+        return error.sqlstate == _UNDEFINED_OBJECT and self._names.publication in error.message
 
     def _drop_pools(self) -> None:
         for pool in self._pools:
