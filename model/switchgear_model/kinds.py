@@ -7,12 +7,13 @@ included, so that an object from before a default was added still reads) and ref
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from switchgear_model import ids
+from switchgear_model import fields, ids
 from switchgear_model.conditions import Condition, parse_condition
+from switchgear_model.fields import ModelError
 from switchgear_model.labels import API_VERSION
 
 WORKSPACE: Final = "Workspace"
@@ -37,15 +38,6 @@ ORPHAN: Final = "Orphan"
 
 DEFAULT_POOL_SIZE: Final = 20
 DEFAULT_STORAGE_SIZE: Final = "10Gi"
-
-
-class ModelError(ValueError):
-    """A field of a resource that is not what it must be. `field` is its path, such as ``spec.storage.size``."""
-
-    def __init__(self, field: str, problem: str) -> None:
-        super().__init__(f"{field}: {problem}")
-        self.field = field
-        self.problem = problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,10 +273,10 @@ def short_name(resource: Resource) -> str:
 def parse(raw: Mapping[str, Any]) -> Resource:
     """Reads an object of one of our kinds. Raises `ModelError` for another kind or a malformed field."""
     kind = raw.get("kind")
-    meta = parse_meta(_mapping(raw.get("metadata"), "metadata"))
-    status = parse_status(_mapping(raw.get("status"), "status"))
-    spec = _mapping(raw.get("spec"), "spec")
-    display_name = _optional_text(spec, "displayName", "spec")
+    meta = parse_meta(fields.mapping(raw.get("metadata"), "metadata"))
+    status = parse_status(fields.mapping(raw.get("status"), "status"))
+    spec = fields.mapping(raw.get("spec"), "spec")
+    display_name = fields.optional_text(spec, "displayName", "spec")
     match kind:
         case "Workspace":
             return Workspace(meta, WorkspaceSpec(display_name), status)
@@ -301,7 +293,7 @@ def parse(raw: Mapping[str, Any]) -> Resource:
 
 
 def _sync_source_spec(spec: Mapping[str, Any]) -> SyncSourceSpec:
-    database = _mapping(spec.get("database"), "spec.database")
+    database = fields.mapping(spec.get("database"), "spec.database")
     url = _secret_ref(database, "urlSecretRef", "spec.database")
     if url is None:
         raise ModelError("spec.database.urlSecretRef", "required: the name and key of the Secret with the database URL")
@@ -310,24 +302,24 @@ def _sync_source_spec(spec: Mapping[str, Any]) -> SyncSourceSpec:
         database=Database(
             url_secret_ref=url,
             pooled_url_secret_ref=_secret_ref(database, "pooledUrlSecretRef", "spec.database"),
-            pool_size=_integer(database, "poolSize", "spec.database", DEFAULT_POOL_SIZE),
+            pool_size=fields.integer(database, "poolSize", "spec.database", DEFAULT_POOL_SIZE),
         ),
-        region=_optional_text(spec, "region", "spec"),
+        region=fields.optional_text(spec, "region", "spec"),
         service_id=_service_id(spec),
-        display_name=_optional_text(spec, "displayName", "spec"),
-        manual_table_publishing=_boolean(spec, "manualTablePublishing", "spec"),
+        display_name=fields.optional_text(spec, "displayName", "spec"),
+        manual_table_publishing=fields.boolean(spec, "manualTablePublishing", "spec"),
         storage=_storage(spec),
-        deletion_policy=_optional_text(spec, "deletionPolicy", "spec") or DELETE,
+        deletion_policy=fields.optional_text(spec, "deletionPolicy", "spec") or DELETE,
     )
 
 
 def _streams_spec(spec: Mapping[str, Any]) -> StreamsServiceSpec:
     return StreamsServiceSpec(
         environment=_ref(spec, "environmentRef"),
-        region=_optional_text(spec, "region", "spec"),
+        region=fields.optional_text(spec, "region", "spec"),
         service_id=_service_id(spec),
-        display_name=_optional_text(spec, "displayName", "spec"),
-        variant=_optional_text(spec, "variant", "spec"),
+        display_name=fields.optional_text(spec, "displayName", "spec"),
+        variant=fields.optional_text(spec, "variant", "spec"),
         storage=_storage(spec),
     )
 
@@ -335,106 +327,63 @@ def _streams_spec(spec: Mapping[str, Any]) -> StreamsServiceSpec:
 def parse_meta(raw: Mapping[str, Any]) -> Meta:
     """Reads ``metadata`` of any object. Raises `ModelError`."""
     return Meta(
-        name=_text(raw, "name", "metadata"),
-        namespace=_optional_text(raw, "namespace", "metadata") or "",
-        uid=_optional_text(raw, "uid", "metadata") or "",
-        resource_version=_optional_text(raw, "resourceVersion", "metadata") or "",
-        generation=_integer(raw, "generation", "metadata", 0),
-        created=_optional_text(raw, "creationTimestamp", "metadata") or "",
-        deleting=_optional_text(raw, "deletionTimestamp", "metadata"),
-        finalizers=tuple(str(f) for f in _sequence(raw.get("finalizers"), "metadata.finalizers")),
-        labels=dict(_mapping(raw.get("labels"), "metadata.labels")),
-        annotations=dict(_mapping(raw.get("annotations"), "metadata.annotations")),
+        name=fields.text(raw, "name", "metadata"),
+        namespace=fields.optional_text(raw, "namespace", "metadata") or "",
+        uid=fields.optional_text(raw, "uid", "metadata") or "",
+        resource_version=fields.optional_text(raw, "resourceVersion", "metadata") or "",
+        generation=fields.integer(raw, "generation", "metadata", 0),
+        created=fields.optional_text(raw, "creationTimestamp", "metadata") or "",
+        deleting=fields.optional_text(raw, "deletionTimestamp", "metadata"),
+        finalizers=tuple(str(f) for f in fields.sequence(raw.get("finalizers"), "metadata.finalizers")),
+        labels=dict(fields.mapping(raw.get("labels"), "metadata.labels")),
+        annotations=dict(fields.mapping(raw.get("annotations"), "metadata.annotations")),
     )
 
 
 def parse_status(raw: Mapping[str, Any]) -> Status:
     """Reads ``status`` of any of our kinds; an absent one is an empty status. Raises `ModelError`."""
-    hashes = _sequence(raw.get("secretHashes"), "status.secretHashes")
+    hashes = fields.sequence(raw.get("secretHashes"), "status.secretHashes")
     return Status(
-        observed_generation=_integer(raw, "observedGeneration", "status", 0),
-        state=_optional_text(raw, "state", "status") or "",
+        observed_generation=fields.integer(raw, "observedGeneration", "status", 0),
+        state=fields.optional_text(raw, "state", "status") or "",
         conditions=tuple(
-            parse_condition(_mapping(c, "status.conditions"))
-            for c in _sequence(raw.get("conditions"), "status.conditions")
+            parse_condition(fields.mapping(c, "status.conditions"))
+            for c in fields.sequence(raw.get("conditions"), "status.conditions")
         ),
-        service_id=_optional_text(raw, "serviceId", "status"),
-        url=_optional_text(raw, "url", "status"),
+        service_id=fields.optional_text(raw, "serviceId", "status"),
+        url=fields.optional_text(raw, "url", "status"),
         secret_ref=_secret_ref(raw, "secretRef", "status"),
         secret_hashes=tuple(
-            SecretHash(_text(h, "sha256", "status.secretHashes"), _optional_text(h, "expiresAt", "status.secretHashes"))
-            for h in (_mapping(h, "status.secretHashes") for h in hashes)
+            SecretHash(
+                fields.text(h, "sha256", "status.secretHashes"),
+                fields.optional_text(h, "expiresAt", "status.secretHashes"),
+            )
+            for h in (fields.mapping(h, "status.secretHashes") for h in hashes)
         ),
     )
 
 
-def _mapping(value: Any, path: str) -> Mapping[str, Any]:
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise ModelError(path, "must be an object")
-    return value
-
-
-def _sequence(value: Any, path: str) -> Sequence[Any]:
-    if value is None:
-        return ()
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        raise ModelError(path, "must be a list")
-    return value
-
-
-def _optional_text(raw: Mapping[str, Any], key: str, path: str) -> str | None:
-    value = raw.get(key)
-    if value is not None and not isinstance(value, str):
-        raise ModelError(f"{path}.{key}", "must be a string")
-    return value
-
-
-def _text(raw: Mapping[str, Any], key: str, path: str) -> str:
-    value = _optional_text(raw, key, path)
-    if not value:
-        raise ModelError(f"{path}.{key}", "required")
-    return value
-
-
-def _integer(raw: Mapping[str, Any], key: str, path: str, default: int) -> int:
-    value = raw.get(key, default)
-    if value is None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ModelError(f"{path}.{key}", "must be a whole number")
-    return value
-
-
-def _boolean(raw: Mapping[str, Any], key: str, path: str) -> bool:
-    value = raw.get(key)
-    if value is not None and not isinstance(value, bool):
-        raise ModelError(f"{path}.{key}", "must be true or false")
-    return bool(value)
-
-
 def _ref(spec: Mapping[str, Any], key: str) -> str:
-    return _text(_mapping(spec.get(key), f"spec.{key}"), "name", f"spec.{key}")
+    return fields.text(fields.mapping(spec.get(key), f"spec.{key}"), "name", f"spec.{key}")
 
 
 def _secret_ref(raw: Mapping[str, Any], key: str, path: str) -> SecretKeyRef | None:
     if raw.get(key) is None:
         return None
-    ref = _mapping(raw[key], f"{path}.{key}")
-    return SecretKeyRef(_text(ref, "name", f"{path}.{key}"), _text(ref, "key", f"{path}.{key}"))
+    ref = fields.mapping(raw[key], f"{path}.{key}")
+    return SecretKeyRef(fields.text(ref, "name", f"{path}.{key}"), fields.text(ref, "key", f"{path}.{key}"))
 
 
 def _storage(spec: Mapping[str, Any]) -> Storage:
-    raw = _mapping(spec.get("storage"), "spec.storage")
+    raw = fields.mapping(spec.get("storage"), "spec.storage")
     return Storage(
-        size=_optional_text(raw, "size", "spec.storage") or DEFAULT_STORAGE_SIZE,
-        class_name=_optional_text(raw, "className", "spec.storage"),
+        size=fields.optional_text(raw, "size", "spec.storage") or DEFAULT_STORAGE_SIZE,
+        class_name=fields.optional_text(raw, "className", "spec.storage"),
     )
 
 
 def _service_id(spec: Mapping[str, Any]) -> str | None:
-    value = _optional_text(spec, "serviceId", "spec")
+    value = fields.optional_text(spec, "serviceId", "spec")
     if value is not None and not ids.is_service_id(value):
         raise ModelError(
             "spec.serviceId",

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from switchgear_model.fields import ModelError
 from switchgear_model.kinds import (
     KINDS,
     PROJECT,
     WORKSPACE,
-    ModelError,
     Resource,
     StreamsService,
     SyncSource,

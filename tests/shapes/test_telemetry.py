@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from switchgear_shapes.settings import SettingsError, address, load
+from switchgear_shapes.setting_values import address
+from switchgear_shapes.settings import SettingsError, load
 from switchgear_shapes.telemetry import DATAGRAM_BYTES, StatsD, dotted, labels_of, otlp, resource_of
 from switchgear_wire.metrics import Registry
 from tests.shapes.server import ShapesServer, one_version
