@@ -60,7 +60,7 @@ class Process:
             return self.running.wait(30)
         finally:
             self.running.kill()
-            self.running.wait(10)
+            self.running.wait(60)
 
 
 @dataclass

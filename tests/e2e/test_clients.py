@@ -72,7 +72,7 @@ class Follower:
 
     def stop(self) -> None:
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(60)
 
 
 @pytest.mark.node

@@ -47,7 +47,7 @@ class Writer:
         url = f"{self.streams.url}/log"
         headers = self.streams.bearer | {"content-type": "application/json"}
         number = 0
-        with httpx.Client(timeout=15) as client:
+        with httpx.Client(timeout=60) as client:
             while not self._stop.is_set():
                 number += 1
                 try:

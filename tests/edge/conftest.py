@@ -36,5 +36,5 @@ def world(kube: Kube) -> Iterator[World]:
 
 @pytest.fixture
 async def client(edge: EdgeProcess) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=edge.url, trust_env=False, timeout=20) as made:
+    async with httpx.AsyncClient(base_url=edge.url, trust_env=False, timeout=60) as made:
         yield made

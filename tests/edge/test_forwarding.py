@@ -178,7 +178,7 @@ async def test_events_are_passed_on_at_once(edge: EdgeProcess, world: World, cli
     async with client.stream("GET", url, headers=service.bearer) as answer:
         assert (answer.headers["content-type"], answer.headers["stream-cursor"]) == ("text/event-stream", "7")
         got = b""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             async for part in answer.aiter_raw():
                 got += part
                 if got.endswith(b"\n\n"):
@@ -331,7 +331,7 @@ async def test_a_client_that_does_not_read_stops_the_pod(edge: EdgeProcess, worl
     writer.write(request.encode())
     await reader.readline()
     last = -1
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while sent != last or not sent:
             last = sent
             await asyncio.sleep(0.5)
@@ -384,7 +384,7 @@ async def test_an_upload_that_waits_for_permission(edge: EdgeProcess, world: Wor
     reader, writer = await asyncio.open_connection(HOST, edge.port)
     head = f"POST /v1/stream/{service.service_id}/a?token={service.secret} HTTP/1.1\r\nHost: h\r\n"
     writer.write(f"{head}Content-Length: 4\r\nExpect: 100-continue\r\n\r\n".encode())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100 ")
         writer.write(b"body")
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")

@@ -69,7 +69,7 @@ async def pod(edge: EdgeProcess, world: World, tmp_path: Path, database: Databas
         yield made
     finally:
         made.process.terminate()
-        made.process.wait(20)
+        made.process.wait(60)
 
 
 async def follow(client: httpx.AsyncClient, service: Service, first: httpx.Response, **more: str) -> httpx.Response:

@@ -60,7 +60,7 @@ class StreamsPod:
     def end(self, number: int = signal.SIGKILL) -> None:
         assert self.process is not None
         self.process.send_signal(number)
-        self.process.wait(20)
+        self.process.wait(60)
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ async def test_live_reads(pod: StreamsPod, client: httpx.AsyncClient) -> None:
         await asyncio.to_thread(wait, lambda: "\nstreams_long_polls 1\n" in pod.metrics())
         await client.post(url, headers=headers, content=b"first")
         assert (await poll).content == b"first"
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             async for part in events.aiter_raw():
                 got += part
                 if b"data:first" in got.replace(b"data: ", b"data:"):

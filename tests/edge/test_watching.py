@@ -82,7 +82,7 @@ def own_edge(line: Line, tmp_path: Path) -> Iterator[EdgeProcess]:
 
 
 async def get(edge: EdgeProcess, service: Service, **options: float) -> httpx.Response:
-    async with httpx.AsyncClient(base_url=edge.url, trust_env=False, timeout=20) as client:
+    async with httpx.AsyncClient(base_url=edge.url, trust_env=False, timeout=60) as client:
         if service.kind == kinds.SYNC_SOURCE:
             return await client.get(service.shape(), **options)  # type: ignore[arg-type]
         return await client.get(f"/v1/stream/{service.service_id}/a", headers=service.bearer, **options)  # type: ignore[arg-type]
@@ -152,7 +152,7 @@ async def test_a_service_held_by_a_finalizer_while_it_is_deleted(edge: EdgeProce
     service, _ = await served(edge, world)
     world.patch(service, {"metadata": {"finalizers": [labels.FINALIZER]}})
     world.delete(service)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not closed_or_ok(answer := await get(edge, service)):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     assert closed(answer)
@@ -257,7 +257,7 @@ async def test_stopping_ends_live_requests_and_finishes_the_others(own_edge: Edg
         return Response(200, b"", b"late")
 
     pod.answer = answer
-    async with httpx.AsyncClient(base_url=own_edge.url, trust_env=False, timeout=20) as client:
+    async with httpx.AsyncClient(base_url=own_edge.url, trust_env=False, timeout=60) as client:
 
         async def events() -> bytes:
             async with client.stream("GET", url + "?live=sse", headers=service.bearer) as answer:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from tests.support import nodejs
+from tests.support.network import fetch
 
 LOCK = Path(__file__).resolve().parents[2] / "locks" / "clouds.txt"
 
@@ -37,6 +37,6 @@ def packages(progress: Callable[[str], None] = lambda line: None) -> Path:
                     "--no-deps",
                 ]
                 command += ["--no-compile", "--require-hashes", "--target", str(made), "-r", str(LOCK)]
-                subprocess.run(command, check=True, timeout=900, env=dict(os.environ), capture_output=True)
+                fetch(command, timeout=900, env=dict(os.environ), capture_output=True).check_returncode()
                 shutil.move(str(made), target)
     return target

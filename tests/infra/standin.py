@@ -153,7 +153,7 @@ class StandIn(provider_pb2_grpc.ResourceProviderServicer):
     def _apply(self, item: Object, context: grpc.ServicerContext) -> None:
         """Applied; a kind whose definition is seconds old may need another try."""
         api = self.api(context)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while True:
             try:
                 api.apply(item)

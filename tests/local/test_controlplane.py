@@ -67,7 +67,7 @@ def test_etcd_refuses_whoever_is_not_the_api_server(kube: Kube) -> None:
     context = ssl.create_default_context(cafile=str(pki / "etcd-ca.crt"))
     context.load_cert_chain(pki / "user-admin.crt", pki / "user-admin.key")
     with pytest.raises((urllib.error.URLError, OSError)):
-        urllib.request.urlopen(f"{url}/health", context=context, timeout=10)
+        urllib.request.urlopen(f"{url}/health", context=context, timeout=60)
 
 
 @pytest.mark.crash

@@ -57,7 +57,7 @@ def test_database_goes_with_its_active_slot(postgres: Postgres) -> None:
     options = ["--option=proto_version=1", "--option=publication_names=everything"]
     reader = subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not slot_is_active(postgres, slot):
             assert time.monotonic() < deadline, "the slot was not taken"
             time.sleep(0.05)

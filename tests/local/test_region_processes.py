@@ -31,7 +31,7 @@ def test_pod_runs_and_its_log_is_read_through_the_api_server(kube_node: Kube) ->
     kube_node.kubectl("apply", "-n", namespace, "-f", "-", stdin=POD)
     kube_node.kubectl("wait", "--for=condition=Ready", "pod/hello", "-n", namespace, "--timeout=60s", timeout=90)
     address = kube_node.kubectl("get", "pod", "hello", "-n", namespace, "-o", "jsonpath={.status.podIP}")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while f"from {address}" not in kube_node.kubectl("logs", "hello", "-n", namespace):
         assert time.monotonic() < deadline
         time.sleep(0.2)

@@ -96,7 +96,7 @@ with DataDirLock(pathlib.Path({str(tmp_path)!r})).held():
     owner.stdout.readline()
     told: list[str] = []
     assert commands.down(data_dir=tmp_path, say=told.append) == 0
-    assert owner.wait(10) == 0
+    assert owner.wait(60) == 0
     owner.stdout.close()
     assert told[-1] == "stopped"
 

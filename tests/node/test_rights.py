@@ -92,7 +92,7 @@ def test_only_the_api_server_reads_logs(place: Place, tmp_path: Path) -> None:
         if pair is not None:
             context.load_cert_chain(pair.cert_file, pair.key_file)
         try:
-            with urllib.request.urlopen(url, context=context, timeout=10) as answer:
+            with urllib.request.urlopen(url, context=context, timeout=60) as answer:
                 return str(answer.read().decode())
         except urllib.error.HTTPError as error:
             return str(error.code)

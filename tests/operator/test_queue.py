@@ -26,7 +26,7 @@ async def running(handler: Callable[[str], Awaitable[None]], workers: int = 4) -
 
 
 async def until(check: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not check():  # noqa: ASYNC110 - what is waited for has no event
             await asyncio.sleep(0.005)
 

@@ -156,7 +156,7 @@ def make_cgroups() -> None:
 
 def remove_cgroups() -> None:
     """Remove the node's control groups, once nothing runs in them."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while True:
         left = [root for root in (*_CGROUPS.glob(f"*/{CGROUP}"), *_CGROUPS.glob(CGROUP)) if root.is_dir()]
         for root in left:

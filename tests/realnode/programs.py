@@ -15,6 +15,7 @@ from pathlib import Path
 from images import oci
 from switchgear_local.versions import KUBERNETES
 from tests.support import gomodules
+from tests.support.network import fetch
 
 TOOLS_IMAGE = "localhost/switchgear-tests/tools:1"
 CNI_PLUGINS = Path("/usr/lib/cni")
@@ -111,8 +112,8 @@ def _busybox(folder: Path) -> Path:
     folder.chmod(0o777)
     download = ["apt-get", "-qq", "download", "busybox-static"]
     if subprocess.run(download, cwd=folder, capture_output=True, check=False, timeout=120).returncode:
-        subprocess.run(["apt-get", "-qq", "update"], check=True, capture_output=True, timeout=300)
-        subprocess.run(download, cwd=folder, check=True, capture_output=True, timeout=120)
+        fetch(["apt-get", "-qq", "update"], capture_output=True, timeout=300).check_returncode()
+        fetch(download, cwd=folder, capture_output=True, timeout=120).check_returncode()
     package = next(folder.glob("busybox-static_*.deb"))
     subprocess.run(["dpkg-deb", "--extract", package, folder / "busybox"], check=True, timeout=60)
     found = next(path for path in (folder / "busybox").glob("**/bin/busybox") if path.is_file())

@@ -23,7 +23,10 @@ one_version = pytest.mark.parametrize("postgres", [18], indirect=True, ids=["pg1
 
 
 class ShapesServer:
-    """One process. `environment` is laid over the defaults (insecure, short long-polls)."""
+    """One process. `environment` is laid over the defaults (insecure, and long-polls that wait long for a change).
+
+    A test whose long-polls end without a change gives `ELECTRIC_LONG_POLL_TIMEOUT`, or waits its 20 s.
+    """
 
     def __init__(self, folder: Path, database_url: str, module: str = "switchgear_shapes", **environment: str) -> None:
         self._module = module
@@ -52,7 +55,7 @@ class ShapesServer:
             "ELECTRIC_INSECURE": "true",
             "ELECTRIC_PORT": str(self.port),
             "ELECTRIC_STORAGE_DIR": str(self.folder / "storage"),
-            "ELECTRIC_LONG_POLL_TIMEOUT": "2000",
+            "ELECTRIC_LONG_POLL_TIMEOUT": "20000",
             "ELECTRIC_DB_POOL_SIZE": "6",
         } | self.environment
         settings = {key: value for key, value in settings.items() if value}
@@ -117,7 +120,7 @@ class ShapesServer:
         """SIGKILL, which leaves the process no chance to do anything."""
         assert self.process is not None
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(60)
 
     def close(self) -> None:
         if self.process is not None and self.process.poll() is None:

@@ -189,7 +189,7 @@ CHUNKED, LENGTH = b"transfer-encoding: chunked", b"content-length: 30"
 def test_400_of_a_body_that_cannot_be_read(world: World, framing: bytes, body: bytes, end: bool, pause: bool) -> None:
     """The connection is of no use any more; the server goes on."""
     head = b"POST /v1/shape?table=items&offset=-1 HTTP/1.1\r\nhost: x\r\n%b\r\n\r\n" % framing
-    with socket.create_connection(("127.0.0.1", world.server.port), timeout=20) as sock:
+    with socket.create_connection(("127.0.0.1", world.server.port), timeout=60) as sock:
         if pause:
             sock.sendall(head)
             time.sleep(0.1)  # either way the answer is the same
@@ -213,11 +213,11 @@ def test_a_client_that_hangs_up_within_its_body(world: World) -> None:
     """Nobody reads an answer; nothing of the request is left."""
     before = world.server.metric("switchgear_http_connections")
     for framing in (CHUNKED + b"\r\n\r\n5\r\n{", LENGTH + b"\r\n\r\n{"):
-        with socket.create_connection(("127.0.0.1", world.server.port), timeout=20) as sock:
+        with socket.create_connection(("127.0.0.1", world.server.port), timeout=60) as sock:
             sock.sendall(b"POST /v1/shape?table=items&offset=-1 HTTP/1.1\r\nhost: x\r\n" + framing)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     gone = "the connections to be gone"
-    world.server.wait(lambda: world.server.metric("switchgear_http_connections") <= before, 20, gone)
+    world.server.wait(lambda: world.server.metric("switchgear_http_connections") <= before, 60, gone)
     assert world.get().status_code == 200
 
 
@@ -266,7 +266,7 @@ def test_503_the_query_or_its_connection_is_ended(
         thread = threading.Thread(target=lambda e=extra: found.append(world.get(table, **e)))
         thread.start()
         end = f"SELECT pg_{how}_backend(pid) FROM pg_locks WHERE NOT granted AND relation = %s::regclass"
-        world.server.wait(lambda q=end: bool(connection.execute(q, [table]).fetchall()), 20, "a session that waits")
+        world.server.wait(lambda q=end: bool(connection.execute(q, [table]).fetchall()), 60, "a session that waits")
         thread.join(30)
         check(found.pop(), 503, body, KNOWN)
     connection.rollback()

@@ -48,7 +48,7 @@ def test_503_no_row_comes_in_time(world: World) -> None:
     left = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'COPY%' AND state = 'active'"
     with world.database.connect() as connection:
         ended = "the queries to be cancelled"
-        world.server.wait(lambda: not connection.execute(left.encode()).fetchall(), 20, ended)
+        world.server.wait(lambda: not connection.execute(left.encode()).fetchall(), 60, ended)
 
 
 def test_503_postgres_cannot_read_the_table(world: World) -> None:

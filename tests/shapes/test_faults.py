@@ -117,7 +117,7 @@ def test_idle_connections_are_closed_and_opened(items: Database, make_server: Ca
         items.execute(f"UPDATE items SET v = '{value}'")
         assert client.step().status_code == 200, "the request is held until the database is there"
         assert connections() > 0
-        server.wait(lambda v=value: bool(client.sync() or next(iter(client.rows.values()))["v"] == v), 20, "the update")
+        server.wait(lambda v=value: bool(client.sync() or next(iter(client.rows.values()))["v"] == v), 60, "the update")
     assert client.restarts == 0
 
 
@@ -186,7 +186,7 @@ def test_a_slot_that_somebody_else_reads(items: Database, make_server: Callable[
         assert "is active for PID" in server.http.get(server.url + "/ready").json()["waiting_for"]
     finally:
         other.terminate()
-        other.wait(20)
+        other.wait(60)
     server.wait_active()
     items.execute("INSERT INTO items VALUES (2, 'b')")
     follow(client, 2)
@@ -234,7 +234,7 @@ def test_a_temporary_slot_goes_with_the_server(items: Database, make_server: Cal
 
     assert slots() == [("electric_slot_default_0b2d_77", True)]
     server.kill()
-    server.wait(lambda: slots() == [], 20, "the slot to go")
+    server.wait(lambda: slots() == [], 60, "the slot to go")
     items.execute("INSERT INTO items VALUES (2, 'between')")
     server.start()
     assert client.step().status_code == 409
@@ -320,7 +320,7 @@ def held_back(database: Database, statement: str) -> Iterator[psycopg.Connection
     with database.connect() as connection:
         connection.execute("SET synchronous_commit = local")
         thread.start()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not connection.execute("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep'").fetchall():
             assert time.monotonic() < deadline, "the commit is not held back"
             time.sleep(0.02)
@@ -329,7 +329,7 @@ def held_back(database: Database, statement: str) -> Iterator[psycopg.Connection
         finally:
             connection.execute("ALTER SYSTEM RESET synchronous_standby_names")
             connection.execute("SELECT pg_reload_conf()")
-    thread.join(20)
+    thread.join(60)
     assert not thread.is_alive()
 
 
@@ -622,7 +622,7 @@ def test_through_a_transaction_pooler(items: Database, make_server: Callable[...
         assert server.stop() == 0
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
         shutil.rmtree(folder, ignore_errors=True)
 
 

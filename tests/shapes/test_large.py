@@ -81,7 +81,7 @@ def test_a_large_transaction_is_whole(
     database.execute("INSERT INTO items VALUES (-1, 'last')")
     server.wait(lambda: bool(client.sync() or len(client.rows) == rows + 2), 120, "all rows")
     stop.set()
-    watcher.join(20)
+    watcher.join(60)
     assert seen <= {0, rows, rows + 1, -1}, seen
     assert client.restarts == 0
     for other in others:

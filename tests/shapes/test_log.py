@@ -142,7 +142,7 @@ async def durable(opened: Store) -> None:
     """Wait until everything submitted so far is durable."""
     done = asyncio.get_running_loop().create_future()
     opened.progress(opened.durable_lsn, lambda: done.set_result(None))
-    await asyncio.wait_for(done, 20)
+    await asyncio.wait_for(done, 60)
 
 
 async def complete(opened: Store, definition: Definition = DEFINITION) -> Shape:
@@ -222,7 +222,7 @@ async def test_small_snapshots_move_into_files_when_they_are_many(
     opened = open_store()
     shapes = [await complete(opened, Definition.from_json(DEFINITION.to_json() | {"oid": n})) for n in range(1, 6)]
     assert sum(len(shape.snapshot.kept or b"") for shape in shapes) <= 4 * size, "they wait in memory without a bound"
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while sum(len(shape.snapshot.kept or b"") for shape in shapes) > 2 * size:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
     reading = Follower.open(tmp_path / "storage", 1000)
@@ -255,7 +255,7 @@ async def test_a_shape_that_ends_while_its_file_is_made_leaves_none(
 
     def write(files: list[tuple[str, bytes]]) -> tuple[int, OSError | None]:
         written.set()
-        go_on.wait(10)
+        go_on.wait(60)
         return original(files)
 
     original = store_files._write_files

@@ -87,7 +87,7 @@ class NodeClient:
 
     def close(self) -> None:
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(60)
 
 
 @pytest.mark.parametrize("mode", ["", "full", "sse"])
@@ -240,4 +240,4 @@ def test_subsets_and_changes_in_node(database: Database, server: ShapesServer, m
         assert [m for m in told if "error" in m] == []
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(60)

@@ -340,7 +340,7 @@ def test_killed_while_snapshots_are_taken(database: Database, make_server: Calla
         thread.start()
         time.sleep(delay)
         server.kill()
-        thread.join(10)
+        thread.join(60)
         server.start()
         client.sync()
         with database.connect() as connection:

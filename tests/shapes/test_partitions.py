@@ -59,7 +59,7 @@ class Tree:
             client.sync()
             return values(client) == self.rows()
 
-        self.world.server.wait(same, 20, "the same rows as the table")
+        self.world.server.wait(same, 60, "the same rows as the table")
         assert all(key.startswith(f'"public"."{self.name}"/') for key in client.rows)
 
 
@@ -98,7 +98,7 @@ def test_root_and_leaf_shapes_side_by_side(tree: Tree) -> None:
     assert values(leaf) == [("11", "b")]
     tree.run(f"INSERT INTO {tree.name} VALUES (15, 'both'), (5, 'root only')")
     tree.check(root)
-    tree.world.server.wait(lambda: bool(leaf.sync() or len(leaf.rows) == 2), 20, "the leaf's row")
+    tree.world.server.wait(lambda: bool(leaf.sync() or len(leaf.rows) == 2), 60, "the leaf's row")
     assert set(leaf.rows) == {f'"public"."{tree.name}_1"/"{n}"' for n in (11, 15)}
     assert (root.restarts, leaf.restarts) == (0, 0)
 
@@ -107,9 +107,9 @@ def test_filters_and_columns(tree: Tree) -> None:
     client = tree.follow(where="v LIKE 'b%'", columns="id")
     assert [row["id"] for row in client.rows.values()] == ["11"]
     tree.run(f"UPDATE {tree.name} SET v = 'b' || v WHERE id IN (1, 21)")
-    tree.world.server.wait(lambda: bool(client.sync() or len(client.rows) == 3), 20, "rows that came to match")
+    tree.world.server.wait(lambda: bool(client.sync() or len(client.rows) == 3), 60, "rows that came to match")
     tree.run(f"UPDATE {tree.name} SET v = 'x' WHERE id = 11")
-    tree.world.server.wait(lambda: bool(client.sync() or len(client.rows) == 2), 20, "a row that no longer matches")
+    tree.world.server.wait(lambda: bool(client.sync() or len(client.rows) == 2), 60, "a row that no longer matches")
     assert client.restarts == 0
 
 
@@ -141,7 +141,7 @@ def test_new_partitions(tree: Tree) -> None:
         with tree.world.database.connect() as connection:
             return connection.execute(full.encode()).fetchone() == (True,)
 
-    tree.world.server.wait(identities, 20, "full replica identity of the new partitions")
+    tree.world.server.wait(identities, 60, "full replica identity of the new partitions")
     tree.run(f"UPDATE {name} SET v = 'changed'")
     tree.check(client)
     assert client.restarts == 0
@@ -164,7 +164,7 @@ def test_what_no_log_can_tell_ends_the_shape(tree: Tree, change: str) -> None:
     client = tree.follow()
     for statement in change.format(tree.name).split(";"):
         tree.run(statement)
-    tree.world.server.wait(lambda: bool(client.sync() or client.restarts), 20, "the end of the shape")
+    tree.world.server.wait(lambda: bool(client.sync() or client.restarts), 60, "the end of the shape")
     tree.check(client)
 
 
@@ -176,7 +176,7 @@ def test_attached_while_the_stream_goes_on(tree: Tree) -> None:
         f"ALTER TABLE {tree.name} ATTACH PARTITION {tree.name}_x FOR VALUES FROM (60) TO (70);"
         f"INSERT INTO {tree.name} VALUES (62, 'after')"
     )
-    tree.world.server.wait(lambda: bool(client.sync() or client.restarts), 20, "the end of the shape")
+    tree.world.server.wait(lambda: bool(client.sync() or client.restarts), 60, "the end of the shape")
     tree.check(client)
 
 
@@ -198,7 +198,7 @@ def test_restarts(world: World) -> None:
     world.server.start()
     stays.check(first)
     assert first.restarts == 0
-    world.server.wait(lambda: bool(second.sync() or second.restarts), 20, "the end of the shape")
+    world.server.wait(lambda: bool(second.sync() or second.restarts), 60, "the end of the shape")
     shrinks.check(second)
 
 
@@ -251,7 +251,7 @@ def test_a_partition_that_is_not_replicated_ends_the_shapes(tree: Tree, how: str
     """They would lack its rows for ever; who asks again learns why."""
     client = tree.follow()
     tree.run(how.format(tree.name))
-    tree.world.server.wait(lambda: client.step().status_code != 200, 20, "the shape to end")
+    tree.world.server.wait(lambda: client.step().status_code != 200, 60, "the shape to end")
     refused = tree.world.get(tree.name)
     assert refused.status_code == 400, refused.text
     assert "is an unlogged table, whose changes Postgres does not replicate" in refused.text

@@ -78,7 +78,7 @@ def test_a_chunk_asked_for_again(database: Database, make_server: Callable[..., 
     # The table is another one: so is the shape.
     database.execute("ALTER TABLE wide ADD COLUMN n int")
     database.execute("UPDATE wide SET n = 1 WHERE id = 1")
-    server.wait(lambda: get("0_0").status_code == 409, 20, "the end of the shape")
+    server.wait(lambda: get("0_0").status_code == 409, 60, "the end of the shape")
     server.wait(
         lambda: get("-1").status_code == 200 and get("-1").headers["electric-handle"] != handle, 20, "another shape"
     )
@@ -117,7 +117,7 @@ def test_a_chunk_of_a_log_that_is_compacted(database: Database, make_server: Cal
         value: str = last.rows['"public"."items"/"1"']["v"]
         return value.startswith(f"{number} ")
 
-    server.wait(has_all, 20, "the end")
+    server.wait(has_all, 60, "the end")
 
 
 def test_they_are_true_and_bounded(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def serving(postgres: Postgres, folder: Path, **environment: str) -> Iterator[Sh
 @pytest.fixture(scope="module")
 def items(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShapesServer]:
     """A server on a database with a few tables, for tests that only read: shapes may be there from one before."""
-    with serving(postgres, tmp_path_factory.mktemp("items")) as server:
+    with serving(postgres, tmp_path_factory.mktemp("items"), ELECTRIC_LONG_POLL_TIMEOUT="2000") as server:
         yield server
 
 
@@ -270,7 +270,7 @@ def test_changes_only_has_an_empty_snapshot(database: Database, own_items: Shape
     (end,) = client.step().json()
     assert end["headers"]["control"] == "snapshot-end"
     database.execute("INSERT INTO items (id) VALUES (77)")
-    own_items.wait(lambda: bool(client.sync() or client.rows), 20, "the change")
+    own_items.wait(lambda: bool(client.sync() or client.rows), 60, "the change")
     assert list(client.rows) == ['"public"."items"/"77"']
 
 
@@ -349,7 +349,7 @@ def test_an_offset_before_the_logs_first_line(database: Database, own_items: Sha
             client.sync()
             return f'"public"."items"/"{number}"' not in client.rows
 
-        own_items.wait(has_it, 20, "the change")
+        own_items.wait(has_it, 60, "the change")
     for _ in range(2):
         response = own_items.get(table="items", offset="1_0", handle=client.handle)
         assert response.status_code == 200
@@ -358,7 +358,7 @@ def test_an_offset_before_the_logs_first_line(database: Database, own_items: Sha
 
 def raw(server: ShapesServer, request: bytes) -> bytes:
     """The answer to exactly these bytes."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as sock:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as sock:
         sock.sendall(request)
         parts = []
         while part := sock.recv(65536):
@@ -499,7 +499,7 @@ def test_chunks(database: Database, make_server: Callable[..., ShapesServer]) ->
         assert 8_000 <= len(bodies[offset].content) <= 12_000
     database.execute("UPDATE wide SET t = repeat('y', 300)")
     start = client.offset
-    server.wait(lambda: bool(client.sync() or client.rows['"public"."wide"/"100"']["t"][0] == "y"), 20, "the update")
+    server.wait(lambda: bool(client.sync() or client.rows['"public"."wide"/"100"']["t"][0] == "y"), 60, "the update")
     again = Client(server, table="wide")
     again.offset, again.handle = start, client.handle
     again.rows = {key: dict(value) for key, value in client.rows.items()}
@@ -532,7 +532,7 @@ def test_generated_columns(database: Database, server: ShapesServer) -> None:
         client = Client(server, table="gen")
         client.sync()
         database.execute("INSERT INTO gen VALUES (2)")
-        server.wait(lambda: bool(client.sync() or len(client.rows) == 2), 20, "the row")
+        server.wait(lambda: bool(client.sync() or len(client.rows) == 2), 60, "the row")
         assert client.rows['"public"."gen"/"2"'] == {"id": "2", "twice": "4"}
         return
     (text,) = errors(response)["columns"]
@@ -587,14 +587,14 @@ def test_hostile_requests_get_an_answer(items: ShapesServer) -> None:
 def test_admission(database: Database, make_server: Callable[..., ShapesServer]) -> None:
     """Too many waiting requests are told to come back, before memory grows."""
     database.execute("CREATE TABLE items (id int PRIMARY KEY)")
-    server = make_server(ELECTRIC_MAX_CONCURRENT_REQUESTS='{"existing": 2}', ELECTRIC_LONG_POLL_TIMEOUT="3000").start()
+    server = make_server(ELECTRIC_MAX_CONCURRENT_REQUESTS='{"existing": 2}', ELECTRIC_LONG_POLL_TIMEOUT="60000").start()
     client = Client(server, table="items")
     client.sync()
     params = {"table": "items", "offset": client.offset, "handle": client.handle, "live": "true"}
     threads = [threading.Thread(target=server.get, kwargs=params) for _ in range(2)]
     for thread in threads:
         thread.start()
-    server.wait(lambda: server.metric("switchgear_live_waiters") == 2, 10, "two waiters")
+    server.wait(lambda: server.metric("switchgear_live_waiters") == 2, 60, "two waiters")
     refused = server.get(**params)
     assert refused.status_code == 503
     assert refused.json()["code"] == "concurrent_request_limit_exceeded"
@@ -602,6 +602,7 @@ def test_admission(database: Database, make_server: Callable[..., ShapesServer])
     assert 6 <= int(refused.headers["retry-after"]) <= 10
     assert refused.headers["electric-internal-known-error"] == "true"
     assert refused.headers["cache-control"] == "no-store"
+    database.execute("INSERT INTO items VALUES (1)")
     for thread in threads:
         thread.join()
     assert server.get(**params).status_code == 200

@@ -166,7 +166,7 @@ def test_ages_and_idle_connections(items: Database, make_server: Callable[..., S
     client.sync()
     response = client.step()
     assert response.headers["cache-control"] == "public, max-age=7, stale-while-revalidate=11"
-    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as sock:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as sock:
         sock.sendall(b"GET /live HTTP/1.1\r\nhost: x\r\n\r\n")
         assert sock.recv(65536).startswith(b"HTTP/1.1 200")
         while sock.recv(65536):  # kept for a while, then closed; not at all within the time-out otherwise
@@ -183,8 +183,8 @@ def test_a_client_that_takes_nothing_is_cut(items: Database, make_server: Callab
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.connect(("127.0.0.1", server.port))
         sock.sendall(b"GET /v1/shape?table=items&offset=-1 HTTP/1.1\r\nhost: x\r\n\r\n")
-        server.wait(lambda: server.metric("switchgear_http_connections") > before, 20, "the connection")
-        server.wait(lambda: server.metric("switchgear_http_connections") <= before, 20, "its end")
+        server.wait(lambda: server.metric("switchgear_http_connections") > before, 60, "the connection")
+        server.wait(lambda: server.metric("switchgear_http_connections") <= before, 60, "its end")
 
 
 @pytest.mark.pg
@@ -199,7 +199,7 @@ def test_a_temporary_slot_of_a_random_name(items: Database, make_server: Callabl
     with items.connect() as connection:
         assert connection.execute(query).fetchall() == [("electric_slot_default_one_two", True)]
         assert server.stop() == 0
-        server.wait(lambda: not connection.execute(query).fetchall(), 20, "the slot to go")
+        server.wait(lambda: not connection.execute(query).fetchall(), 60, "the slot to go")
 
 
 @pytest.mark.pg

@@ -22,9 +22,9 @@ def items(database: Database) -> Database:
     return database
 
 
-def standby_of(make_server: Callable[..., ShapesServer]) -> ShapesServer:
+def standby_of(make_server: Callable[..., ShapesServer], **environment: str) -> ShapesServer:
     """A second instance on the storage `one`, which serves what the first one has."""
-    second = make_server("one").start(active=False)
+    second = make_server("one", **environment).start(active=False)
     second.wait(lambda: second.health() == (202, "waiting") and reads_along(second), 30, "the standby")
     return second
 
@@ -43,7 +43,7 @@ def test_a_standby_serves_what_is_known(items: Database, make_server: Callable[.
     first = make_server("one").start()
     writer_side = Client(first, table="items")
     writer_side.sync()
-    second = standby_of(make_server)
+    second = standby_of(make_server, ELECTRIC_LONG_POLL_TIMEOUT="8000")
     assert second.http.get(second.url + "/ready").status_code == 503
 
     client = Client(second, table="items")
@@ -52,7 +52,7 @@ def test_a_standby_serves_what_is_known(items: Database, make_server: Callable[.
     assert client.rows == writer_side.rows
     items.execute("UPDATE items SET v = 'b'")
     writer_side.sync_past(0)
-    first.wait(lambda: bool(writer_side.sync() or value_of(writer_side) == "b"), 20, "the update")
+    first.wait(lambda: bool(writer_side.sync() or value_of(writer_side) == "b"), 60, "the update")
     client.sync()
     assert value_of(client) == "b", "a read is fresh"
 
@@ -60,9 +60,9 @@ def test_a_standby_serves_what_is_known(items: Database, make_server: Callable[.
     polled: list[int] = []
     thread = threading.Thread(target=lambda: polled.append(client.step(live=True).status_code))
     thread.start()
-    time.sleep(0.3)
+    second.wait(lambda: second.metric("switchgear_live_waiters") == 1, 30, "the request waits")
     items.execute("UPDATE items SET v = 'c'")
-    thread.join(20)
+    thread.join(60)
     assert polled == [200]
     assert value_of(client) == "c"
     quiet = client.step(live=True)
@@ -81,7 +81,7 @@ def test_a_standby_serves_what_is_known(items: Database, make_server: Callable[.
     found = second.get(table="items", columns="id", offset="-1")
     assert (found.status_code, found.headers["electric-handle"]) == (200, made)
     items.execute("TRUNCATE items")
-    first.wait(lambda: first.metric("electric_shapes_total_shapes_count") == 0, 20, "the shapes to end")
+    first.wait(lambda: first.metric("electric_shapes_total_shapes_count") == 0, 60, "the shapes to end")
     assert client.step().status_code == 409 or client.restarts == 0
     assert second.stop() == 0
 
@@ -115,7 +115,7 @@ def writing(items: Database) -> Iterator[Callable[[], int]]:
 
     def finish() -> int:
         stop.set()
-        thread.join(20)
+        thread.join(60)
         return last[0]
 
     yield finish
@@ -169,7 +169,7 @@ def test_an_instance_that_lost_the_lock_lets_go(items: Database, make_server: Ca
     first.wait(lambda: first.health() == (202, "waiting") and reads_along(first), 30, "the former writer to wait")
     items.execute("UPDATE items SET v = 'moved'")
     reader = Client(second, table="items")
-    second.wait(lambda: bool(reader.sync() or value_of(reader) == "moved"), 20, "the update")
+    second.wait(lambda: bool(reader.sync() or value_of(reader) == "moved"), 60, "the update")
     client.sync()
     assert value_of(client) == "moved"
     assert client.handle == reader.handle

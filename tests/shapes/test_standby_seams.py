@@ -76,7 +76,7 @@ def test_a_standby_sees_a_table_that_was_altered(items: Database, make_server: C
     client = Client(second, table="items")
     client.sync()
     items.execute("ALTER TABLE items ADD COLUMN w int DEFAULT 5; UPDATE items SET n = 0 WHERE id = 1")
-    first.wait(lambda: first.metric("electric_shapes_total_shapes_count") == 0, 20, "the shape to end")
+    first.wait(lambda: first.metric("electric_shapes_total_shapes_count") == 0, 60, "the shape to end")
     made = Client(first, table="items")
     made.sync()
     client.sync()
@@ -167,9 +167,9 @@ def test_what_is_read_at_the_standby_is_not_evicted(items: Database, make_server
     for number in (3, 4, 5):
         reader.sync()
         time.sleep(0.5)
-        first.wait(lambda: notes.exists() and not list(notes.iterdir()), 20, "the note to be taken")
+        first.wait(lambda: notes.exists() and not list(notes.iterdir()), 60, "the note to be taken")
         Client(first, table="items", where=f"n = {number}").sync()
-        first.wait(lambda: first.metric("electric_shapes_total_shapes_count") == 3, 20, "an eviction")
+        first.wait(lambda: first.metric("electric_shapes_total_shapes_count") == 3, 60, "an eviction")
     assert reader.step().status_code == 200
     assert (reader.handle, reader.restarts) == (old.handle, 0)
 

@@ -87,7 +87,7 @@ def wait_waiting(server: ShapesServer) -> None:
 
 def follow(client: Client, value: str) -> None:
     key = '"public"."items"/"1"'
-    client.server.wait(lambda: bool(client.sync() or client.rows[key]["v"] == value), 20, "the updates")
+    client.server.wait(lambda: bool(client.sync() or client.rows[key]["v"] == value), 60, "the updates")
 
 
 def client_value(database: Database) -> str:
@@ -106,7 +106,7 @@ def test_two_storages_one_stream(items: Database, make_server: Callable[..., Sha
     second = make_server("two").start()
     stale = synced(second)
     items.execute("INSERT INTO items VALUES (2, 'b')")
-    second.wait(lambda: bool(stale.sync() or len(stale.rows) == 2), 20, "the row")
+    second.wait(lambda: bool(stale.sync() or len(stale.rows) == 2), 60, "the row")
     lsn = int(stale.messages[-2]["headers"]["lsn"])
     slot = "SELECT FROM pg_replication_slots WHERE database = current_database()"
     query = f"{slot} AND confirmed_flush_lsn > '0/0'::pg_lsn + {lsn}"
@@ -136,7 +136,7 @@ def test_a_lost_slot_or_publication_begins_anew(
     client.sync()
     assert len(client.rows) == 2
     items.execute("INSERT INTO items VALUES (3, 'new')")
-    server.wait(lambda: bool(client.sync() or len(client.rows) == 3), 20, "the new row")
+    server.wait(lambda: bool(client.sync() or len(client.rows) == 3), 60, "the new row")
 
 
 def test_a_publication_dropped_while_running(items: Database, make_server: Callable[..., ShapesServer]) -> None:
@@ -193,7 +193,7 @@ def test_manual_publishing(items: Database, make_server: Callable[..., ShapesSer
     role = plain_role.split("/")[2].split(":")[0]
     server = make_server(DATABASE_URL=plain_role, ELECTRIC_MANUAL_TABLE_PUBLISHING="true")
     server.start(active=False)
-    server.wait(lambda: "CREATE PUBLICATION" in server.log(), 20, "the missing publication to be named")
+    server.wait(lambda: "CREATE PUBLICATION" in server.log(), 60, "the missing publication to be named")
     items.execute(f"CREATE PUBLICATION {PUBLICATION}")
     server.wait_active()
 
@@ -215,7 +215,7 @@ def test_manual_publishing(items: Database, make_server: Callable[..., ShapesSer
     items.execute(f"GRANT SELECT ON items TO {role}")
     client = synced(server)
     items.execute("INSERT INTO items VALUES (2, 'b')")
-    server.wait(lambda: bool(client.sync() or len(client.rows) == 2), 20, "the row")
+    server.wait(lambda: bool(client.sync() or len(client.rows) == 2), 60, "the row")
     assert server.stop() == 0
 
 
@@ -224,7 +224,7 @@ def test_without_the_right_to_publish(
     items: Database, make_server: Callable[..., ShapesServer], plain_role: str
 ) -> None:
     server = make_server(DATABASE_URL=plain_role).start(active=False)
-    server.wait(lambda: "CREATE PUBLICATION" in server.log(), 20, "the missing publication to be named")
+    server.wait(lambda: "CREATE PUBLICATION" in server.log(), 60, "the missing publication to be named")
     items.execute(f"CREATE PUBLICATION {PUBLICATION}")
     server.wait_active()
     response = server.get(table="items", offset="-1")
@@ -263,7 +263,7 @@ def test_a_writer_before_the_publication_is_not_missed(
         connection.commit()
     assert request.result() == 200
     client = Client(server, table="items")
-    server.wait(lambda: bool(client.sync() or len(client.rows) == 3), 20, "all rows")
+    server.wait(lambda: bool(client.sync() or len(client.rows) == 3), 60, "all rows")
 
 
 class _Later:
@@ -300,7 +300,7 @@ def test_memory_of_shapes_is_evicted(items: Database, make_server: Callable[...,
         for extra in ({}, {"replica": "full"}, {"columns": "id"}, {"columns": "id,v"})
     ]
     assert len(set(handles)) == 4
-    server.wait(lambda: server.metric("electric_shapes_total_shapes_count") == 2, 20, "eviction")
+    server.wait(lambda: server.metric("electric_shapes_total_shapes_count") == 2, 60, "eviction")
     last = server.get(table="items", offset="0_inf", handle=handles[3], columns="id,v")
     assert last.status_code == 200
 
@@ -313,7 +313,7 @@ def test_another_database_begins_anew(
     server = make_server().start()
     client = synced(server)
     items.execute("INSERT INTO items VALUES (2, 'b')")
-    server.wait(lambda: bool(client.sync() or len(client.rows) == 2), 20, "the row")
+    server.wait(lambda: bool(client.sync() or len(client.rows) == 2), 60, "the row")
     assert server.stop() == 0
     other = create_database(postgres_servers.get(15))
     try:
@@ -324,7 +324,7 @@ def test_another_database_begins_anew(
         client.sync()
         assert list(client.rows) == ['"public"."items"/"7"']
         other.execute("INSERT INTO items VALUES (8, 'new')")
-        server.wait(lambda: bool(client.sync() or len(client.rows) == 2), 20, "the new row")
+        server.wait(lambda: bool(client.sync() or len(client.rows) == 2), 60, "the new row")
     finally:
         server.kill()
         drop_database(other)
@@ -342,11 +342,11 @@ def test_a_failed_sync_stops_the_process(items: Database, make_server: Callable[
     trigger.touch()
     items.execute("INSERT INTO items VALUES (2, 'b')")
     assert server.process is not None
-    assert server.process.wait(20) == 74
+    assert server.process.wait(60) == 74
     assert "cannot be written" in server.log()
     trigger.unlink()
     server.start()
-    server.wait(lambda: bool(client.sync() or len(client.rows) == 2), 20, "the row")
+    server.wait(lambda: bool(client.sync() or len(client.rows) == 2), 60, "the row")
     assert client.restarts == 0
 
 
@@ -444,7 +444,7 @@ def test_flags_and_files(items: Database, tmp_path: Path) -> None:
         assert (tmp_path / "data" / "FORMAT").read_text().startswith("switchgear-shapes")
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
     assert process.returncode == 0
 
 
@@ -456,7 +456,7 @@ def test_another_format_is_refused(items: Database, make_server: Callable[..., S
     (storage / "FORMAT").write_text("switchgear-shapes 999\n")
     server.start(active=False)
     assert server.process is not None
-    assert server.process.wait(20) == 1
+    assert server.process.wait(60) == 1
     assert "switchgear-shapes 999" in server.log()
 
 

@@ -149,7 +149,7 @@ def test_unfinished_transactions_are_told(world: World) -> None:
     assert after["data"][0]["value"]["v"] == "1"
     assert int(after["metadata"]["xmin"]) > int(row[0])
     client.sync_past(0)
-    world.server.wait(lambda: bool(client.sync() or client.rows[f'"public"."{table}"/"1"']["v"] == "1"), 20, "update")
+    world.server.wait(lambda: bool(client.sync() or client.rows[f'"public"."{table}"/"1"']["v"] == "1"), 60, "update")
     (change,) = [message for message in client.messages if "lsn" in message["headers"]]
     assert change["headers"]["txids"] == [int(row[0]) % 2**32]
     assert int(change["headers"]["lsn"]) < int(after["metadata"]["database_lsn"])
@@ -163,7 +163,7 @@ def test_of_a_shape_that_has_only_changes(world: World) -> None:
     client = Client(world.server, table=table, log="changes_only")
     client.offset, client.handle = response.headers["electric-offset"], response.headers["electric-handle"]
     world.database.execute(f"INSERT INTO {table} VALUES (2)")
-    world.server.wait(lambda: bool(client.sync() or client.rows), 20, "the change")
+    world.server.wait(lambda: bool(client.sync() or client.rows), 60, "the change")
     assert list(client.rows) == [f'"public"."{table}"/"2"']
 
 
@@ -188,11 +188,11 @@ def test_clients_that_leave_free_their_connection(world: World) -> None:
     table = world.table("id int PRIMARY KEY, t text", "SELECT g, repeat('x', 20000) FROM generate_series(1, 1000) g")
     query = f"/v1/shape?table={table}&offset=-1&log=changes_only&subset__order_by=id"
     for _ in range(8):
-        with socket.create_connection(("127.0.0.1", world.server.port), timeout=20) as sock:
+        with socket.create_connection(("127.0.0.1", world.server.port), timeout=60) as sock:
             sock.sendall(f"GET {query} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
             assert sock.recv(100).startswith(b"HTTP/1.1 200")
     assert len(ids(world.get(table, log="changes_only", subset__order_by="id", subset__limit=3))) == 3
-    world.server.wait(lambda: world.server.metric("switchgear_subsets_running") == 0, 20, "no query left")
+    world.server.wait(lambda: world.server.metric("switchgear_subsets_running") == 0, 60, "no query left")
 
 
 def test_many_at_once(world: World) -> None:

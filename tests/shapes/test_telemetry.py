@@ -171,7 +171,7 @@ def test_a_server_sends(database: Database, make_server: Callable[..., ShapesSer
             told = {line.partition(b":")[0].decode() for line in received.split()}
         assert b"electric.plug.serve_shape.requests.count:1|c|#instance_id:inst-1,live:false,status:200" in received
         wanted = {f'"{name}"' for name in ELECTRICS}
-        server.wait(lambda: all(name in json.dumps(collector.posts[-1:]) for name in wanted), 20, "all of them")
+        server.wait(lambda: all(name in json.dumps(collector.posts[-1:]) for name in wanted), 60, "all of them")
         for line in received.split():
             assert re.fullmatch(rb"[a-z][a-z0-9_.]*:-?[0-9.e+-]+\|[cg]\|#instance_id:inst-1(,\w+:[\w.]+)*", line), line
         path, post = collector.posts[-1]

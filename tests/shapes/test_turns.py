@@ -33,7 +33,7 @@ async def test_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns, "PATIENCE_SECONDS", 0.01)
     taken = Turns(1)
     await taken.enter()
-    await asyncio.wait_for(taken.enter(), 10)
+    await asyncio.wait_for(taken.enter(), 60)
     assert taken.taken == 2
     taken.leave()
     taken.leave()
@@ -47,9 +47,9 @@ async def test_one_who_leaves_the_queue_takes_nothing_along() -> None:
     await asyncio.sleep(0)
     taken.leave()  # the turn is the first one's, who is gone before he learns it
     first.cancel()
-    await asyncio.wait_for(second, 10)
+    await asyncio.wait_for(second, 60)
     assert taken.taken == 1
     taken.leave()
     third = asyncio.ensure_future(taken.enter())
-    await asyncio.wait_for(third, 10)
+    await asyncio.wait_for(third, 60)
     assert (taken.taken, taken.waiting) == (1, 0)

@@ -84,7 +84,7 @@ def request(chance: random.Random) -> bytes:
 def exchange(port: int, data: bytes, seconds: float = 0.25) -> bytes:
     """What comes back until the server closes, or has nothing to say."""
     got = b""
-    with socket.create_connection((HOST, port), timeout=20) as connection, contextlib.suppress(OSError):
+    with socket.create_connection((HOST, port), timeout=60) as connection, contextlib.suppress(OSError):
         connection.sendall(data)
         connection.settimeout(seconds)
         while part := connection.recv(65_536):
@@ -132,7 +132,7 @@ def test_ten_gigabytes(own: StreamsServer, client: httpx.Client, framing: str, t
     piece = b"x" * 1_048_576
     chunk = b"%x\r\n" % len(piece) + piece + b"\r\n" if "chunked" in framing else piece
     sent = 0
-    with socket.create_connection((HOST, own.port), timeout=20) as connection:
+    with socket.create_connection((HOST, own.port), timeout=60) as connection:
         connection.sendall(
             f"{target} HTTP/1.1\r\nhost: x\r\ncontent-type: application/octet-stream\r\n{framing}\r\n\r\n".encode()
         )
@@ -156,7 +156,7 @@ def test_those_that_never_finish(own: StreamsServer, client: httpx.Client) -> No
     before = memory(own)
     with contextlib.ExitStack() as stack:
         for number in range(500):
-            connection = stack.enter_context(socket.create_connection((HOST, own.port), timeout=20))
+            connection = stack.enter_context(socket.create_connection((HOST, own.port), timeout=60))
             head = b"POST /v1/stream/a HTTP/1.1\r\nhost: x\r\ncontent-type: text/plain\r\ncontent-length: 1000000\r\n"
             connection.sendall(head if number % 2 else head + b"\r\n" + b"x" * 1000)
         for _ in range(20):

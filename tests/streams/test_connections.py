@@ -19,7 +19,7 @@ Headers = dict[str, str]
 
 @contextlib.contextmanager
 def connections(server: StreamsServer, count: int) -> Iterator[list[http.client.HTTPConnection]]:
-    made = [http.client.HTTPConnection(HOST, server.port, timeout=20) for _ in range(count)]
+    made = [http.client.HTTPConnection(HOST, server.port, timeout=60) for _ in range(count)]
     try:
         yield made
     finally:
@@ -36,7 +36,7 @@ def ask(
 
 
 def wait_for(server: StreamsServer, name: str, value: float) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while (seen := server.metric(name)) != value:
         assert time.monotonic() < deadline, f"{name} is {seen}, not {value}"
         time.sleep(0.02)

@@ -31,7 +31,7 @@ class Writer:
     unknown: list[int] = field(default_factory=list)
 
     def run(self, url: str) -> None:
-        with httpx.Client(trust_env=False, timeout=20, verify=False) as client:
+        with httpx.Client(trust_env=False, timeout=60, verify=False) as client:
             while True:
                 number, self.number = self.number, self.number + 1
                 try:
@@ -55,7 +55,7 @@ class Churner:
 
     def run(self, server: StreamsServer) -> None:
         chance = random.Random(self.number)
-        with httpx.Client(trust_env=False, timeout=20, verify=False) as client:
+        with httpx.Client(trust_env=False, timeout=60, verify=False) as client:
             while True:
                 self.number += 1
                 name = f"churn-{self.number}"
@@ -100,7 +100,7 @@ class Follower:
     seen: list[list[object]] = field(default_factory=list)
 
     def run(self, url: str, stop: threading.Event) -> None:
-        with httpx.Client(trust_env=False, timeout=20, verify=False) as client:
+        with httpx.Client(trust_env=False, timeout=60, verify=False) as client:
             while not stop.is_set():
                 try:
                     answer = client.get(url, params={"offset": self.offset, "live": "long-poll"})
@@ -122,7 +122,7 @@ class Table:
 
     def run(self, url: str) -> None:
         chance = random.Random(f"{self.name}-{self.number}")
-        with httpx.Client(trust_env=False, timeout=20, verify=False) as client:
+        with httpx.Client(trust_env=False, timeout=60, verify=False) as client:
             while True:
                 self.number += 1
                 key, gone = f"k{chance.randrange(40)}", chance.random() < 0.2
@@ -299,7 +299,7 @@ def test_a_creation_is_whole_or_absent(tmp_path: Path, client: httpx.Client) -> 
     tried: list[str] = []
 
     def create(worker: int, number: int) -> None:
-        with httpx.Client(trust_env=False, timeout=20) as own:
+        with httpx.Client(trust_env=False, timeout=60) as own:
             for n in range(100_000):
                 name = f"c{number}-{worker}-{n}"
                 tried.append(name)

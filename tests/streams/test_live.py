@@ -34,7 +34,7 @@ class Sse:
     """An SSE response that is read as it comes."""
 
     def __init__(self, url: str, offset: str, cursor: str = "") -> None:
-        self.client = httpx.Client(trust_env=False, timeout=20)
+        self.client = httpx.Client(trust_env=False, timeout=60)
         query = {"offset": offset, "live": "sse", **({"cursor": cursor} if cursor else {})}
         request = self.client.build_request("GET", url, params=query)
         self.response = self.client.send(request, stream=True)
@@ -59,7 +59,7 @@ def when_polled(server: StreamsServer, method: str, url: str, **kwargs: Any) -> 
     """Do a request as soon as somebody long-polls the server."""
 
     def run() -> None:
-        with httpx.Client(trust_env=False, timeout=20) as own:
+        with httpx.Client(trust_env=False, timeout=60) as own:
             while not server.metric("streams_long_polls"):
                 time.sleep(0.01)
             own.request(method, url, **kwargs)
@@ -133,7 +133,7 @@ def test_a_long_poll_whose_client_left_is_forgotten(client: httpx.Client, patien
         sock.sendall(b"GET /v1/stream/left?offset=now&live=long-poll HTTP/1.1\r\nHost: x\r\n\r\n")
         while patient.metric("streams_long_polls") != 1:
             time.sleep(0.01)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while patient.metric("streams_long_polls"):
         assert time.monotonic() < deadline
         time.sleep(0.02)

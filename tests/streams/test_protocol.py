@@ -275,7 +275,7 @@ def test_pipelined_appends_stay_in_order(server: StreamsServer, client: httpx.Cl
     client.put(url, headers=TEXT)
     path = url.removeprefix(server.url)
     one = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\n"
-    with socket.create_connection((HOST, server.port), timeout=20) as sock:
+    with socket.create_connection((HOST, server.port), timeout=60) as sock:
         sock.sendall(b"".join(one.encode() + b"%03d," % number for number in range(50)))
         seen = b""
         while seen.count(b"HTTP/1.1 204") < 50:
@@ -350,7 +350,7 @@ def test_a_secret_from_a_file(tmp_path: Path, client: httpx.Client) -> None:
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(command, stderr=log)
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while "listening on" not in (text := (tmp_path / "log").read_text()):
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -359,7 +359,7 @@ def test_a_secret_from_a_file(tmp_path: Path, client: httpx.Client) -> None:
         assert client.get(f"{base}/x").status_code == 401
     finally:
         process.terminate()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
 
 
 @pytest.mark.parametrize(

@@ -185,10 +185,10 @@ def test_pull_wake_leases_run_out_and_fence(dev: StreamsServer, client: httpx.Cl
 def test_heartbeats_keep_a_lease(dev: StreamsServer, client: httpx.Client) -> None:
     client.put(dev.stream("wakes"), headers=JSON)
     sub = Sub(dev, client)
-    sub.pull(lease_ttl_ms=6000)
+    sub.pull(lease_ttl_ms=12_000)
     append(client, dev, "e/a", 1)
     wake = until(lambda: (found := sub.claim()).status_code == 200 and found.json())
-    until_time = time.monotonic() + 8
+    until_time = time.monotonic() + 14
     while time.monotonic() < until_time:
         assert sub.send("ack", wake["token"], wake).json() == {"ok": True, "next_wake": False}
         assert error(sub.claim("other")) == (409, "ALREADY_CLAIMED")
@@ -427,7 +427,7 @@ def test_no_wake_is_lost_through_kills(dev: StreamsServer, client: httpx.Client,
     lock = threading.Lock()
 
     def read(wake: Notification) -> tuple[int, dict[str, Any]]:
-        with httpx.Client(trust_env=False, timeout=10) as own:
+        with httpx.Client(trust_env=False, timeout=60) as own:
             for one in wake.body["streams"]:
                 if not one["has_pending"]:
                     continue

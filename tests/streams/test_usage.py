@@ -26,7 +26,7 @@ def test_usage_is_what_the_streams_hold_after_kill_9(tmp_path: Path, client: htt
 
     def write(name: str, seed: int) -> None:
         own_chance = random.Random(seed)
-        with httpx.Client(trust_env=False, timeout=20) as own:
+        with httpx.Client(trust_env=False, timeout=60) as own:
             try:
                 for _ in range(100_000):
                     # One byte stands for a unit: each append ends with the number of units it counts.
@@ -38,7 +38,7 @@ def test_usage_is_what_the_streams_hold_after_kill_9(tmp_path: Path, client: htt
                 return
 
     def look() -> None:
-        with httpx.Client(trust_env=False, timeout=20) as own:
+        with httpx.Client(trust_env=False, timeout=60) as own:
             try:
                 while True:
                     shown.append(own.get(server.url + "/usage").json())
@@ -82,7 +82,7 @@ def test_limits(tmp_path: Path, client: httpx.Client) -> None:
     try:
         server.start()
         url = server.stream("a")
-        with httpx.Client(trust_env=False, timeout=20, headers={**secret, **OCTETS}) as own:
+        with httpx.Client(trust_env=False, timeout=60, headers={**secret, **OCTETS}) as own:
             assert own.put(url).status_code == 201
             big = own.put(server.stream("b"), content=bytes(1001))
             assert (big.status_code, big.json()["code"]) == (507, "QUOTA_EXCEEDED")

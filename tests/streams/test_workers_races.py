@@ -137,7 +137,7 @@ def test_a_connection_keeps_its_seat_when_it_moves(tmp_path: Path) -> None:
             assert other.answer()[0] == 429
             other.close()
         raw.close()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while True:  # the seat is free again
             other = Raw(server)
             other.send(request("GET", streams[0]))
@@ -325,12 +325,12 @@ def test_a_worker_that_does_not_stop_is_killed(tmp_path: Path) -> None:
     try:
         assert process.stdout is not None
         worker = int(process.stdout.readline().split()[1])
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not catches(process.pid, signal.SIGTERM):
             assert time.monotonic() < deadline
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 70
+        assert process.wait(60) == 70
         assert not alive(worker)
     finally:
         process.kill()
@@ -366,7 +366,7 @@ def test_a_worker_that_hangs_does_not_outlive_the_launcher(tmp_path: Path, clien
         assert client.put(server.stream("x"), headers=OCTETS, content=b"x").status_code == 201
         os.kill(workers[0], signal.SIGSTOP)
         server.kill()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while any(alive(worker) for worker in workers):
             assert time.monotonic() < deadline, "it is stopped, and has the directory"
             time.sleep(0.02)

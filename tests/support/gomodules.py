@@ -18,6 +18,7 @@ from pathlib import Path
 
 from switchgear_local import gobuild, paths
 from switchgear_local.processes import die_with_parent
+from tests.support.network import fetch
 
 FOLDER = Path(__file__).parent / "gomod"
 BUILD_SECONDS = 3000.0
@@ -52,13 +53,12 @@ def _build(module: Path, package: str, flags: str, target: Path, progress: Progr
         output = Path(work) / target.name
         environment["GOTMPDIR"] = work
         command = [str(go), "build", "-trimpath", "-ldflags", f"-s -w {flags}".strip(), "-o", str(output), package]
-        done = subprocess.run(
+        done = fetch(
             command,
             cwd=copy,
             env=environment,
             capture_output=True,
             timeout=BUILD_SECONDS,
-            check=False,
             preexec_fn=die_with_parent(signal.SIGTERM),
         )
         if done.returncode:
@@ -84,6 +84,7 @@ def module_file(folder: str, module: str, path: str) -> bytes:
     """A file of a module that `gomod/<folder>` requires, from Go's module cache."""
     go, environment = toolchain()
     command = [str(go), "list", "-m", "-f", "{{.Dir}}", module]
-    subprocess.run([str(go), "mod", "download", module], cwd=FOLDER / folder, env=environment, check=True, timeout=600)
+    download = [str(go), "mod", "download", module]
+    fetch(download, cwd=FOLDER / folder, env=environment, timeout=600).check_returncode()
     found = subprocess.run(command, cwd=FOLDER / folder, env=environment, check=True, capture_output=True, timeout=60)
     return (Path(found.stdout.decode().strip()) / path).read_bytes()

@@ -10,16 +10,19 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.support.network import fetch
 
 HERE = Path(__file__).resolve().parent / "node"
 
@@ -54,7 +57,7 @@ def node_bin() -> Path:
             shutil.rmtree(target, ignore_errors=True)  # of one who was cut off: pip would let half of it stand
             command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
             command += ["--require-hashes", "--target", str(target), "-r", str(HERE / "nodejs.txt")]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            done = fetch(command, capture_output=True, text=True)
             if done.returncode:
                 pytest.skip(f"no Node.js 20 here, and none from PyPI: {done.stderr[-300:]}")
             (target / "done").touch()
@@ -70,13 +73,8 @@ def node_project() -> Path:
             project.mkdir(parents=True, exist_ok=True)
             for name in ("package.json", "package-lock.json"):
                 shutil.copy(HERE / name, project / name)
-            subprocess.run(
-                [binaries / "npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"],
-                cwd=project,
-                env=environment(),
-                check=True,
-                timeout=600,
-            )
+            command = [binaries / "npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
+            fetch(command, cwd=project, env=environment(), timeout=600).check_returncode()
             (project / "done").touch()
     return project
 
@@ -108,8 +106,12 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
-def run_suite(file: Path, folder_name: str, **environ: str) -> dict[str, Any]:
-    """Run a vitest file in the project; its JSON report, with what it printed as `output`."""
+def run_suite(file: Path, folder_name: str, only: Iterable[str] = (), **environ: str) -> dict[str, Any]:
+    """Run a vitest file in the project; its JSON report, with what it printed as `output`.
+
+    `only`: the full names of those of its tests that run, if not all.
+    """
+    chosen = [f"--testNamePattern=^({'|'.join(map(re.escape, only))})$"] if only else []
     project = node_project()
     (project / "scripts").mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{folder_name}-", dir=project / "scripts"))  # others run theirs, too
@@ -119,6 +121,7 @@ def run_suite(file: Path, folder_name: str, **environ: str) -> dict[str, Any]:
             [
                 node_bin() / "node", project / "node_modules" / "vitest" / "vitest.mjs", "run", "--root", folder,
                 "--reporter=json", "--outputFile=report.json", "--testTimeout=30000", "--hookTimeout=30000",
+                *chosen,
             ],
             env={**environment(), "CI": "1", **environ},
             capture_output=True, text=True, timeout=280, check=False,

@@ -44,7 +44,7 @@ class Database:
 
     def connect(self, *, autocommit: bool = True) -> psycopg.Connection:
         """A new synchronous connection."""
-        return psycopg.connect(self.url, autocommit=autocommit, connect_timeout=10)
+        return psycopg.connect(self.url, autocommit=autocommit, connect_timeout=60)
 
     def execute(self, statement: str) -> None:
         """Run SQL in a connection of its own."""
@@ -131,7 +131,7 @@ def create_database(postgres: Postgres) -> Database:
 def drop_database(database: Database) -> None:
     """Drop a database with its replication slots, whoever still holds them."""
     with psycopg.connect(database.postgres.admin_url, autocommit=True) as admin:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while True:
             admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [database.name])
             admin.execute(

@@ -34,7 +34,7 @@ def kill(*texts: str) -> list[int]:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             continue
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while any(Path(f"/proc/{pid}/stat").exists() and pid in find(*texts) for pid in pids):
         assert time.monotonic() < deadline, f"{pids} survive SIGKILL"
         time.sleep(0.02)

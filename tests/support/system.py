@@ -13,6 +13,8 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.support.network import fetch
+
 Progress = Callable[[str], None]
 
 
@@ -63,8 +65,6 @@ def chromium() -> str | None:
 
 def apt(arguments: list[str]) -> None:
     environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
-    done = subprocess.run(
-        ["apt-get", *arguments], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False
-    )
+    done = fetch(["apt-get", *arguments], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     if done.returncode:
         print(f"apt-get {' '.join(arguments)} failed: {done.stderr.decode(errors='replace')[-500:]}", flush=True)
