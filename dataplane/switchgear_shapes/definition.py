@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from switchgear_shapes.errors import ShapeError, invalid
+from switchgear_shapes.origin import Origin
 from switchgear_shapes.relations import Column, Relation
 from switchgear_shapes.request import ShapeParams
 from switchgear_shapes.subqueries.plan import SubqueryRefused, check_collations, plan
@@ -20,21 +21,6 @@ from switchgear_shapes.where import expression
 from switchgear_shapes.where.expression import Where
 
 _HANDLE_BITS = 27
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """What tells that the values of a column were replaced by DDL, of which the stream says nothing.
-
-    `columns`: number and version of those of the signature; `file`: see `Relation`.
-    """
-
-    columns: tuple[tuple[int, int], ...]
-    file: int
-
-    @classmethod
-    def of(cls, relation: Relation, streamed: tuple[Column, ...]) -> Origin:
-        return cls(tuple((column.number, column.version) for column in streamed), relation.file)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +64,11 @@ class Definition:
         )
 
     @property
+    def tables(self) -> set[int]:
+        """All tables that the shape depends on."""
+        return {self.oid} if self.where is None else {self.oid, *self.where.tables}
+
+    @property
     def key_columns(self) -> tuple[str, ...]:
         """The columns whose values are parts of the key, in their order."""
         if self.pk:
@@ -108,8 +99,7 @@ class Definition:
         return self._has_what_it_needs(signature)
 
     def rewritten(self, relation: Relation, known: dict[int, frozenset[str]] | None = None) -> bool:
-        """Whether values that the shape has may have been replaced by DDL since: the names and types are the same, but
-        a column was dropped and added again, or altered while all rows were written anew.
+        """Whether values that the shape has may have been replaced by DDL since.
 
         `known` keeps what is the same for other shapes that are compared with this `relation`.
         """
@@ -118,22 +108,10 @@ class Definition:
             return False
         replaced = None if known is None else known.get(id(origin))
         if replaced is None:
-            replaced = self._replaced(origin, relation)
+            replaced = origin.replaced(self.signature, relation)
             if known is not None:
                 known[id(origin)] = replaced
         return bool(replaced) and (not self.pk or not replaced.isdisjoint(self._needed))
-
-    def _replaced(self, origin: Origin, relation: Relation) -> frozenset[str]:
-        now = {column.name: column for column in relation.columns}
-        found = set()
-        for (name, _), (number, version) in zip(self.signature, origin.columns, strict=True):
-            column = now.get(name)
-            if column is None:
-                continue
-            altered = column.version != version and (not relation.file or relation.file != origin.file)
-            if column.number != number or altered:
-                found.add(name)
-        return frozenset(found)
 
     @property
     def _needed(self) -> set[str]:
@@ -167,7 +145,7 @@ class Definition:
             "partitioned": self.partitioned,
             "compaction": self.compaction,
             "deferrable": self.deferrable,
-            "origin": None if self.origin is None else [self.origin.file, self.origin.columns],
+            "origin": None if self.origin is None else self.origin.to_json(),
         }
 
     @classmethod
@@ -187,7 +165,7 @@ class Definition:
             partitioned=data.get("partitioned", False),
             compaction=data.get("compaction", False),
             deferrable=data.get("deferrable", False),
-            origin=None if data.get("origin") is None else _origin(*data["origin"]),
+            origin=Origin.from_json(data.get("origin")),
         )
 
 
@@ -195,11 +173,6 @@ class Definition:
 def _shared(value: Any) -> Any:
     """The same value for equal ones: most shapes are of few tables."""
     return value
-
-
-def _origin(file: int, columns: list[list[int]]) -> Origin:
-    made: Origin = _shared(Origin(tuple([(number, version) for number, version in columns]), file))
-    return made
 
 
 def streamed_columns(relation: Relation, *, stored_generated: bool) -> tuple[Column, ...]:
@@ -236,7 +209,7 @@ def define(
         partitioned=relation.kind == "p",
         compaction=params.compaction,
         deferrable=relation.deferrable,
-        origin=_shared(Origin.of(relation, streamed)),
+        origin=Origin.of(relation, streamed),
     )
 
 

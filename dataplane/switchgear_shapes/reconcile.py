@@ -22,7 +22,7 @@ from switchgear_shapes.postgres.pool import PoolTimeout
 from switchgear_shapes.postgres.session import ConnectionLost, PostgresError
 from switchgear_shapes.relations import Relation
 from switchgear_shapes.replication.publication import Publication
-from switchgear_shapes.subqueries.hub import Hub
+from switchgear_shapes.subqueries.hub import TABLE_CHANGED, Hub
 
 log = logging.getLogger("switchgear.shapes.reconcile")
 
@@ -73,7 +73,7 @@ async def reconcile(
     for feed in feeds:
         relation = relations.get(feed.state.spec.oid)
         if feed.ready.done() and (relation is None or relation.oid not in unbroken or not feed.still_fits(relation)):
-            hub.end_users(feed, "the table of its subquery was dropped, altered or unpublished")
+            hub.end_users(feed, TABLE_CHANGED)
     if only is None:
         await publication.remove_unused(lambda: _used(store, hub))
 

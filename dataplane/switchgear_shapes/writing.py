@@ -112,7 +112,8 @@ class Writing:
     def _on_drop(self, shape: Shape) -> None:
         self.ingest.unregister(shape)
         self._catalog.forget(shape.definition.schema, shape.definition.table)
-        self._tables.touch(shape.definition.oid)  # perhaps others of the table cannot go on, either
+        for oid in shape.definition.tables:
+            self._tables.touch(oid)  # perhaps others cannot go on, either
         self._live.dropped(shape)
 
     def _on_relation(self, relation: RelationMessage) -> None:

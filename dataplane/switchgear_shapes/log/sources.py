@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from switchgear_shapes.origin import Origin, Signature
 from switchgear_shapes.subqueries.values import Group, group_from_json, group_to_json
 from switchgear_shapes.where.expression import Subquery, subquery_from_json, subquery_to_json
 
@@ -18,16 +19,26 @@ Deltas = dict[Group, int]
 
 
 class SourceState:
-    """One subquery's rows. `signature`: (column, type OID) of the table's columns that it reads."""
+    """One subquery's rows. `signature`: (column, type OID) of the table's columns that it reads.
 
-    __slots__ = ("base", "id", "position", "recent", "rows", "signature", "spec")
+    `origin`: what these were when it was read; None for those of older versions.
+    """
+
+    __slots__ = ("base", "id", "origin", "position", "recent", "rows", "signature", "spec")
 
     def __init__(
-        self, number: int, spec: Subquery, signature: tuple[tuple[str, int], ...], rows: Deltas, position: int
+        self,
+        number: int,
+        spec: Subquery,
+        signature: Signature,
+        rows: Deltas,
+        position: int,
+        origin: Origin | None = None,
     ) -> None:
         self.id = number
         self.spec = spec
         self.signature = signature
+        self.origin = origin
         self.rows = rows
         self.position = position
         self.base = position
@@ -68,6 +79,7 @@ class SourceState:
             "source": self.id,
             "spec": subquery_to_json(self.spec),
             "signature": self.signature,
+            "origin": None if self.origin is None else self.origin.to_json(),
             "rows": deltas_to_json(self.rows),
             "position": self.position,
             "base": self.base,
@@ -82,6 +94,7 @@ class SourceState:
             tuple((name, oid) for name, oid in data["signature"]),
             deltas_from_json(data["rows"]),
             data["position"],
+            Origin.from_json(data.get("origin")),
         )
         state.base = data["base"]
         state.recent = [(lsn, deltas_from_json(deltas)) for lsn, deltas in data["recent"]]

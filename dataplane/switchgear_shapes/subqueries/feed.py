@@ -106,11 +106,19 @@ class Feed:
     def still_fits(self, relation: Relation) -> bool:
         """Whether the subquery can go on with the table as the catalogue has it."""
         types = {column.name: column.type_oid for column in relation.columns}
+        state = self.state
+        if state.origin is not None and state.origin.replaced(state.signature, relation):
+            return False
         return self.fits(relation.oid, relation.schema, relation.name, types)
 
     @staticmethod
     def _types(relation: RelationMessage) -> dict[str, int]:
         return {column.name: column.type_oid for column in relation.columns}
+
+    def can_lose(self, deltas: Deltas) -> bool:
+        """Whether all rows that go were there; others had values that were replaced without a word in the stream."""
+        rows = self.state.rows
+        return all(delta > 0 or rows.get(group, 0) + delta >= 0 for group, delta in deltas.items())
 
     def take_pending(self) -> Deltas:
         deltas, self.pending = self.pending, {}

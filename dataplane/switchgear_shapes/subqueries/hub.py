@@ -35,6 +35,7 @@ PATIENCE_SECONDS = 5.0
 """Without a step for so long, the number of kept transactions counts: a backlog comes faster than any step is made."""
 RECENT_KEPT = 256
 """A feed with more changes than this in memory forgets those that nobody can ask for."""
+TABLE_CHANGED = "the table of its subquery was dropped, altered or unpublished"
 NULL_MOVED = "a NULL came into the subquery of a NOT IN, or left it"
 
 
@@ -218,6 +219,9 @@ class Hub(Members):
                     feed.buffer.append((xid, lsn, deltas))
                 continue
             if lsn <= feed.state.position:
+                continue
+            if not feed.can_lose(deltas):
+                self.end_users(feed, "values of its subquery's table were replaced")
                 continue
             for at, nested in feed.nested.items():
                 if nested in changes:

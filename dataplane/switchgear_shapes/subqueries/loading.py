@@ -15,13 +15,14 @@ from switchgear_shapes.catalog import Catalog
 from switchgear_shapes.errors import ShapeError, invalid
 from switchgear_shapes.identifiers import quote_relation
 from switchgear_shapes.ingest import Ingest
+from switchgear_shapes.origin import Origin, Signature
 from switchgear_shapes.postgres.pool import Pool
 from switchgear_shapes.postgres.session import ConnectionLost
 from switchgear_shapes.relations import Relation
 from switchgear_shapes.replication.publication import Publication
 from switchgear_shapes.snapshot import begin_text
 from switchgear_shapes.subqueries.feed import Feed
-from switchgear_shapes.subqueries.hub import Hub
+from switchgear_shapes.subqueries.hub import TABLE_CHANGED, Hub
 from switchgear_shapes.subqueries.placing import GIVE_UP_SECONDS, LOCK_SECONDS, QUERY_SECONDS, Placing, Retry
 from switchgear_shapes.subqueries.plan import Plan, SubqueryRefused, check_collations, plan
 from switchgear_shapes.subqueries.queries import source_rows, source_select
@@ -91,12 +92,17 @@ class Loading:
 
     async def _found(self, spec: Subquery, nested: dict[int, Feed]) -> Feed:
         feed = self._hub.feed_of(spec)
+        known = self._catalog.peek(spec.schema, spec.table)
+        if feed is not None and known is not None and feed.ready.done() and not feed.still_fits(known):
+            self._hub.end_users(feed, TABLE_CHANGED)
+            feed = None
         if feed is None:
             relation = await self._relation(spec)
             await self._publication.ensure(spec.oid, spec.schema, spec.table)
             feed = self._hub.feed_of(spec)
             if feed is None:
-                feed = self._hub.new_feed(spec, _signature(spec, relation), nested)
+                signature, origin = _read(spec, relation)
+                feed = self._hub.new_feed(spec, signature, nested, origin)
                 self._start(self._load(feed, relation))
         return feed
 
@@ -157,6 +163,8 @@ class Loading:
         self._hub.feed_loaded(feed, rows, self._hub.position)
 
 
-def _signature(spec: Subquery, relation: Relation) -> tuple[tuple[str, int], ...]:
+def _read(spec: Subquery, relation: Relation) -> tuple[Signature, Origin]:
+    """What the subquery reads of the table, and what that is now."""
     needed = {column.name for column in spec.columns} | (set() if spec.where is None else set(spec.where.columns))
-    return tuple((column.name, column.type_oid) for column in relation.columns if column.name in needed)
+    columns = [column for column in relation.columns if column.name in needed]
+    return tuple((column.name, column.type_oid) for column in columns), Origin.of(relation, columns)

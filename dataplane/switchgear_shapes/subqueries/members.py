@@ -9,6 +9,7 @@ from __future__ import annotations
 from switchgear_shapes.log.shape import Shape
 from switchgear_shapes.log.sources import SourceState, identity
 from switchgear_shapes.log.store import Store
+from switchgear_shapes.origin import Origin, Signature
 from switchgear_shapes.subqueries.feed import Feed
 from switchgear_shapes.subqueries.follower import Follower
 from switchgear_shapes.subqueries.plan import Plan, plan
@@ -51,11 +52,13 @@ class Members:
     def feed_of(self, spec: Subquery) -> Feed | None:
         return self._by_identity.get(identity(spec))
 
-    def new_feed(self, spec: Subquery, signature: tuple[tuple[str, int], ...], nested: dict[int, Feed]) -> Feed:
+    def new_feed(
+        self, spec: Subquery, signature: Signature, nested: dict[int, Feed], origin: Origin | None = None
+    ) -> Feed:
         """A feed whose rows are about to be read. The feeds that it asks must be ready. Raises Broken."""
         _check(nested)
         made = None if spec.where is None else plan(spec.where)
-        state = SourceState(self._store.next_source_id(), spec, signature, {}, 0)
+        state = SourceState(self._store.next_source_id(), spec, signature, {}, 0, origin)
         feed = Feed(state, made, nested, loading=True)
         self._add_feed(feed)
         return feed
@@ -63,6 +66,8 @@ class Members:
     def feed_loaded(self, feed: Feed, rows: dict, position: int) -> None:  # type: ignore[type-arg]
         """Raises Broken."""
         _check({0: feed})
+        if any(count < 0 for count in rows.values()):
+            raise Broken(ENDED)
         feed.loaded(rows, position)
         if self._feeds.get(feed.id) is feed:
             self._store.add_source(feed.state)

@@ -282,8 +282,11 @@ class Steps:
         self._catalog.forget(definition.schema, definition.table)
         relation = await self._catalog.get(definition.schema, definition.table)
         for follower in followers:
-            if relation is None or not follower.shape.definition.survives(
-                relation.oid, relation.schema, relation.name, relation.signature
+            own = follower.shape.definition
+            if (
+                relation is None
+                or own.rewritten(relation)
+                or not own.survives(relation.oid, relation.schema, relation.name, relation.signature)
             ):
                 self._store.drop(follower.shape, "its table's definition changed")
 

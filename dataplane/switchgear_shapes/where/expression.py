@@ -145,6 +145,12 @@ class Where:
     columns: frozenset[str]
     subqueries: tuple[Subquery, ...] = ()
 
+    @property
+    def tables(self) -> set[int]:
+        """OIDs of the tables that the subqueries read, those within them included."""
+        found = {query.oid for query in self.subqueries}
+        return found.union(*(query.where.tables for query in self.subqueries if query.where is not None))
+
 
 _COMPARED = frozenset({"=", "<", "<=", ">", ">=", "IS TRUE", "IS FALSE", "IS DISTINCT FROM"})
 
