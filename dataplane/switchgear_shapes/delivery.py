@@ -14,7 +14,7 @@ from switchgear_shapes.replication import pgoutput
 from switchgear_shapes.replication.pgoutput import RelationMessage, Values
 from switchgear_shapes.routing.encode import fill_unchanged, transaction_headers
 from switchgear_shapes.routing.index import Index
-from switchgear_shapes.routing.reuse import Reuse
+from switchgear_shapes.routing.reuse import REUSED, Reuse
 from switchgear_shapes.routing.router import Group, Member, Router, Table
 from switchgear_shapes.where.errors import TooLarge
 
@@ -76,7 +76,7 @@ class Delivery:
         if table.is_deferrable and self._reuse.seen(oid, table.deferrable, old, new):
             for shape in table.members:
                 if self.accepts(shape):
-                    self.drops[shape] = "rows took each other's keys within a transaction"
+                    self.drops[shape] = REUSED
         if table.misfits:
             for shape in table.misfits:
                 if self.accepts(shape):

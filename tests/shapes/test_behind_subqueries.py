@@ -102,6 +102,36 @@ def test_values_replaced_while_nobody_ran(world: World) -> None:
     assert asking.bystander.restarts == 0
 
 
+def test_rows_that_take_each_other_s_keys(world: World) -> None:
+    """In the shape's own table, also beside a move; a subquery counts values, and does not mind."""
+    deferrable = "id int PRIMARY KEY DEFERRABLE INITIALLY DEFERRED, o int, t text"
+    rows = "SELECT g, g % 2, 'text ' || g FROM generate_series(1, 3) g"
+    table, asked = world.table(deferrable, rows), world.table(deferrable, rows)
+    plain = world.table("id int PRIMARY KEY, o int, t text", rows)
+    where = f"o IN (SELECT o FROM {asked} WHERE id > 0)"
+    clients = [RowClient(world.server, table=table, where=where, replica=kind) for kind in ("default", "full")]
+    asking = f"id IN (SELECT id FROM {asked} WHERE t <> '')"
+    bystander = RowClient(world.server, table=plain, where=asking)
+
+    def right() -> bool:
+        own = all(is_what_select_gives(client, world.database, f"{table} WHERE {where}") for client in clients)
+        return own and is_what_select_gives(bystander, world.database, f"{plain} WHERE {asking}")
+
+    world.server.wait(right, 30, "the beginning")
+    for statement in (
+        "UPDATE {t} SET id = id + 1",
+        "UPDATE {t} SET id = 5 - id WHERE id IN (2, 3)",
+        "INSERT INTO {t} VALUES (4, 1, 'double'); DELETE FROM {t} WHERE id = 4 AND t <> 'double'",
+        "UPDATE {a} SET o = 7 WHERE o = 1; UPDATE {t} SET id = id + 1",
+        "UPDATE {a} SET id = 3 - id WHERE id IN (1, 2)",
+        "UPDATE {a} SET id = id + 1",
+        "UPDATE {t} SET id = 100 WHERE id = 4; INSERT INTO {t} VALUES (17, 1, 'new')",
+    ):
+        world.database.execute(statement.format(t=table, a=asked))
+        world.server.wait(right, 30, statement)
+    assert [client.restarts for client in [*clients, bystander]] == [4, 4, 0]
+
+
 def test_what_leaves_a_subquery_s_values_alone_ends_nothing(world: World) -> None:
     asking = Asking(world)
     for statement in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from switchgear_shapes.log.store import Store
 from switchgear_shapes.replication import pgoutput
 from switchgear_shapes.routing.router import Router
 from switchgear_shapes.subqueries.feed import Feed
-from switchgear_shapes.subqueries.follower import Broken
+from switchgear_shapes.subqueries.follower import Broken, Follower
 from switchgear_shapes.subqueries.hub import Hub
 from switchgear_shapes.subqueries.plan import Plan, plan
 from switchgear_shapes.where.expression import Column, InSubquery, Subquery, Type, Where
@@ -54,10 +55,10 @@ class World:
     def feed(self) -> Feed:
         return self.hub.new_feed(SPEC, (("id", 23),), {})
 
-    def follow(self, feed: Feed) -> None:
+    def follow(self, feed: Feed, item: Definition = ITEM) -> Follower:
         ((at, _),) = self.plan.memberships
-        self.shape = self.store.create(ITEM)
-        self.hub.follow(self.shape, self.plan, {at: feed}, self.lsn)
+        self.shape = self.store.create(item)
+        return self.hub.follow(self.shape, self.plan, {at: feed}, self.lsn)
 
     def transaction(self, *messages: pgoutput.Message) -> None:
         self.lsn += 100
@@ -99,6 +100,29 @@ async def test_nothing_begins_with_a_result_that_was_let_go(tmp_path: Path) -> N
     world.store.drop(world.shape, "asked for")
     with pytest.raises(Broken):
         world.follow(feed)
+    await world.store.close()
+
+
+@pytest.mark.parametrize("seen", [True, False])
+async def test_keys_that_rows_took_while_the_shape_was_made(tmp_path: Path, seen: bool) -> None:
+    """They matter only if the snapshot does not see it."""
+    world = World(tmp_path)
+    feed = world.feed()
+    world.hub.feed_loaded(feed, {}, world.lsn)
+    follower = world.follow(feed, replace(ITEM, deferrable=True))
+    columns = tuple(pgoutput.RelationColumn(name, 23, -1, True) for name in ("id", "owner"))
+    items = pgoutput.RelationMessage(ITEMS, "public", "items", "f", columns)
+    taken = [pgoutput.Update(ITEMS, [b"%d" % n, b"5"], False, [b"%d" % (n + 1), b"5"]) for n in (1, 2)]
+    world.transaction(items, *taken)
+    world.transaction(items, *taken[:1])
+    assert world.shape.alive
+    follower.place(world.lsn - 50 if seen else world.lsn - 150)
+    if seen:
+        follower.catch_up()
+        assert not follower.kept
+    else:
+        with pytest.raises(Broken, match="keys"):
+            follower.catch_up()
     await world.store.close()
 
 

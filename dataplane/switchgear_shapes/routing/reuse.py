@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from switchgear_shapes.replication.pgoutput import Value, Values
 
+REUSED = "rows took each other's keys within a transaction"
+
 
 class Reuse:
     """The keys of one transaction, by table."""

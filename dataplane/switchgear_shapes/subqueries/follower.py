@@ -43,6 +43,7 @@ class Follower:
         "shape",
         "since",
         "size",
+        "spoiled",
         "stepping",
         "told",
         "turn",
@@ -63,6 +64,8 @@ class Follower:
         self.size = 0
         self.current: list[Change] = []
         """Changes of the open transaction, if the shape was held at the first of them: then all go the same way."""
+        self.spoiled = ""
+        """Why the shape must end unless its own snapshot, which has not been placed yet, sees the open transaction."""
         self.behind = 0
         """While transactions are sent again after a restart: the first one that the shape has not seen yet."""
         self.marked = 0
@@ -100,6 +103,17 @@ class Follower:
             return []
         return self.encoder(relation).lines(old, new, self._truth, tx, op)
 
+    def spoil(self, reason: str) -> None:
+        """The open transaction has what no log can tell. Raises Broken, if it is not part of the shape's snapshot."""
+        if not self.opening:
+            raise Broken(reason)
+        self.spoiled = reason
+
+    def abandon(self) -> None:
+        """The open transaction will be sent again."""
+        self.current = []
+        self.spoiled = ""
+
     def encoder(self, relation: RelationMessage) -> TaggedEncoder:
         if self._relation is not relation or self._encoder is None:
             definition = self.shape.definition
@@ -120,12 +134,13 @@ class Follower:
     def commit(self, xid: int, lsn: int, next_op: int, flips: Flips, taken: tuple[bytes, int]) -> None:
         """The transaction is over. `taken` are the lines that the ingest had of it, with their last op."""
         held = self.held
-        changes, self.current = self.current, []
+        changes, spoiled = self.current, self.spoiled
+        self.abandon()
         if lsn <= self.position:
             return
         if held:
             if changes or flips:
-                self._keep(Kept(xid, lsn, next_op, flips, changes, size=sum(map(_size, changes))))
+                self._keep(Kept(xid, lsn, next_op, flips, changes, size=sum(map(_size, changes)), spoiled=spoiled))
         elif flips:
             data, last_op = taken
             self._keep(Kept(xid, lsn, next_op, flips, data=data, last_op=last_op, size=len(data)))
@@ -201,6 +216,8 @@ class Follower:
         return truth
 
     def _entries(self, transaction: Kept, view: Truth) -> list[Entry]:
+        if transaction.spoiled:
+            raise Broken(transaction.spoiled)
         data, last_op = transaction.data, transaction.last_op
         if transaction.changes:
             tx = transaction_headers(transaction.xid, transaction.lsn)

@@ -19,6 +19,7 @@ from switchgear_shapes.log.shape import Shape
 from switchgear_shapes.log.sources import encode_deltas
 from switchgear_shapes.log.store import Store
 from switchgear_shapes.replication.pgoutput import RelationMessage, Values
+from switchgear_shapes.routing.reuse import REUSED, Reuse
 from switchgear_shapes.subqueries.feed import Feed
 from switchgear_shapes.subqueries.follower import Follower
 from switchgear_shapes.subqueries.members import Members
@@ -56,6 +57,7 @@ class Hub(Members):
         self._limit = buffer_transactions
         self._touched_feeds: dict[int, Feed] = {}
         self._touched: set[Follower] = set()
+        self._reuse = Reuse()
         self._catch_up_to = store.commit_lsn if store.replay_from <= store.commit_lsn else 0
         """After a restart, transactions up to here are sent again for the sake of shapes that were held."""
         self._catching: set[Follower] = set()
@@ -119,10 +121,16 @@ class Hub(Members):
                 self.end_users(feed, str(error))
             else:
                 self._touched_feeds[feed.id] = feed
+        reused: bool | None = None
         for follower in list(self._followers_of.get(oid, ())):
             if lsn <= follower.position:
                 continue
+            definition = follower.shape.definition
+            if definition.deferrable and reused is None:
+                reused = self._reuse.seen(oid, _positions(relation, definition.pk), old, new)
             try:
+                if definition.deferrable and reused:
+                    follower.spoil(REUSED)
                 bodies = follower.row(relation, old, new, op, tx)
             except Broken as error:
                 self._store.drop(follower.shape, str(error))
@@ -147,7 +155,8 @@ class Hub(Members):
         for feed in self._touched_feeds.values():
             feed.pending = {}
         for follower in self._touched:
-            follower.current = []
+            follower.abandon()
+        self._reuse.clear()
         self._touched_feeds = {}
         self._touched = set()
 
@@ -190,6 +199,7 @@ class Hub(Members):
     def commit(self, xid: int, lsn: int, next_op: int, lines: Lines) -> list[Entry]:
         """The open transaction is over: entries for the store."""
         self.position = max(self.position, lsn)
+        self._reuse.clear()
         entries: list[Entry] = []
         self._commit_touched(xid, lsn, next_op, lines, entries)
         if self._catch_up_to:
@@ -291,3 +301,7 @@ class Hub(Members):
         if follower.kept and not was_held:
             self.moved += 1
             self.step_due(follower)
+
+
+def _positions(relation: RelationMessage, key: tuple[str, ...]) -> tuple[int, ...]:
+    return tuple(index for index, column in enumerate(relation.columns) if column.name in key)

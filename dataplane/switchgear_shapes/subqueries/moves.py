@@ -38,6 +38,8 @@ class Kept:
     data: bytes = b""
     last_op: int = 0
     size: int = 0
+    spoiled: str = ""
+    """Why the shape must end unless its snapshot sees the transaction."""
 
 
 def before(kept: Iterable[Kept]) -> Flips:
