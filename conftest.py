@@ -6,4 +6,6 @@ pytest_plugins = [
     "tests.support.schedule",
     "tests.support.authorities",
     "tests.support.patience",
+    "tests.support.ports",
+    "tests.support.orphans",
 ]

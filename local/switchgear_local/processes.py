@@ -11,12 +11,15 @@ import os
 import secrets
 import signal
 import socket
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _LOG_TAIL_BYTES = 8192
 _PORTS_START, _PORTS_END = 15_000, 32_000
+_given: deque[int] = deque(maxlen=1000)
+"""Ports that `free_port` chose last: whoever asked may not listen yet."""
 
 
 def _load_prctl() -> Callable[..., int] | None:
@@ -52,11 +55,12 @@ def free_port(host: str = "127.0.0.1") -> int:
     """A TCP port that is free on `host` at this moment.
 
     Taken from below the range that the kernel gives to outgoing connections, so that none of these holds it when a
-    server wants it again after a restart.
+    server wants it again after a restart. Not one that this process was given a moment ago.
     """
     for _ in range(200):
         port = secrets.randbelow(_PORTS_END - _PORTS_START) + _PORTS_START
-        if port_is_free(port, host):
+        if port not in _given and port_is_free(port, host):
+            _given.append(port)
             return port
     with socket.socket() as probe:
         probe.bind((host, 0))

@@ -126,6 +126,13 @@ def test_free_ports_are_below_the_range_of_outgoing_connections() -> None:
     assert all(processes.free_port() < low for _ in range(20)) or low < 32_000
 
 
+def test_a_free_port_is_not_given_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever got it may not listen yet."""
+    monkeypatch.setattr(processes, "_PORTS_END", processes._PORTS_START + 20)
+    given = [processes.free_port() for _ in range(10)]
+    assert len(set(given)) == 10
+
+
 def test_quickstart_has_one_of_each_kind() -> None:
     import yaml
 

@@ -15,6 +15,8 @@ from typing import Any
 import httpx
 import pytest
 
+from switchgear_local import processes
+
 HOST = "127.0.0.1"
 START_SECONDS = 90
 """Ample on an idle machine; one that is busy otherwise takes half a minute to start Python."""
@@ -34,7 +36,7 @@ class ShapesServer:
         self.database_url = database_url
         self.environment = environment
         self.process: subprocess.Popen[bytes] | None = None
-        self.port = 0
+        self.port = processes.free_port()  # the same after each start: none that an outgoing connection may get
         self.log_path = folder / "server.log"
         folder.mkdir(parents=True, exist_ok=True)
         self.http = httpx.Client(timeout=httpx.Timeout(60.0))
