@@ -19,7 +19,7 @@ from switchgear_shapes.admission import EXISTING, INITIAL, Admission, Permit
 from switchgear_shapes.calls import CACHED_QUERY_BYTES, Answer, Call, close, not_found, parsed, settled, unexpected
 from switchgear_shapes.deletion import delete
 from switchgear_shapes.errors import ShapeError
-from switchgear_shapes.live_answers import Frames, LogAnswerer
+from switchgear_shapes.live_answers import Frames, LogAnswerer, events_after
 from switchgear_shapes.live_requests import EventStream, LongPoll
 from switchgear_shapes.log.shape import Shape
 from switchgear_shapes.measures import RequestMeasures
@@ -345,15 +345,11 @@ class ShapeApi:
     def _events(self, call: Call, sr: ShapeRequest, shape: Shape, offset: Offset) -> AnyResponse:
         reader = self._reader
         request, base = call.request, call.base
-        content_type = answers.EVENT_STREAM
-        found = reader.events_after(shape, offset)
-        if found is not None:
-            events, end = found
-            headers = reader.headers(request, base, sr, shape, end, schema=None, content_type=content_type)
-            return Response(200, headers, events)
-        headers = reader.headers(
-            request, base, sr, shape, max(sr.offset or offset, shape.log.latest), schema=None, content_type=content_type
-        )
+        whole = events_after(reader, request, base, sr, shape, offset)
+        if whole is not None:
+            return whole
+        end = max(sr.offset or offset, shape.log.latest)
+        headers = reader.headers(request, base, sr, shape, end, schema=None, content_type=answers.EVENT_STREAM)
         end = max(offset, shape.log.latest)
         permit = self.admission.enter(EXISTING)
         settings = self._settings

@@ -359,6 +359,42 @@ def test_event_stream_with_data_ends(database: Database, hasty: ShapesServer) ->
 
 
 @one_version
+@pytest.mark.parametrize("exactly", [False, True], ids=["and more comes", "exactly"])
+def test_events_for_a_client_that_was_ahead(
+    database: Database, make_server: Callable[..., ShapesServer], exactly: bool
+) -> None:
+    """As after a hand-over: what it waited for comes as events. It could not read anything else, and would lose it."""
+    database.execute("CREATE TABLE items (id int PRIMARY KEY, v text); CREATE TABLE other (id int PRIMARY KEY, v text)")
+    server = make_server(ELECTRIC_LONG_POLL_TIMEOUT="4s" if exactly else "60s").start()
+    client = synced(server)
+    synced(server, table="other")
+    with database.connect() as connection:
+        ((now,),) = connection.execute("SELECT (pg_current_wal_lsn() - '0/0')::int8").fetchall()
+    client.offset = f"{now + 20_000}_0"
+
+    def read() -> httpx.Response:
+        with sse(server, client) as response:
+            response.read()
+        return response
+
+    poll = Background(read)
+    waiting(server, 1)
+    table = "other" if exactly else "items"
+    database.execute(f"INSERT INTO {table} SELECT g, 'x' FROM generate_series(1, 1000) g")
+    response = poll.result()
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "text/event-stream"
+    blocks = response.text.removesuffix("\n\n").split("\n\n")
+    if exactly:
+        assert (blocks, response.headers["electric-offset"]) == ([": keep-alive"], client.offset)
+        return
+    messages = [json.loads(block.removeprefix("data: ")) for block in blocks]
+    assert [message.get("value", {}).get("id") for message in messages] == [*map(str, range(1, 1001)), None]
+    last = messages[-2]["headers"]
+    assert response.headers["electric-offset"] == f"{last['lsn']}_{last['op_position']}"
+
+
+@one_version
 def test_event_stream_keeps_alive_and_ends(database: Database, make_server: Callable[..., ShapesServer]) -> None:
     database.execute("CREATE TABLE items (id int PRIMARY KEY, v text)")
     server = make_server(SWITCHGEAR_SSE_TIMEOUT="2s", SWITCHGEAR_SSE_KEEPALIVE="300ms").start()
