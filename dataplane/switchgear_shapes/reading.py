@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from switchgear_shapes import answers, offsets
 from switchgear_shapes.errors import ShapeError, not_ready
-from switchgear_shapes.log.files import Handle
+from switchgear_shapes.log.files import FileCache
 from switchgear_shapes.log.registry import Registry
 from switchgear_shapes.log.shape import Shape
 from switchgear_shapes.log.shape_log import Slice
@@ -30,6 +30,9 @@ BLOCK_BYTES = 262_144
 GROWTH_SECONDS = 60.0
 """How long a reader waits for the next bytes of a snapshot that is being written."""
 _SEPARATOR = b",\n"
+_ARRAY = (b"[", _SEPARATOR, b"]")
+_EVENTS = (b"data: ", b"\n\ndata: ", b"\n\n")
+"""What stands before, between and behind the lines of a body."""
 CursorRule = Callable[[int], int]
 """The client's last cursor → the next one."""
 
@@ -148,14 +151,18 @@ class Reader:
     ) -> AnyResponse:
         """Snapshot chunk `number`, which exists or is being written."""
         offset = (0, number)
-        not_modified = self._not_modified(request, base, sr, shape, offset, reaches_end=False)
+        events = sr.live and sr.sse
+        not_modified = None if events else self._not_modified(request, base, sr, shape, offset, reaches_end=False)
         if not_modified is not None:
             return not_modified
-        headers = self.headers(request, base, sr, shape, offset, schema=schema)
+        content_type = answers.EVENT_STREAM if events else answers.JSON_TYPE
+        headers = self.headers(request, base, sr, shape, offset, schema=schema, content_type=content_type)
         snapshot = shape.snapshot
         start = snapshot.chunk_start(number)
         if snapshot.kept is not None and snapshot.complete:
             rows = snapshot.kept[start : snapshot.chunk_ends[number]]
+            if events:
+                return Response(200, headers, _events_of(rows))
             return self._body(request, base, headers, shape, Slice(None, 0, 0, rows), b"")
         try:
             handle = self._store.files.get(snapshot.path)
@@ -165,8 +172,11 @@ class Reader:
         except OSError as error:
             log.error("cannot read the snapshot of %s: %s", shape.handle, error)
             return answers.error_response(request, base, unreadable())
-        if number >= len(snapshot.chunk_ends):
-            return StreamResponse(200, headers, lambda writer: _stream_growing(writer, shape, number, start, handle))
+        if events or number >= len(snapshot.chunk_ends):
+            handle.release()  # nobody may be there any more to start it
+            form = _EVENTS if events else _ARRAY
+            files = self._store.files
+            return StreamResponse(200, headers, lambda writer: _stream(writer, shape, number, start, files, form))
         end = snapshot.chunk_ends[number]
         return self._body(request, base, headers, shape, Slice(handle, start, end - start, b""), b"")
 
@@ -301,14 +311,28 @@ class Reader:
         except (OSError, ValueError, AssertionError) as error:
             log.error("cannot read the log of %s: %s", shape.handle, error)
             raise unreadable() from None
-        events = b"data: " + data[: -len(_SEPARATOR)].replace(_SEPARATOR, b"\n\ndata: ") + b"\n\n"
+        events = _events_of(data)
         if end == shape.log.visible:
             events += b"data: " + answers.up_to_date(end_offset[0]) + b"\n\n"
         return events, end_offset
 
 
-def _stream_growing(writer: Writer, shape: Shape, number: int, start: int, handle: Handle) -> None:
-    task = asyncio.ensure_future(_follow(writer, shape, number, start, handle.fd))
+_Form = tuple[bytes, bytes, bytes]
+
+
+def _events_of(lines: bytes) -> bytes:
+    opening, between, closing = _EVENTS
+    return opening + lines[: -len(_SEPARATOR)].replace(_SEPARATOR, between) + closing
+
+
+def _stream(writer: Writer, shape: Shape, number: int, start: int, files: FileCache, form: _Form) -> None:
+    try:
+        handle = files.get(shape.snapshot.path)
+    except OSError as error:
+        log.error("cannot read the snapshot of %s: %s", shape.handle, error)
+        writer.abort()
+        return
+    task = asyncio.ensure_future(_follow(writer, shape, number, start, handle.fd, form))
 
     def done(_: object) -> None:
         handle.release()
@@ -319,28 +343,33 @@ def _stream_growing(writer: Writer, shape: Shape, number: int, start: int, handl
     task.add_done_callback(done)
 
 
-async def _follow(writer: Writer, shape: Shape, number: int, position: int, fd: int) -> None:
-    """Send chunk `number` while the snapshot is being written. Blocks of the file end between lines."""
+async def _follow(writer: Writer, shape: Shape, number: int, position: int, fd: int, form: _Form) -> None:
+    """Send chunk `number`, as far as it is there, and while it is being written. What is there ends between lines."""
     snapshot = shape.snapshot
-    opening = b"["
+    opening, between, closing = form
     try:
         while True:
             closed = number < len(snapshot.chunk_ends)
             end = snapshot.chunk_ends[number] if closed else snapshot.length
             while position < end:
                 data = os.pread(fd, min(BLOCK_BYTES, end - position), position)
+                if position + len(data) < end and data.endswith(b","):
+                    data = data[:-1]  # it may be half of a separator, which is not to be taken apart
                 if not data:
                     raise OSError("the snapshot file is shorter than it was")
                 position += len(data)
                 # The last separator of what is there waits until something follows it.
                 held = position == end
-                writer.write(opening + (data[: -len(_SEPARATOR)] if held else data))
-                opening = _SEPARATOR if held else b""
+                lines = data[: -len(_SEPARATOR)] if held else data
+                writer.write(opening + (lines if form is _ARRAY else lines.replace(_SEPARATOR, between)))
+                opening = between if held else b""
                 await writer.drain()
             if closed:
-                writer.write(b"]")
+                writer.write(closing)
                 writer.finish()
                 return
+            if number < len(snapshot.chunk_ends) or snapshot.length > end:
+                continue  # it grew while the client took what there was
             if snapshot.failure is not None or not shape.alive or not await snapshot.changed(GROWTH_SECONDS):
                 writer.abort()
                 return
