@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from functools import lru_cache
 
 MAX_LENGTH = 63
 _UNQUOTED = re.compile(r"[^\W\d][\w$]*")
+"""Marks (accents, vowel signs), which may stand anywhere but at the beginning, are looked at apart: `\\w` has none."""
 _UPPER = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz")
 
 
@@ -38,7 +40,7 @@ def parse_identifier(text: str) -> str:
         if '"' in inner.replace('""', ""):
             raise BadIdentifier(f"Invalid identifier with unescaped quote: {inner}")
         name = inner.replace('""', '"')
-    elif _UNQUOTED.fullmatch(text):
+    elif _UNQUOTED.fullmatch(text) or _UNQUOTED.fullmatch(_without_marks(text)):
         name = text.translate(_UPPER)
     else:
         raise BadIdentifier(f"Invalid unquoted identifier contains special characters: {text}")
@@ -47,6 +49,10 @@ def parse_identifier(text: str) -> str:
     if "\0" in name:
         raise BadIdentifier("Invalid identifier contains a NUL character")
     return name
+
+
+def _without_marks(text: str) -> str:
+    return text[:1] + "".join(char for char in text[1:] if not unicodedata.category(char).startswith("M"))
 
 
 @lru_cache(maxsize=256)

@@ -149,6 +149,8 @@ CREATE TABLE "s.t"."u""v" (id int PRIMARY KEY, "x,y" text, "q""q" text, "%41" te
 INSERT INTO "s.t"."u""v" VALUES (1, 'a', 'b', 'c');
 CREATE TABLE "é/ü" ("Ä" text PRIMARY KEY);
 INSERT INTO "é/ü" VALUES ('a/b"c.d');
+CREATE TABLE हिन्दी (id int PRIMARY KEY, cafe\u0301 text);
+INSERT INTO हिन्दी VALUES (1, 'marks');
 """
 ODD_TABLE = b"offset=-1&table=%22s.t%22.%22u%22%22v%22"
 ITEMS = b"offset=-1&table=items"
@@ -159,6 +161,10 @@ RAW: dict[bytes, Any] = {
     ODD_TABLE + b"&where=%22x,y%22='a'&columns=id": {"id": "1"},
     ODD_TABLE + b"&where=%22q%22%22q%22=$1&params[1]=b&columns=id": {"id": "1"},
     b"offset=-1&table=%22%C3%A9%2F%C3%BC%22": {"Ä": 'a/b"c.d'},
+    b"offset=-1&table=%E0%A4%B9%E0%A4%BF%E0%A4%A8%E0%A5%8D%E0%A4%A6%E0%A5%80&columns=id,Cafe%CC%81": {
+        "id": "1",
+        "cafe\u0301": "marks",
+    },
     b"offset=-1&%74able=%69tems&where=id%3d1&columns=id": {"id": "1"},
     b"&&=x&" + ITEMS + b"&where=id=1&columns=id&": {"id": "1"},
     b"offset=now&offset=-1&table=empty&table=items&where=id=1&columns=id": {"id": "1"},
@@ -168,6 +174,7 @@ RAW: dict[bytes, Any] = {
     ITEMS + b"&columns=id&where=id=1&%ff=%ff&unknown=%ff": {"id": "1"},
     ODD_TABLE.replace(b"%22%22v", b"v"): "table",
     ITEMS + b"%00": "table",
+    b"offset=-1&table=%CC%81items": "table",
     ITEMS + b"%": "table",
     ITEMS + b"%ff": "table",
     ITEMS + b"%ed%a0%80": "table",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -162,11 +162,8 @@ def test_who_left_before_a_snapshot_began_keeps_no_file_open(
 
 def deleted_files(server: ShapesServer) -> list[str]:
     assert server.process is not None
-    folder = Path(f"/proc/{server.process.pid}/fd")
     found = []
-    for name in os.listdir(folder):
-        try:
-            found.append(os.readlink(folder / name))
-        except OSError:
-            continue
+    for link in Path(f"/proc/{server.process.pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found.append(str(link.readlink()))
     return [path for path in found if path.endswith(" (deleted)") and ".snapshot" in path]
