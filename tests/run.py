@@ -43,8 +43,7 @@ def main() -> int:
     counts = {"passed": 0, "failed": 0, "skipped": 0}
     workers = str(1 + min(4, os.cpu_count() or 2))
     print_step(f"tests, {workers} at a time")
-    if long:
-        os.environ[effort.LONG] = "1"
+    os.environ[effort.LONG if long else effort.SAME] = "1"
     options = ["-n", workers, "--dist", "loadfile", "--no-loadscope-reorder"]
     status = run(options + ([] if long else ["-m", "not long"]) + extra, counts)
     if long and not extra:

@@ -116,14 +116,15 @@ def versions(space: Space) -> dict[str, str]:
 
 
 def settled(space: Space) -> dict[str, str]:
-    """The versions once nothing has changed for a second."""
+    """The versions once nothing has changed for five seconds: longer than an operator may be held up."""
     before = versions(space)
-    while True:
+    quiet = 0
+    while quiet < 5:
         time.sleep(1)
         after = versions(space)
-        if after == before:
-            return after
+        quiet = quiet + 1 if after == before else 0
         before = after
+    return before
 
 
 def test_reconciling_an_unchanged_world_writes_nothing(space: Space, url: str) -> None:

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from switchgear_local import processes
 from switchgear_shapes import settings
 from switchgear_shapes.postgres.conninfo import PREFER_IPV6
 from switchgear_shapes.settings import SettingsError, load
@@ -247,9 +248,7 @@ def test_it_listens_on_ipv6(make_server: Callable[..., ShapesServer]) -> None:
 def test_the_log_has_its_level(items: Database, make_server: Callable[..., ShapesServer]) -> None:
     server = make_server(ELECTRIC_LOG_LEVEL="debug").start()
     assert server.stop() == 0
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = processes.free_port()
     quiet = make_server("quiet", ELECTRIC_LOG_LEVEL="error", ELECTRIC_PORT=str(port), ELECTRIC_HNY_DATASET="x")
     quiet._wait_port = lambda offset: None  # type: ignore[method-assign] # it does not say where it listens
     quiet.port = port

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 import threading
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from switchgear_local import processes
 from switchgear_shapes.postgres.conninfo import parse_url
 from tests.shapes.server import Client, ShapesServer, one_version
 from tests.support.postgres import Database, PostgresServers, create_database, drop_database
@@ -472,9 +472,7 @@ def test_a_taken_port_is_reported(make_server: Callable[..., ShapesServer]) -> N
 
 @one_version
 def test_metrics_have_a_port_of_their_own(make_server: Callable[..., ShapesServer]) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = processes.free_port()
     server = make_server(ELECTRIC_PROMETHEUS_PORT=str(port), ELECTRIC_SECRET="x", ELECTRIC_INSECURE="").start()
     response = server.http.get(f"http://127.0.0.1:{port}/metrics")
     assert response.status_code == 200

@@ -152,7 +152,7 @@ def test_a_server_sends(database: Database, make_server: Callable[..., ShapesSer
     database.execute("CREATE TABLE items (id int PRIMARY KEY)")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
         receiver.bind(("127.0.0.1", 0))
-        receiver.settimeout(20)
+        receiver.settimeout(60)
         server = make_server(
             ELECTRIC_STATSD_HOST=f"127.0.0.1:{receiver.getsockname()[1]}",
             ELECTRIC_SYSTEM_METRICS_POLL_INTERVAL="200ms",

@@ -186,7 +186,7 @@ def test_sse_base64(client: httpx.Client, url: str) -> None:
     assert b"".join(base64.b64decode(data, validate=True) for _, data in seen[::2]) == blob + b"\x00end"
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(st.text(alphabet=st.sampled_from("ab :é😀\r\n\t"), min_size=1, max_size=12), min_size=1, max_size=4))
 def test_sse_text_lines(client: httpx.Client, server: StreamsServer, parts: list[str]) -> None:
     url = server.stream(f"lines/{time.time_ns()}")

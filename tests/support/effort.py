@@ -6,6 +6,8 @@ import os
 
 LONG = "SWITCHGEAR_TESTS_LONG"
 """Set by `tests.run --long`."""
+SAME = "SWITCHGEAR_TESTS_SAME"
+"""Set by `tests.run` without `--long`: Hypothesis tries the same examples each time."""
 
 
 def effort(usual: int, long: int) -> int:

@@ -18,7 +18,8 @@ import sys
 import time
 from pathlib import Path
 
-MARK = "SWITCHGEAR_TESTS_OF"
+MARK = "PYTEST_OF_SWITCHGEAR"
+"""Not `SWITCHGEAR_…`: tests keep settings of ours away from what they start."""
 GRACE_SECONDS = 40.0
 """A region stops its pods, its databases and its control plane in good order."""
 GIVE_UP_SECONDS = 30.0
