@@ -27,7 +27,7 @@ def command(tmp_path: Path, script: str, **more: object) -> Command:
     )
 
 
-def eventually(check: Callable[[], bool], limit: float = 20) -> None:
+def eventually(check: Callable[[], bool], limit: float = 60) -> None:
     deadline = time.monotonic() + limit
     while not check():
         assert time.monotonic() < deadline, "did not happen in time"
@@ -81,7 +81,7 @@ def test_wait_gives_up_on_a_process_that_keeps_ending_and_shows_its_log(tmp_path
     keeper.start()
     try:
         with pytest.raises(StartError, match=r"keeps ending.*\n.*the reason"):
-            supervise.wait_until(lambda: False, 30, "it", (keeper,))
+            supervise.wait_until(lambda: False, 60, "it", (keeper,))
     finally:
         keeper.stop()
 
