@@ -65,6 +65,7 @@ class Ingest:
         self._reset_transaction()
         self.transactions = 0
         self.changes = 0
+        self.bytes = 0
         self._commit_time = 0
         self.on_relation: Callable[[RelationMessage], None] = lambda relation: None
         self.is_settled: Callable[[int], bool] = lambda commit_lsn: True
@@ -109,6 +110,7 @@ class Ingest:
             op = self._op
             self._op = op + 2
             self.changes += 1
+            self.bytes += len(data) - start
             table = self._router.tables.get(oid)
             if table is not None and not self._skip:
                 self._delivery.row(table, self._relations.get(oid), data, start, oid, op)

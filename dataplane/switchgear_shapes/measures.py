@@ -12,32 +12,32 @@ from switchgear_wire.metrics import Counter, Registry
 
 MILLISECONDS = (0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000)
 BYTES = (100, 1000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000, 1_000_000_000)
+_KNOWN = b"electric-internal-known-error:"
+_EMPTY = b"electric-has-data: false"
 _REQUESTS = "electric_plug_serve_shape_requests_count"
 
 
 class RequestMeasures:
-    """Counts answers by status, and times and sizes of those that are not live."""
+    """Counts answers by status and kind, and times and sizes of those that are not live."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._counts: dict[tuple[int, bool], Counter] = {}
+        self._counts: dict[tuple[int, bool, bool], Counter] = {}
+        self._count = registry.counter("electric_plug_serve_shape_count", "Answers (not live)")
         self._duration = registry.histogram(
             "electric_plug_serve_shape_duration", "Milliseconds until an answer was ready (not live)", MILLISECONDS
         )
         self._bytes = registry.counter("electric_plug_serve_shape_bytes", "Bytes of bodies (not live)")
         name, text = "electric_shape_response_size_bytes", "Bytes of a body; streams are not counted"
-        self._sizes = {
-            live: registry.histogram(name, text, BYTES, is_live="true" if live else "false") for live in (False, True)
-        }
+        self._sizes = {live: registry.histogram(name, text, BYTES, is_live=_said(live)) for live in (False, True)}
 
     def answered(self, answer: AnyResponse, started: float, live: bool) -> None:
         """An answer is ready to be sent; `started` is when the request came (`time.perf_counter`)."""
-        key = (answer.status, live)
+        marked = (_EMPTY if answer.status < 400 else _KNOWN) in answer.headers
+        key = (answer.status, live, marked)
         count = self._counts.get(key)
         if count is None:
-            count = self._counts[key] = self._registry.counter(
-                _REQUESTS, "Answers to shape requests", status=str(answer.status), live="true" if live else "false"
-            )
+            count = self._counts[key] = self._counter(answer.status, live, marked)
         count.value += 1
         if isinstance(answer, Response):
             size = len(answer.body)
@@ -48,5 +48,21 @@ class RequestMeasures:
         if size >= 0:
             self._sizes[live].observe(size)
         if not live:
+            self._count.value += 1
             self._duration.observe((time.perf_counter() - started) * 1000)
             self._bytes.value += max(size, 0)
+
+    def _counter(self, status: int, live: bool, marked: bool) -> Counter:
+        """`marked`: an answer without changes, or an error of which the client is told that it is no fault."""
+        return self._registry.counter(
+            _REQUESTS,
+            "Answers to shape requests",
+            status=str(status),
+            live=_said(live),
+            empty=_said(marked and status < 400),
+            known_error=_said(marked and status >= 400),
+        )
+
+
+def _said(value: bool) -> str:
+    return "true" if value else "false"

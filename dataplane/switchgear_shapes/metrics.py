@@ -44,7 +44,8 @@ class Metrics:
             "electric_postgres_replication_slot_confirmed_flush_lsn_lag",
             "Bytes of WAL not acknowledged yet",
         )
-
+        self._wal = gauge("electric_postgres_replication_pg_wal_offset", "Where Postgres' WAL ends, in bytes")
+        self._version = gauge("electric_postgres_info_looked_up_pg_version", "Of Postgres, as server_version_num")
         self._receive_lag = self.registry.histogram(
             "electric_postgres_replication_transaction_received_receive_lag",
             "Milliseconds from a commit to here, of each batch's last transaction",
@@ -96,9 +97,9 @@ class Metrics:
                 lambda kind=kind: admission.rejected[kind],  # type: ignore[misc]
                 kind=kind,
             )
-            self.registry.gauge("electric_admission_control_acquire_limit", "How many may wait", kind=kind).set(
-                admission.limits[kind]
-            )
+            for name in ("acquire", "reject"):
+                limit = self.registry.gauge(f"electric_admission_control_{name}_limit", "How many may wait", kind=kind)
+                limit.set(admission.limits[kind])
 
     def watch_live(self, live: Live) -> None:
         gauge = self.registry.gauge
@@ -138,10 +139,12 @@ class Metrics:
             lambda: router.unindexed,
         )
 
-    def watch_replication(self, replication: Replication, ingest: Ingest) -> None:
+    def watch_replication(self, replication: Replication, ingest: Ingest, server_version: int) -> None:
         gauge = self.registry.gauge
+        self._version.set(server_version)
         gauge("electric_postgres_replication_transaction_received_count", "Transactions", lambda: ingest.transactions)
         gauge("electric_postgres_replication_transaction_received_operations", "Row changes", lambda: ingest.changes)
+        gauge("electric_postgres_replication_transaction_received_bytes", "Their bytes", lambda: ingest.bytes)
         gauge("switchgear_replication_lines_total", "Lines written to shape logs", lambda: ingest.routed)
         gauge("switchgear_replication_acknowledged_lsn", "Acknowledged LSN", lambda: replication.acknowledged)
 
@@ -150,13 +153,15 @@ class Metrics:
         async with admin.session() as session:
             rows = await session.query(
                 "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::int8,"  # noqa: S608
-                " pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::int8"
+                " pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::int8,"
+                " pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::int8"
                 f" FROM pg_replication_slots WHERE slot_name = '{slot}'"
             )
         if rows:
-            retained, lag = rows[0]
+            retained, lag, end = rows[0]
             self._retained.set(float(retained or 0))
             self._lag.set(float(lag or 0))
+            self._wal.set(float(end or 0))
 
 
 def _resident() -> float:

@@ -266,7 +266,7 @@ class Service:
         await writing.adopt(started)
         self.stored_generated = started.stored_generated
         replication = Replication(session, writing.ingest, writing.store, writing.partitions.look)
-        self._metrics.watch_replication(replication, writing.ingest)
+        self._metrics.watch_replication(replication, writing.ingest, session.server_version)
         return replication
 
     async def _write(self) -> Writing:

@@ -154,10 +154,10 @@ TWEAKS_HANDLER_FULLSWEEP_AFTER PROCESS_SPAWN_OPTS CONSUMER_GC_HEAP_THRESHOLD EXP
 EXPERIMENTAL_MAX_BATCH_SIZE PROFILE_WHERE_CLAUSES OTEL_DEBUG OTEL_SAMPLING_RATIO
 METRICS_SAMPLING_RATIO EXCLUDE_SPANS DROP_EMPTY_RESPONSE_SPANS HNY_API_KEY HNY_DATASET
 STACK_TELEMETRY_INIT_DELAY TELEMETRY_TOP_PROCESS_LIMIT
-LIVE_DASHBOARD_PORT LOG_COLORS LOG_OTP_REPORTS
+LIVE_DASHBOARD_PORT LOG_COLORS LOG_OTP_REPORTS USAGE_REPORTING TELEMETRY_URL
 """
 _BEAM_LIMITS = "ELECTRIC_" + "TELEMETRY_LONG_"
-_WITHOUT_EFFECT = frozenset(f"ELECTRIC_{name}" for name in _NAMES_WITHOUT_EFFECT.split())
+_WITHOUT_EFFECT = frozenset(("SENTRY_DSN", *(f"ELECTRIC_{name}" for name in _NAMES_WITHOUT_EFFECT.split())))
 _FLAG_ONLY = {"database-url-file": "DATABASE_URL", "pooled-database-url-file": "ELECTRIC_POOLED_DATABASE_URL"}
 
 
@@ -237,7 +237,7 @@ def load(environ: Mapping[str, str]) -> tuple[Settings, list[str]]:
             except ValueError as error:
                 problems.append(f"{name} {error}")
     for name in sorted(values):
-        if name.startswith("ELECTRIC_") and name not in _VARIABLES and name not in _SPECIAL:
+        if name.startswith(("ELECTRIC_", "SENTRY_DSN")) and name not in _VARIABLES and name not in _SPECIAL:
             known = name in _WITHOUT_EFFECT or name.startswith(_BEAM_LIMITS)
             effect = "has no effect in this server" if known else "is unknown; check its spelling"
             warnings.append(f"{name} {effect}")

@@ -33,6 +33,7 @@ SPANS = (
     "electric_shape_snapshot_create_snapshot_task_stop_",
     "electric_postgres_replication_transaction_received_",
     "electric_postgres_replication_",
+    "electric_postgres_info_looked_up_",
     "electric_admission_control_acquire_",
     "electric_admission_control_reject_",
     "electric_subqueries_subset_result_",
@@ -51,6 +52,7 @@ _WHOLE = {
 }
 _WORDS = (
     *("serve_shape", "shape_snapshot", "create_snapshot_task", "transaction_received", "admission_control"),
+    "info_looked_up",
     *("subset_result", "move_in_triggered", "total_shapes", "active_shapes", "response_size", "load_percent"),
     "memory_percent",
 )

@@ -172,25 +172,39 @@ def test_metrics(world: World) -> None:
         except AssertionError:
             return 0.0
 
-    good = 'electric_plug_serve_shape_requests_count{live="false",status="200"}'
-    bad = 'electric_plug_serve_shape_requests_count{live="false",status="400"}'
-    live = 'electric_plug_serve_shape_requests_count{live="true",status="200"}'
-    before = [value(name) for name in (good, bad, live, "electric_plug_serve_shape_duration_count")]
+    requests = 'electric_plug_serve_shape_requests_count{empty="%s",known_error="%s",live="%s",status="%s"}'
+    good, bad = requests % ("false", "false", "false", 200), requests % ("false", "false", "false", 400)
+    live, refused = requests % ("true", "false", "true", 200), requests % ("false", "true", "false", 503)
+    names = (good, bad, live, refused, "electric_plug_serve_shape_duration_count", "electric_plug_serve_shape_count")
+    before = [value(name) for name in names]
     handle = world.get().headers["electric-handle"]
     world.get(offset="x")
     world.get(offset="0_inf", handle=handle, live="true")
-    after = [value(name) for name in (good, bad, live, "electric_plug_serve_shape_duration_count")]
-    assert [now - then for now, then in zip(after, before, strict=True)] == [1, 1, 1, 2]
+    with world.database.connect(autocommit=False) as connection:
+        connection.execute("LOCK TABLE items IN ACCESS EXCLUSIVE MODE")
+        world.get(subset__order_by="id")
+        connection.rollback()
+    after = [value(name) for name in names]
+    assert [now - then for now, then in zip(after, before, strict=True)] == [1, 1, 1, 1, 3, 3]
     client = Client(world.server, table=world.table("id int PRIMARY KEY"))
     client.sync()
     world.database.execute(f"INSERT INTO {client.params['table']} VALUES (1)")
     world.server.wait(lambda: bool(client.sync() or client.rows), 60, "the row")
-    assert world.server.metric("electric_postgres_replication_transaction_received_receive_lag_count") >= 1
+    received = "electric_postgres_replication_transaction_received_"
+    assert world.server.metric(f"{received}receive_lag_count") >= 1
+    assert world.server.metric(f"{received}bytes") >= world.server.metric(f"{received}operations") * 10 > 0
+    version = world.server.metric("electric_postgres_info_looked_up_pg_version")
+    assert version // 10_000 == world.database.version
+    with world.database.connect() as connection:
+        ((end,),) = connection.execute("SELECT (pg_current_wal_lsn() - '0/0')::int8").fetchall()
+    name = "electric_postgres_replication_pg_wal_offset"
+    world.server.wait(lambda: world.server.metric(name) >= end, 60, "the slot to be looked at")
     text = world.server.http.get(f"{world.server.url}/metrics").text
     for line in (
         'electric_plug_serve_shape_duration_bucket{le="0.25"}',
         'electric_shape_response_size_bytes_bucket{is_live="false",le="1000000"}',
         'electric_admission_control_acquire_limit{kind="initial"} 300',
+        'electric_admission_control_reject_limit{kind="existing"} 10000',
         'electric_admission_control_acquire_current{kind="existing"} 0',
         "electric_shape_snapshot_create_snapshot_task_stop_duration_count",
         "electric_shapes_total_shapes_count",

@@ -6,6 +6,7 @@ import json
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
@@ -23,7 +24,10 @@ MINIMAL = {"DATABASE_URL": "postgresql://a@b/c", "ELECTRIC_INSECURE": "true"}
 ELECTRICS = re.findall(
     r"\S+",
     """
-electric.plug.serve_shape.duration electric.plug.serve_shape.bytes electric.plug.serve_shape.requests.count
+electric.plug.serve_shape.duration electric.plug.serve_shape.count electric.admission_control.reject.limit
+electric.postgres.info_looked_up.pg_version electric.postgres.replication.pg_wal_offset
+electric.postgres.replication.transaction_received.bytes
+electric.plug.serve_shape.bytes electric.plug.serve_shape.requests.count
 electric.shape.response_size.bytes electric.shape_snapshot.create_snapshot_task.stop.duration
 electric.postgres.replication.transaction_received.receive_lag electric.postgres.replication.transaction_received.count
 electric.postgres.replication.transaction_received.operations electric.postgres.replication.slot_retained_wal_size
@@ -166,10 +170,15 @@ def test_a_server_sends(database: Database, make_server: Callable[..., ShapesSer
         # What never happened here is not told to StatsD; the slot is looked at every 10 s only.
         quiet = {name for name in ELECTRICS if ".reject." in name or "lag" in name}
         told: set[str] = set()
-        while not {name for name in ELECTRICS if f"{name}.count" not in told} - quiet <= told:
+        deadline = time.monotonic() + 60
+        while not (missing := {name for name in ELECTRICS if f"{name}.count" not in told} - quiet) <= told:
+            assert time.monotonic() < deadline, missing - told
             received += receiver.recv(65536) + b"\n"
             told = {line.partition(b":")[0].decode() for line in received.split()}
-        assert b"electric.plug.serve_shape.requests.count:1|c|#instance_id:inst-1,live:false,status:200" in received
+        assert (
+            b"electric.plug.serve_shape.requests.count:1|c|#instance_id:inst-1,empty:false,known_error:false,live:false,status:200"
+            in received
+        )
         wanted = {f'"{name}"' for name in ELECTRICS}
         server.wait(lambda: all(name in json.dumps(collector.posts[-1:]) for name in wanted), 60, "all of them")
         for line in received.split():
