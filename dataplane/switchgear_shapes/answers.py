@@ -58,7 +58,7 @@ def base_headers(request: Request | None, methods: bytes) -> bytes:
 def preflight_headers(request: Request) -> bytes:
     """The extra headers of OPTIONS: the requested headers that are safe to allow."""
     asked = request.headers.get(b"access-control-request-headers")
-    extra = b"access-control-max-age: 86400\r\nconnection: keep-alive\r\n"
+    extra = b"access-control-max-age: 86400\r\n"
     if asked is not None:
         names = [name.strip().lower() for name in asked.split(b",")]
         allowed = b", ".join(name for name in names if name in ALLOWED_HEADERS)

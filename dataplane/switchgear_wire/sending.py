@@ -119,10 +119,7 @@ class Sending(asyncio.BufferedProtocol):
             request.keep_alive = False
         else:
             parts.append(b"transfer-encoding: chunked\r\n")
-        if not request.keep_alive:
-            parts.append(b"connection: close\r\n")
-        elif request.http10:
-            parts.append(b"connection: keep-alive\r\n")
+        parts.append(b"connection: keep-alive\r\n" if request.keep_alive else b"connection: close\r\n")
         parts.append(b"\r\n")
         return b"".join(parts)
 

@@ -322,6 +322,7 @@ def test_event_stream(database: Database, items: ShapesServer) -> None:
     with sse(items, client) as response:
         assert response.status_code == 200
         assert response.headers["content-type"] == "text/event-stream"
+        assert response.headers["connection"] == "keep-alive"
         assert response.headers["cache-control"] == "public, max-age=59"
         assert response.headers["electric-handle"] == client.handle
         assert int(response.headers["electric-cursor"]) > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 import uuid
@@ -433,6 +434,9 @@ def test_cors(items: ShapesServer) -> None:
     assert "cache-control" not in preflight.headers
     plain = items.http.options(items.shape_url)
     assert "access-control-allow-headers" not in plain.headers
+    assert plain.headers["connection"] == "keep-alive"
+    last = raw(items, b"OPTIONS /v1/shape HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    assert re.findall(rb"connection: (.*)\r\n", last) == [b"close"], "not both"
 
 
 @one_version
