@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -112,6 +112,19 @@ class Definition:
             if known is not None:
                 known[id(origin)] = replaced
         return bool(replaced) and (not self.pk or not replaced.isdisjoint(self._needed))
+
+    def renewed(self, relation: Relation, known: dict[int, tuple[Origin, Origin]]) -> Definition:
+        """With an origin that has what was added since to types of the columns; for what was not `rewritten`.
+
+        `known`: as there, by the identity of origins, which it keeps.
+        """
+        origin = self.origin
+        if origin is None:
+            return self
+        _, now = known.get(id(origin)) or known.setdefault(
+            id(origin), (origin, origin.renewed(self.signature, relation))
+        )
+        return self if now is origin else replace(self, origin=now)
 
     @property
     def _needed(self) -> set[str]:

@@ -17,6 +17,7 @@ from switchgear_shapes.definition import Definition, streamed_columns
 from switchgear_shapes.errors import ShapeError
 from switchgear_shapes.log.shape import Shape
 from switchgear_shapes.log.store import Store
+from switchgear_shapes.origin import Origin
 from switchgear_shapes.partitions import Partitions
 from switchgear_shapes.postgres.pool import PoolTimeout
 from switchgear_shapes.postgres.session import ConnectionLost, PostgresError
@@ -72,8 +73,12 @@ async def reconcile(
                 await repair(publication, concerned[0].definition)
     for feed in feeds:
         relation = relations.get(feed.state.spec.oid)
-        if feed.ready.done() and (relation is None or relation.oid not in unbroken or not feed.still_fits(relation)):
+        if not feed.ready.done():
+            continue
+        if relation is None or relation.oid not in unbroken or not feed.still_fits(relation):
             hub.end_users(feed, TABLE_CHANGED)
+        elif feed.state.origin is not None:
+            feed.state.origin = feed.state.origin.renewed(feed.state.signature, relation)
     if only is None:
         await publication.remove_unused(lambda: _used(store, hub))
 
@@ -95,6 +100,10 @@ def _drop_changed(store: Store, shapes: list[Shape], relation: Relation, *, stor
         or not shape.definition.survives(relation.oid, relation.schema, relation.name, signature)
     ]
     _drop(store, changed, "its table's definition changed")
+    newer: dict[int, tuple[Origin, Origin]] = {}
+    for shape in shapes:
+        if shape.alive:
+            shape.definition = shape.definition.renewed(relation, newer)
 
 
 def roots_of(store: Store) -> set[int]:

@@ -12,6 +12,9 @@ from typing import Any
 from switchgear_shapes.identifiers import literal, quote_relation
 from switchgear_shapes.postgres.session import Row
 
+_FIRST_USER_OID = 16_384
+"""Below are the objects that initdb makes: tables of which Postgres publishes none, and types that never change."""
+
 
 @dataclass(frozen=True, slots=True)
 class Collation:
@@ -53,6 +56,10 @@ class Column:
     enum_labels: tuple[str, ...] | None = None
     """Of enums and arrays of them, in their order."""
     collation: Collation | None = None
+    attributes: str = ""
+    """What the text of its values depends on in composite types, those within others included; empty if in none."""
+    labels: tuple[tuple[int, str], ...] = ()
+    """The same of enums: (`pg_enum`'s OID, label), the first one made first."""
     version: int = 0
     """The transaction that last changed what `pg_attribute` has of it."""
 
@@ -87,6 +94,26 @@ class Relation:
         return tuple((column.name, column.type_oid) for column in self.columns)
 
 
+# What a type of somebody's own is made of: the attributes and labels of all types in it.
+_PARTS = """
+(WITH RECURSIVE parts(oid) AS (
+   SELECT a.atttypid
+   UNION
+   SELECT p.oid FROM parts JOIN pg_catalog.pg_type y ON y.oid = parts.oid CROSS JOIN LATERAL (
+     SELECT y.typbasetype UNION ALL SELECT y.typelem
+     UNION ALL SELECT f.atttypid FROM pg_catalog.pg_attribute f WHERE y.typtype = 'c' AND f.attrelid = y.typrelid
+       AND f.attnum > 0 AND NOT f.attisdropped
+     UNION ALL SELECT r.rngsubtype FROM pg_catalog.pg_range r WHERE y.oid IN (r.rngtypid, r.rngmultitypid)) p(oid)
+   WHERE p.oid >= {first_user_oid})
+ SELECT pg_catalog.jsonb_build_array(
+   (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_array(y.oid::int8, f.attnum, f.atttypid::int8, f.atttypmod)
+      ORDER BY y.oid, f.attnum)
+    FROM parts JOIN pg_catalog.pg_type y ON y.oid = parts.oid AND y.typtype = 'c'
+    JOIN pg_catalog.pg_attribute f ON f.attrelid = y.typrelid AND f.attnum > 0 AND NOT f.attisdropped),
+   (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_array(l.oid::int8, l.enumlabel) ORDER BY l.oid)
+    FROM parts JOIN pg_catalog.pg_enum l ON l.enumtypid = parts.oid)))
+"""
+
 # The stamp is on a table's first row only: of 1,600 columns it is a long text.
 _COLUMNS_QUERY = """
 SELECT c.oid::int8, n.nspname, c.relname, c.relkind, c.relreplident,
@@ -116,7 +143,8 @@ SELECT c.oid::int8, n.nspname, c.relname, c.relkind, c.relreplident,
             o.collisdeterministic, pg_encoding_to_char(b.encoding))
           FROM (SELECT *, pg_catalog.to_jsonb(f) AS data FROM pg_catalog.pg_collation f) o,
             (SELECT *, pg_catalog.to_jsonb(f) AS data FROM pg_catalog.pg_database f) b
-          WHERE o.oid = a.attcollation AND b.datname = current_database())),
+          WHERE o.oid = a.attcollation AND b.datname = current_database()),
+         CASE WHEN a.atttypid >= {first_user_oid} THEN {parts} END),
        c.relpersistence,
        CASE WHEN NOT EXISTS (SELECT FROM pg_catalog.pg_attribute p WHERE p.attrelid = c.oid AND p.attnum > 0
          AND p.attnum < a.attnum AND NOT p.attisdropped) THEN {stamp} END,
@@ -148,18 +176,24 @@ _NAMED_KINDS = "'r', 'p', 'v', 'm', 'f', 'S'"
 def query_by_name(schema: str, table: str) -> str:
     """Whatever has the name, so that a refusal can say what it is: see `obstacle`."""
     condition = f"n.nspname = {literal(schema)} AND c.relname = {literal(table)}"
-    return _COLUMNS_QUERY.format(kinds=_NAMED_KINDS, condition=condition, stamp=stamp_expression("c.oid"))
+    return _query(_NAMED_KINDS, condition)
 
 
 def query_by_oids(oids: list[int]) -> str:
     """Tables only."""
+    return _query(_TABLE_KINDS, f"c.oid IN ({','.join(map(str, oids))})")
+
+
+def _query(kinds: str, condition: str) -> str:
     return _COLUMNS_QUERY.format(
-        kinds=_TABLE_KINDS, condition=f"c.oid IN ({','.join(map(str, oids))})", stamp=stamp_expression("c.oid")
+        kinds=kinds,
+        condition=condition,
+        stamp=stamp_expression("c.oid"),
+        parts=_PARTS.format(first_user_oid=_FIRST_USER_OID),
+        first_user_oid=_FIRST_USER_OID,
     )
 
 
-_FIRST_USER_OID = 16_384
-"""Below are the objects that initdb makes; Postgres publishes none of them."""
 _TABLES_INSTEAD = "ask for a shape of the tables behind it"
 _OTHER_KINDS = {
     "v": ("a view", _TABLES_INSTEAD),
@@ -237,7 +271,8 @@ def _relation(oid: int, rows: list[Row]) -> Relation:
 
 
 def _column(row: Row) -> Column:
-    base_type, base_array, labels, collation = json.loads(row[16] or "[null, false, null, null]")
+    base_type, base_array, enum_labels, collation, parts = json.loads(row[16] or "[null, false, null, null, null]")
+    attributes, labels = parts or (None, None)
     return Column(
         name=row[5] or "",
         number=int(row[6] or 0),
@@ -252,8 +287,10 @@ def _column(row: Row) -> Column:
         generated=row[15] or "",
         base_type=base_type,
         base_array=base_array,
-        enum_labels=None if labels is None else tuple(labels),
+        enum_labels=None if enum_labels is None else tuple(enum_labels),
         collation=None if collation is None else Collation(*collation),
+        attributes=json.dumps(attributes) if attributes else "",
+        labels=tuple((oid, label) for oid, label in labels or ()),
         version=int(row[21] or 0),
     )
 
