@@ -69,6 +69,7 @@ class Writing:
         self._tables = tables
         self._router = router = Router[Shape]()
         publication.entries = Entries(settings.storage_dir)
+        publication.on_break = self._on_break
         self.hub = Hub(store, settings.subquery_buffer_transactions)
         self.ingest = Ingest(store, router, self.hub, settings.storage_dir)
         self.ingest.on_relation = self._on_relation
@@ -120,6 +121,20 @@ class Writing:
         self._catalog.forget(relation.schema, relation.name)
         self._tables.touch(relation.oid)
 
+    def _on_break(self, oid: int) -> None:
+        """Whoever waits for the table to be published again is not followed yet, and begins behind the break."""
+        for shape in self._followed({oid}):
+            self.store.drop(shape, "its table left the publication for a while")
+        for feed in self.hub.feeds:
+            if feed.state.spec.oid == oid:
+                self.hub.end_users(feed, "the table of its subquery left the publication for a while")
+
+    def _followed(self, oids: set[int]) -> list[Shape]:
+        """The shapes of these tables to which changes are given."""
+        known = self._router.tables
+        found = [shape for oid in oids & known.keys() for shape in known[oid].members]
+        return found + [f.shape for f in self.hub.followers.values() if f.shape.definition.oid in oids]
+
     async def adopt(self, started: Started) -> None:
         """Decide whether the shapes on disk continue this slot's stream."""
         store = self.store
@@ -154,11 +169,7 @@ class Writing:
 
         Raises PublicationGone, ConnectionLost, PoolTimeout, PostgresError, OSError.
         """
-        if oids is None:
-            shapes = list(self.store.by_id.values())
-        else:
-            known = self._router.tables
-            shapes = [shape for oid in oids & known.keys() for shape in known[oid].members]
+        shapes = list(self.store.by_id.values()) if oids is None else self._followed(oids)
         await reconcile(
             self.store, self.hub, self._catalog, self._publication, shapes, stored_generated=stored_generated, only=oids
         )

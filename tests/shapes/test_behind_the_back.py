@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 import uuid
 from collections.abc import Callable, Iterator
 
@@ -10,6 +11,7 @@ import pytest
 from psycopg import errors
 
 from tests.shapes.server import Client, ShapesServer
+from tests.shapes.tag_client import TagClient
 from tests.shapes.world import World, running
 from tests.support.postgres import Database, Postgres
 
@@ -118,6 +120,37 @@ def test_the_publication_altered_by_hand(world: World, how: str) -> None:
     world.database.execute(f"INSERT INTO {table} VALUES (9, 9, 'last')")
     world.server.wait(lambda: is_what_select_gives(client, world.database, table), 30, "the last row")
     assert client.restarts >= 1
+
+
+@pytest.mark.parametrize("whose", ["its own", "the subquery's"])
+@pytest.mark.parametrize("back", ["by hand", "for a new shape"])
+def test_a_table_out_of_the_publication_after_a_reconnection(world: World, whose: str, back: str) -> None:
+    """Nothing is known to be published then: whoever has the table published again must see that it was out."""
+    table, asked = (world.table("id int PRIMARY KEY, n int, t text", ROWS) for _ in range(2))
+    filters = ["true", f"id IN (SELECT id FROM {asked})"]
+    clients = [Client(world.server, table=table), TagClient(world.server, table=table, where=filters[1])]
+    for client in clients:
+        client.sync()
+    with world.database.connect() as connection:
+        sender = "SELECT active_pid FROM pg_replication_slots WHERE active AND database = current_database()"
+        before = connection.execute(sender).fetchone()
+        assert before is not None
+        connection.execute("SELECT pg_terminate_backend(%s, 10000)", before)
+        world.server.wait(lambda: connection.execute(sender).fetchone() not in (None, before), 30, "a new walsender")
+        world.server.wait_active()
+        time.sleep(1)  # all tables are looked at then
+        out = table if whose == "its own" else asked
+        connection.execute(f"ALTER PUBLICATION {publication(world.server)} DROP TABLE {out}".encode())
+        connection.execute(f"INSERT INTO {table} VALUES (7, 7, 'unseen')".encode())
+        connection.execute(f"INSERT INTO {asked} VALUES (7, 7, 'unseen')".encode())
+        if back == "by hand":
+            connection.execute(f"ALTER PUBLICATION {publication(world.server)} ADD TABLE {out}".encode())
+        else:
+            assert world.get(out, where="n > 0").status_code == 200
+        connection.execute(f"INSERT INTO {out} VALUES (8, 8, 'later')".encode())
+    for client, where in zip(clients, filters, strict=True):
+        rows = f"{table} WHERE {where}"
+        world.server.wait(lambda c=client, r=rows: is_what_select_gives(c, world.database, r), 30, "all rows")  # type: ignore[misc]
 
 
 def test_a_publication_that_somebody_made_again(database: Database, make_server: Callable[..., ShapesServer]) -> None:

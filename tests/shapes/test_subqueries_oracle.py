@@ -8,7 +8,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import psycopg
@@ -170,9 +170,9 @@ def columns_of(shape: dict[str, str]) -> list[str]:
     return shape.get("columns", everything[shape["table"]]).split(",")
 
 
-def rows_of(client: TagClient) -> list[tuple[Any, ...]]:
+def rows_of(client: Client) -> list[tuple[Any, ...]]:
     columns = columns_of(client.params)
-    return sorted((tuple(row[name] for name in columns) for row in client.rows.values()), key=repr)
+    return sorted((tuple(row.get(name) for name in columns) for row in client.rows.values()), key=repr)
 
 
 class History:
@@ -212,7 +212,7 @@ class History:
                 yield self.states[index][number]
 
 
-def check(history: History, number: int, client: TagClient) -> None:
+def check(history: History, number: int, client: Client) -> None:
     lsn = int(client.last_control["global_last_seen_lsn"])
     have = rows_of(client)
     for state in history.possible(number, lsn):
@@ -238,7 +238,7 @@ def durable(connection: psycopg.Connection[Any], server: ShapesServer) -> int:
     return int(marker.last_control["global_last_seen_lsn"])
 
 
-def quiet(connection: psycopg.Connection[Any], clients: list[TagClient]) -> None:
+def quiet(connection: psycopg.Connection[Any], clients: Sequence[Client]) -> None:
     """After all that was written: every client has what SELECT gives."""
     lsn = durable(connection, clients[0].server)
     for client in clients:
@@ -290,10 +290,13 @@ def test_every_state_that_a_client_is_told_is_one_of_the_database(
 
 
 class Writer(threading.Thread):
+    again: tuple[type[psycopg.Error], ...] = (psycopg.errors.DeadlockDetected, psycopg.errors.UniqueViolation)
+    """What happens to transactions that overlap."""
+
     def __init__(self, database: Database, seed: int) -> None:
         super().__init__(daemon=True)
         self._database = database
-        self._rng = random.Random(seed + SOAK)
+        self.rng = random.Random(seed + SOAK)
         self._over = threading.Event()
         self.transactions = 0
 
@@ -301,12 +304,15 @@ class Writer(threading.Thread):
         while not self._over.is_set():
             try:
                 with self._database.connect() as connection:
-                    while not self._over.is_set():
-                        transact(self._rng, connection, nulls=False)
-                        self.transactions += 1
-                        time.sleep(self._rng.random() * 0.02)
-            except (psycopg.errors.DeadlockDetected, psycopg.errors.UniqueViolation):
+                    self.write(connection)
+            except self.again:
                 continue
+
+    def write(self, connection: psycopg.Connection[Any]) -> None:
+        while not self._over.is_set():
+            transact(self.rng, connection, nulls=False)
+            self.transactions += 1
+            time.sleep(self.rng.random() * 0.02)
 
     def finish(self) -> None:
         self._over.set()

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.shapes.server import Client, ShapesServer, one_version
@@ -40,6 +41,9 @@ class OnDemand(Client):
             params["handle"] = self.handle
         response = self.server.get(**params)
         assert response.status_code == 200, response.text
+        self._join(response)
+
+    def _join(self, response: httpx.Response) -> None:
         assert self.handle in (None, response.headers["electric-handle"])
         body = response.json()
         mark = body["metadata"]

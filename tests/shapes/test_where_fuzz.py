@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -56,7 +58,11 @@ def test_any_text(text: str) -> None:
 
 
 @pytest.mark.long
-@settings(max_examples=200_000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=int(os.environ.get("SHAPES_SOAK_TEXTS", "200000")),
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
 @given(text=texts)
 @pytest.mark.timeout(3600)
 def test_any_text_for_long(text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import psycopg
@@ -59,6 +60,9 @@ def check(table: Table, texts: list[str]) -> int:
 BATCHES = settings(
     deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.reuse, Phase.generate]
 )
+
+
+BATCHES_FOR_LONG = int(os.environ.get("SHAPES_SOAK_BATCHES", "1500"))
 
 
 @settings(BATCHES, max_examples=24)
@@ -165,7 +169,7 @@ def test_numbers_of_documents(table: Table, texts: list[str]) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-@settings(BATCHES, max_examples=1500)
+@settings(BATCHES, max_examples=BATCHES_FOR_LONG)
 @given(texts=st.lists(conditions(), min_size=20, max_size=40))
 def test_agrees_with_postgres_for_long(table: Table, texts: list[str]) -> None:
     check(table, texts)

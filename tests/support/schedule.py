@@ -45,6 +45,7 @@ SECONDS = {
     "tests/shapes/test_live.py": 60,
     "tests/shapes/test_standby.py": 60,
     "tests/e2e/test_demo.py": 55,
+    "tests/shapes/test_rolling_oracle.py": 120,
     "tests/shapes/test_subqueries_oracle.py": 50,
     "tests/demo/test_region.py": 40,
     "tests/shapes/test_large.py": 40,

@@ -61,6 +61,8 @@ class Publication:
         self._turn = asyncio.Lock()
         self._configured: set[int] = set()
         self.entries = Entries(None)
+        self.on_break: Callable[[int], None] = lambda oid: None
+        """Called with a table that is found to have been out of the publication, before it counts as published."""
 
     def forget(self, oid: int | None = None) -> None:
         """What was known may no longer hold: of one table, or of all."""
@@ -78,6 +80,8 @@ class Publication:
                 return
             async with self._admin.session() as session:
                 entry = await self._configure(session, oid, schema, table)
+            if entry and self.entries.known.get(oid, entry) != entry:
+                self.on_break(oid)
             self._configured.add(oid)
             self.entries.keep(oid, entry)
 
