@@ -45,7 +45,7 @@ def claim(name: str, **spec: Any) -> dict[str, Any]:
 
 
 def test_a_stateful_set_with_a_claim_becomes_ready_and_keeps_its_data(place: Place) -> None:
-    probe = {"httpGet": {"path": "/", "port": "http"}, "periodSeconds": 1}
+    probe = {"httpGet": {"path": "/", "port": "http"}, "periodSeconds": 1, "timeoutSeconds": 30}
     mounts = [{"name": "data", "mountPath": "/data"}, {"name": "tmp", "mountPath": "/tmp"}]
     container = {
         "ports": [{"name": "http", "containerPort": 8080}],
@@ -339,8 +339,9 @@ def test_a_forced_deletion_leaves_no_process_and_no_directory(place: Place) -> N
 
 
 def test_liveness_restarts_and_readiness_follows(place: Place) -> None:
-    exists = {"exec": {"command": ["test", "-e", "/w/ok"]}, "periodSeconds": 1, "failureThreshold": 1}
-    alive_probe = {"exec": {"command": ["test", "!", "-e", "/w/sick"]}, "periodSeconds": 1, "failureThreshold": 1}
+    often = {"periodSeconds": 1, "failureThreshold": 1, "timeoutSeconds": 30}
+    exists = {"exec": {"command": ["test", "-e", "/w/ok"]}} | often
+    alive_probe = {"exec": {"command": ["test", "!", "-e", "/w/sick"]}} | often
     container = {
         "volumeMounts": [{"name": "w", "mountPath": "/w"}],
         "readinessProbe": exists,
@@ -403,7 +404,7 @@ def test_a_container_that_dies_is_started_again_at_the_same_address(place: Place
 
 def test_pods_have_addresses_of_their_own(place: Place) -> None:
     script = "exec python -m http.server --bind $HOST 8080"
-    probe = {"tcpSocket": {"port": 8080}, "periodSeconds": 1}
+    probe = {"tcpSocket": {"port": 8080}, "periodSeconds": 1, "timeoutSeconds": 30}
     names = [f"p{i}" for i in range(4)]
     container = {"env": [HOST], "readinessProbe": probe}
     place.apply(*(pod_manifest(name, "sh", "-c", script, container=container) for name in names))

@@ -16,6 +16,8 @@ from switchgear_local.node.mounts import MountTable
 from switchgear_local.node.prober import Prober, Reactions
 from switchgear_local.node.probes import Exec, HttpGet, Probe, Tally, TcpSocket
 
+# Long, where an answer is expected: one that comes late is no failure.
+PATIENT = {"timeoutSeconds": 30}
 CONTAINER = {"name": "c", "ports": [{"name": "http", "containerPort": 3000}]}
 
 
@@ -107,7 +109,7 @@ OK, BUSY = answer(200), answer(503)
 async def test_http(reply: bytes, ok: bool) -> None:
     async with server(reply) as (port, seen):
         get = {"host": "127.0.0.1", "port": port, "path": "/ready?x=1", "httpHeaders": [{"name": "X-A", "value": "b"}]}
-        result = await probes.attempt(parsed(httpGet=get), os.getpid())
+        result = await probes.attempt(parsed(httpGet=get, **PATIENT), os.getpid())
     assert result.ok is ok
     assert len(seen) == 1
     assert seen[0].startswith(b"GET /ready?x=1 HTTP/1.1\r\n")
@@ -125,15 +127,16 @@ async def test_a_server_that_never_answers_fails_the_probe() -> None:
 
 async def test_tcp() -> None:
     async with server(OK) as (port, _):
-        assert (await probes.attempt(parsed(tcpSocket={"host": "127.0.0.1", "port": port}), 0)).ok
-    assert not (await probes.attempt(parsed(tcpSocket={"host": "127.0.0.1", "port": port}), 0)).ok
+        assert (await probes.attempt(parsed(tcpSocket={"host": "127.0.0.1", "port": port}, **PATIENT), 0)).ok
+    assert not (await probes.attempt(parsed(tcpSocket={"host": "127.0.0.1", "port": port}, **PATIENT), 0)).ok
 
 
 async def test_exec_has_the_processs_own_environment() -> None:
     process = await asyncio.create_subprocess_exec("sleep", "100", env={"PATH": os.environ["PATH"], "MINE": "yes"})
     try:
-        good = await probes.attempt(parsed(exec={"command": ["sh", "-c", 'test "$MINE" = yes']}), process.pid)
-        bad = await probes.attempt(parsed(exec={"command": ["sh", "-c", "exit 4"]}), process.pid)
+        mine = ["sh", "-c", 'test "$MINE" = yes']
+        good = await probes.attempt(parsed(exec={"command": mine}, **PATIENT), process.pid)
+        bad = await probes.attempt(parsed(exec={"command": ["sh", "-c", "exit 4"]}, **PATIENT), process.pid)
         none = await probes.attempt(parsed(exec={"command": ["no-such-program"]}), process.pid)
         slow = await probes.attempt(parsed(exec={"command": ["sleep", "50"]}, timeoutSeconds=1), process.pid)
     finally:
@@ -178,7 +181,8 @@ async def probing(spec: dict[str, Any], heard: Heard, **known: bool) -> AsyncIte
 async def test_a_start_is_noticed_long_before_the_period_is_over() -> None:
     heard = Heard()
     async with server(BUSY, BUSY, OK) as (port, _):
-        spec = {"startupProbe": {"httpGet": {"port": port}, "periodSeconds": 3600, "failureThreshold": 1}}
+        probe = {"httpGet": {"port": port}, "periodSeconds": 3600, "failureThreshold": 1} | PATIENT
+        spec = {"startupProbe": probe}
         async with probing(spec, heard):
             await heard.until("ready")
     assert heard.said == ["unhealthy Startup", "started", "ready"]
@@ -187,7 +191,7 @@ async def test_a_start_is_noticed_long_before_the_period_is_over() -> None:
 async def test_a_startup_that_fails_ends_the_process_and_readiness_never_begins() -> None:
     heard = Heard()
     async with server(BUSY) as (port, _):
-        probe = {"httpGet": {"port": port}, "periodSeconds": 1, "failureThreshold": 2}
+        probe = {"httpGet": {"port": port}, "periodSeconds": 1, "failureThreshold": 2} | PATIENT
         async with probing({"startupProbe": probe, "readinessProbe": probe}, heard):
             await heard.until("failed")
     assert heard.said == ["unhealthy Startup", "unhealthy Startup", "failed"]
@@ -196,7 +200,7 @@ async def test_a_startup_that_fails_ends_the_process_and_readiness_never_begins(
 async def test_readiness_comes_and_goes() -> None:
     heard = Heard()
     async with server(OK, BUSY, OK) as (port, _):
-        spec = {"readinessProbe": {"httpGet": {"port": port}, "periodSeconds": 1, "failureThreshold": 1}}
+        spec = {"readinessProbe": {"httpGet": {"port": port}, "periodSeconds": 1, "failureThreshold": 1} | PATIENT}
         async with probing(spec, heard):
             await heard.until("unready")
             heard.said.clear()
@@ -206,7 +210,7 @@ async def test_readiness_comes_and_goes() -> None:
 async def test_liveness_fails_after_its_threshold() -> None:
     heard = Heard()
     async with server(OK, BUSY, OK, BUSY) as (port, _):
-        spec = {"livenessProbe": {"httpGet": {"port": port}, "periodSeconds": 1, "failureThreshold": 2}}
+        spec = {"livenessProbe": {"httpGet": {"port": port}, "periodSeconds": 1, "failureThreshold": 2} | PATIENT}
         async with probing(spec, heard):
             await heard.until("failed")
     assert heard.said == ["started", "ready", *["unhealthy Liveness"] * 3, "failed"]

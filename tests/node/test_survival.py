@@ -34,7 +34,7 @@ http.server.ThreadingHTTPServer((os.environ["HOST"], 8080), H).serve_forever()
 
 
 def server(name: str, **spec: Any) -> dict[str, Any]:
-    probe = {"httpGet": {"path": "/", "port": 8080}, "periodSeconds": 1, "failureThreshold": 3, "timeoutSeconds": 5}
+    probe = {"httpGet": {"path": "/", "port": 8080}, "periodSeconds": 1, "failureThreshold": 3, "timeoutSeconds": 30}
     container = {
         "env": [HOST, {"name": "W", "value": "/w"}],
         "volumeMounts": [{"name": "w", "mountPath": "/w"}],
