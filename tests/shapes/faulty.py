@@ -1,6 +1,7 @@
 """The server with a disk that fails, is slow or full while the file named by `FAULTY_WHEN` exists.
 
-`FAULTY_HOW`: `sync` (default) lets fdatasync fail, `slow` lets it take 3 s, `full` lets nothing be written.
+`FAULTY_HOW`: `sync` (default) lets fdatasync fail, `slow` lets it take `FAULTY_SECONDS` (3), the first `FAULTY_TIMES`
+(any number) times, `full` lets nothing be written.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Any
 from switchgear_shapes.__main__ import main
 
 HOW = os.environ.get("FAULTY_HOW", "sync")
+SECONDS = float(os.environ.get("FAULTY_SECONDS", "3"))
+_left = [None] * int(os.environ.get("FAULTY_TIMES", "1000"))
 _sync = os.fdatasync
 _pwrite = os.pwrite
 _write = os.write
@@ -29,7 +32,9 @@ def fdatasync(fd: int) -> None:
     if faulty():
         if HOW == "sync":
             raise OSError(errno.EIO, "injected")
-        time.sleep(3)
+        if _left:
+            _left.pop()
+            time.sleep(SECONDS)
     _sync(fd)
 
 

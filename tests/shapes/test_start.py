@@ -354,19 +354,19 @@ def test_a_failed_sync_stops_the_process(items: Database, make_server: Callable[
 @pytest.mark.crash
 def test_postgres_is_answered_while_the_disk_is_slow(items: Database, make_server: Callable[..., ShapesServer]) -> None:
     """The stream is held back, the connection is not lost, and nothing is lost either."""
-    server = make_server(module="tests.shapes.faulty", FAULTY_HOW="slow")
+    server = make_server(module="tests.shapes.faulty", FAULTY_HOW="slow", FAULTY_SECONDS="15", FAULTY_TIMES="2")
     trigger = server.folder / "fail"
     server.environment["FAULTY_WHEN"] = str(trigger)
     server.start()
     client = synced(server)
     with items.connect() as connection:
-        connection.execute("ALTER SYSTEM SET wal_sender_timeout = '2s'")
+        connection.execute("ALTER SYSTEM SET wal_sender_timeout = '8s'")
         connection.execute("SELECT pg_reload_conf()")
     try:
         trigger.touch()
         for start in range(10, 60):
             items.execute(f"INSERT INTO items SELECT g, repeat('x', 9000) FROM generate_series({start}00, {start}99) g")
-        server.wait(lambda: bool(client.sync() or len(client.rows) == 5001), 60, "all rows")
+        server.wait(lambda: bool(client.sync() or len(client.rows) == 5001), 120, "all rows")
         assert server.log().count("replication is running") == 1
         assert server.metric("process_resident_memory_bytes") < 250_000_000
     finally:
