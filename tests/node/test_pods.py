@@ -157,7 +157,7 @@ def test_env_and_volumes_are_as_the_spec_says(place: Place) -> None:
     assert "pw@h" not in place.node_log()
     assert private.stat().st_mode & 0o777 == 0o700
     place.delete("pod/env")
-    assert not private.exists()
+    eventually(lambda: not private.exists(), "the directory goes, last of all")
 
 
 def test_pods_that_do_not_tolerate_the_taint_are_left_alone(place: Place) -> None:
