@@ -231,6 +231,7 @@ class Service:
                 settings.port,
                 limits=limits,
                 error_headers=lambda request: answers.base_headers(request, answers.OTHER_METHODS),
+                remember_heads=True,
             )
         ]
         if settings.prometheus_port is not None:

@@ -70,7 +70,9 @@ async def run(settings: Settings) -> None:
     service = Service(settings) if settings.services is None else House(settings)
     service.start()
     gc.freeze()
-    server: Server = await serve(service.handle, settings.host, settings.port, error_headers=service.error_headers)
+    server: Server = await serve(
+        service.handle, settings.host, settings.port, error_headers=service.error_headers, remember_heads=True
+    )
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

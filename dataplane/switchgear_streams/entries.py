@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from switchgear_streams import records
-from switchgear_streams.pending import Pending
+from switchgear_streams.pending import Resolvable
 from switchgear_streams.runs import Chunk, Place
 from switchgear_streams.stream import Stream
 from switchgear_streams.wal import Segment
@@ -21,7 +21,7 @@ class _Placed:
 
     def __init__(self, payload: bytes) -> None:
         self.payload = payload
-        self.large: list[tuple[int, Chunk, int]] = []
+        self.large: Sequence[tuple[int, Chunk, int]] = ()
         """(offset within the payload, chunk of the stream, its checksum)."""
 
     def placed(self, segment: Segment, end: int) -> None:
@@ -32,7 +32,7 @@ class _Placed:
 
     def take_large(self, chunk: Chunk, start: int) -> None:
         """The payload begins at position `start`."""
-        self.large.append((chunk.start - start, chunk, zlib.crc32(chunk.data)))
+        self.large = (*self.large, (chunk.start - start, chunk, zlib.crc32(chunk.data)))
 
     def checksum(self) -> int | None:
         """The payload's, if it is known."""
@@ -48,7 +48,6 @@ class AppendEntry(_Placed):
         "closes",
         "end",
         "extra",
-        "lengths",
         "pieces",
         "start",
         "stream",
@@ -56,25 +55,37 @@ class AppendEntry(_Placed):
     )
 
     def __init__(self, stream: Stream, time: int) -> None:
-        super().__init__(b"")
+        self.payload = b""
+        self.large = ()
         self.stream = stream
         self.time = time
         self.start = self.end = stream.end
         self.pieces: list[bytes] = []
-        self.lengths: list[int] = []
-        self.extra: dict[str, Any] = {}
+        self.extra: dict[str, Any] | None = None
         self.closes = False
-        self.answers: list[tuple[Pending, Response]] = []
+        self.answers: list[tuple[Resolvable, Response]] = []
 
     def encode(self) -> list[bytes]:
         stream = self.stream
         stream.entry = None
-        pieces, lengths = self.pieces, self.lengths
-        self.payload = payload = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces = self.pieces
+        if len(pieces) == 1:
+            self.payload = payload = pieces[0]
+            if self.extra is None and len(payload) < records.COPY_BELOW:
+                return records.encode_append(stream.key, stream.generation, self.start, self.time, payload)
+        else:
+            self.payload = payload = b"".join(pieces)
         crc = self.checksum() if self.large else None
+        lengths = [len(piece) for piece in pieces]
         return records.encode(
             records.APPEND, stream.key, stream.generation, self.start, self.time, self.extra, lengths, payload, crc
         )
+
+    def noted(self) -> dict[str, Any]:
+        """What the record says besides, to be added to."""
+        if self.extra is None:
+            self.extra = {}
+        return self.extra
 
     def durable(self) -> None:
         stream = self.stream

@@ -83,6 +83,13 @@ def encode(
     return [PREFIX.pack(length + 4, crc), front, payload]
 
 
+def encode_append(key: bytes, generation: int, start: int, time: int, payload: bytes) -> list[bytes]:
+    """What `encode` makes of one append without more to say, if its payload is small: the most frequent record."""
+    key_n, payload_n = len(key), len(payload)
+    body = b"%b%b%b" % (RECORD.pack(APPEND, generation, start, time, key_n, 0, 1, payload_n), key, payload)
+    return [PREFIX.pack(len(body) + 4, zlib.crc32(body)), body]
+
+
 def encode_block(log_id: bytes, number: int, durable: int, pieces: list[bytes]) -> tuple[list[bytes], int]:
     """(buffers to write one after the other, their total length)."""
     length = sum(map(len, pieces))

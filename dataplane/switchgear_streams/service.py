@@ -269,13 +269,12 @@ class Service:
         gate = self.gate
         if gate.locked and not gate.allowed(request) and not self._subscriptions.is_open(request):
             return gate.unauthorised()
-        throttled = gate.throttled()
-        if throttled is not None:
+        if gate.throttles and (throttled := gate.throttled()) is not None:
             return throttled
         headers = request.headers
         name = request.path[self._prefix_length :]
         stream = None if b"%" in name else self.store.streams.get(name)
-        if type(stream) is Stream and headers.keys().isdisjoint(_SPECIAL) and request.body_complete:
+        if type(stream) is Stream and _SPECIAL.isdisjoint(headers) and request.body_complete:
             body = request.body_now()
             if body and len(body) <= self.settings.max_body_bytes:
                 pending = self.writes.plain(stream, headers.get(b"content-type"), body)

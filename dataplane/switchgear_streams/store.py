@@ -206,7 +206,8 @@ class Store:
     def append(self, stream: Stream, stored: bytes, *, close: bool, extra: dict[str, Any] | None) -> AppendEntry:
         """Take an append and/or close whose rules were checked. The caller adds its answer to the entry."""
         entry = stream.entry
-        size = len(stored) + (64 if extra is None else 256 + len(orjson.dumps(extra)))
+        length = len(stored)
+        size = length + (64 if extra is None else 256 + len(orjson.dumps(extra)))
         if entry is None:
             entry = stream.entry = AppendEntry(stream, self.clock())
             self.unsealed += _RECORD_WEIGHT
@@ -221,19 +222,18 @@ class Store:
             if chunk is not None:
                 entry.take_large(chunk, entry.start)
             entry.pieces.append(stored)
-            entry.lengths.append(len(stored))
             entry.end = stream.end
-            self.unsealed += len(stored) + 16
+            self.unsealed += length + 16
             self.appends += 1
-            self.appended_bytes += len(stored)
-            self.usage.wrote(stream.key, len(stored), entry.time)
+            self.appended_bytes += length
+            self.usage.wrote(stream.key, length, entry.time)
             if stream.retention is not None or self.deadlines.bounded:
                 self._bounded_append(stream, entry.time)
         if extra is not None:
-            self._note(stream, entry.extra, extra)
+            self._note(stream, entry.noted(), extra)
         if close:
             stream.closed = entry.closes = True
-            entry.extra["c"] = True
+            entry.noted()["c"] = True
         if not stream.dirty:
             self.mark(stream)
         if self.unsealed >= self.pressure_bytes:

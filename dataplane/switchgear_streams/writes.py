@@ -12,7 +12,7 @@ from typing import Any
 from switchgear_streams import answers
 from switchgear_streams.creations import Creations
 from switchgear_streams.limits import Others, Space
-from switchgear_streams.pending import Pending
+from switchgear_streams.pending import Promise
 from switchgear_streams.reads import Reader
 from switchgear_streams.request import Append
 from switchgear_streams.rules import messages, producers
@@ -88,7 +88,7 @@ class Writes:
             return self._waits.when_room(size, lambda: self.append(key, command, body))
         return self._accept(stream, command, stored)
 
-    def _accept(self, stream: Stream, command: Append, stored: bytes) -> Pending:
+    def _accept(self, stream: Stream, command: Append, stored: bytes) -> Promise:
         close, batch = command.close, command.batch
         extra: dict[str, Any] = {}
         if command.seq is not None:
@@ -102,11 +102,11 @@ class Writes:
             answer = answers.appended(stream, stream.end, close)
         else:
             answer = answers.produced(200 if stored else 204, stream, stream.end, close, batch.epoch, batch.seq)
-        pending = Pending()
+        pending = Promise()
         entry.answers.append((pending, answer))
         return pending
 
-    def plain(self, stream: Stream, content_type: bytes | None, body: bytes) -> Pending | None:
+    def plain(self, stream: Stream, content_type: bytes | None, body: bytes) -> Promise | None:
         """The fast path: an append without further headers, to a stream in an ordinary state. None: take `append`."""
         if (
             stream.closed
@@ -124,7 +124,7 @@ class Writes:
         if self._store.log.room(len(stored) + len(stream.key) + 8192) is not Room.OK:
             return None
         entry = self._store.append(stream, stored, close=False, extra=None)
-        pending = Pending()
+        pending = Promise()
         entry.answers.append((pending, answers.appended(stream, stream.end, False)))
         return pending
 

@@ -112,7 +112,7 @@ class Connection(Receiving):
             elif isinstance(result, (FileResponse, StreamResponse, Response, Elsewhere)):
                 self._respond(request, result)
             elif isinstance(result, Deferred):
-                result.listen(partial(self._on_answer, request))
+                result.listen(partial(self._on_one_of_many if result.in_a_row else self._on_answer, request))
             elif isinstance(result, asyncio.Future):
                 result.add_done_callback(partial(self._on_result, request))
                 return
@@ -127,10 +127,21 @@ class Connection(Receiving):
             return
         if type(answer) is Response:  # mostly one of many
             self._server.outgoing.add(self, request, answer)
+        else:
+            self._on_one_of_many(request, answer)
+
+    def _on_one_of_many(self, request: Request, answer: AnyResponse | None) -> None:
+        """The same of one whose neighbours are sent right before and after it."""
+        if answer is None or request.closed:
+            _unwanted(answer)
             return
         try:
-            self._respond(request, answer)
-            self._dispatch()
+            if type(answer) is Response:
+                self._send(request, answer)
+            else:
+                self._respond(request, answer)
+            if self._queue:
+                self._dispatch()
         except Exception:
             log.exception("cannot answer %s %s", request.method, request.path)
             self.abort()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from switchgear_wire.connection import Connection
 from switchgear_wire.handover import Arrival
+from switchgear_wire.heads import Heads
 from switchgear_wire.metrics import Counter
 from switchgear_wire.request import Request
 from switchgear_wire.response import Handler
@@ -40,12 +41,20 @@ class Limits:
 class Server:
     """One listener. `port` is the bound one (useful with port 0)."""
 
-    def __init__(self, handler: Handler, limits: Limits, error_headers: Callable[[Request | None], bytes]) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        limits: Limits,
+        error_headers: Callable[[Request | None], bytes],
+        *,
+        remember_heads: bool = False,
+    ) -> None:
         self.handler = handler
         self.limits = limits
         self.error_headers = error_headers
         self.inbox = memoryview(bytearray(INBOX_BYTES))
         """What its connections receive into, one at a time."""
+        self.heads = Heads() if remember_heads else None
         self.outgoing = Outgoing()
         self.requests = Counter()
         self.refused = Counter()
@@ -102,6 +111,8 @@ class Server:
         stall = self.limits.write_stall_timeout
         for connection in list(self._connections):
             connection.check(now, stall)
+        if self.heads is not None:
+            self.heads.sweep(now)
         self._sweep = loop.call_later(1.0, self._tick)
 
     async def drain(self, grace: float) -> None:
@@ -139,8 +150,12 @@ async def serve(
     *,
     limits: Limits | None = None,
     error_headers: Callable[[Request | None], bytes] = lambda request: b"",
+    remember_heads: bool = False,
 ) -> Server:
-    """Listen on host:port. `error_headers` go on the answers that wire itself makes (CORS, say). Raises OSError."""
-    server = Server(handler, limits or Limits(), error_headers)
+    """Listen on host:port. `error_headers` go on the answers that wire itself makes (CORS, say). Raises OSError.
+
+    `remember_heads`: header fields, with the secrets in them, stay in memory for a minute or two, to be parsed once.
+    """
+    server = Server(handler, limits or Limits(), error_headers, remember_heads=remember_heads)
     await server.start(host, port)
     return server

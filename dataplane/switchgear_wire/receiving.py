@@ -15,6 +15,7 @@ import httptools
 from switchgear_wire.answers import closing, error_response
 from switchgear_wire.errors import HttpError
 from switchgear_wire.handover import Arrival, Kept
+from switchgear_wire.heads import MAX_RECEIVED, Heads, plain
 from switchgear_wire.request import Lease, Request
 from switchgear_wire.sending import MAX_DISCARDED, Sending
 
@@ -36,6 +37,8 @@ class Receiving(Sending):
         "_active",
         "_discarded",
         "_head_bytes",
+        "_header_list",
+        "_headers",
         "_in_head",
         "_incoming",
         "_kept",
@@ -43,6 +46,7 @@ class Receiving(Sending):
         "_landing",
         "_lingering",
         "_moving",
+        "_ordinary",
         "_parser",
         "_queue",
         "_reading_paused",
@@ -65,7 +69,11 @@ class Receiving(Sending):
         self._queue: deque[Request] = deque()
         self._active: Request | None = None
         self._url = b""
+        self._headers: dict[bytes, bytes] = {}
+        self._header_list: list[tuple[bytes, bytes]] = []
         self._in_head = True
+        self._ordinary = True
+        """Whether the parser takes every message as if it were the first: none so far was the last."""
         self._head_bytes = 0
         """Bytes that were received of a head, or around the pieces of a body since its last one."""
         self._discarded = 0
@@ -98,13 +106,19 @@ class Receiving(Sending):
             if self._discarded > 64 * MAX_DISCARDED:
                 self.abort()
             return
-        self._head_bytes += len(data)
         if self._kept is not None:
             self._kept.take(data, self._incoming is None and self._active is None and not self._queue)
+        heads = self._server.heads
+        begins = self._incoming is None
+        self._head_bytes += len(data)
         try:
-            self._parser.feed_data(data)
+            if heads is not None and begins and self._ordinary and len(data) <= MAX_RECEIVED and self.arrival is None:
+                self._feed_unknown(bytes(data), heads)
+            else:
+                self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             # We speak HTTP/1.1 only: the request is answered as if it had not asked, and the connection ends.
+            self._ordinary = False
             if self._queue:
                 self._queue[-1].keep_alive = False
             elif self._active is not None:
@@ -118,7 +132,45 @@ class Receiving(Sending):
             self._refuse(_HEAD_TOO_LARGE)
             return
         self._dispatch()
-        self.update_reading()
+        if self._incoming is not None or self._queue or self._reading_paused:
+            self.update_reading()
+
+    def _feed_unknown(self, data: bytes, heads: Heads) -> None:
+        """What begins with a request: those whose header fields came before pass by the parser, it gets the rest."""
+        at, size, most = 0, len(data), self._server.limits.max_head_bytes
+        while at < size:
+            begin = data.find(b"\r\n", at)
+            end = data.find(b"\r\n\r\n", begin) + 4
+            if begin < 0 or end < 4 or end - at > most or (line := plain(data[at:begin])) is None:
+                break
+            raw = data[begin:end]
+            fields = heads.recent.get(raw) or heads.find(raw)
+            if fields is None:
+                if heads.due(raw):
+                    self._remember(data[at:end], raw, heads)
+                    at = end
+                break
+            stop = end + fields.length
+            if stop > size:
+                break
+            request = Request(self, self.peer)
+            request.whole(*line, fields, data[end:stop])
+            self._queue.append(request)
+            self._head_bytes = 0
+            at = stop
+        if at < size:
+            self._parser.feed_data(data[at:] if at else data)
+
+    def _remember(self, head: bytes, raw: bytes, heads: Heads) -> None:
+        """Give the parser a request's head alone: what it makes of it, it makes of its fields (`raw`) again."""
+        queue = self._queue
+        before = len(queue)
+        self._parser.feed_data(head)
+        if len(queue) != before + 1:
+            return
+        request = queue[-1]
+        if self._incoming is (request if request.content_length else None) and not request.buffered:
+            heads.remember(raw, request)
 
     def eof_received(self) -> bool:
         """Within a body that is waited for, the client may have closed only its own side, and read the answer."""
@@ -142,7 +194,9 @@ class Receiving(Sending):
     # -- httptools --
 
     def on_message_begin(self) -> None:
-        self._incoming = Request(self, self.peer)
+        request = self._incoming = Request(self, self.peer)
+        request.headers = self._headers = {}
+        request.header_list = self._header_list = []
         self._url = b""
         if self._active is None:
             self.deadline = self._server.now + self._server.limits.head_timeout
@@ -151,17 +205,17 @@ class Receiving(Sending):
         self._url += url  # the parser gives a long one in several pieces
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        request = cast("Request", self._incoming)
         if not self._in_head:  # a trailer: nobody asks for one, and none may pass for a header
             return
-        if len(request.header_list) >= self._server.limits.max_headers:
+        headers, header_list = self._headers, self._header_list
+        if len(header_list) >= self._server.limits.max_headers:
             raise _HEAD_TOO_LARGE
         name = name.lower()
-        request.header_list.append((name, value))
-        known = request.headers.get(name)
+        header_list.append((name, value))
+        known = headers.get(name)
         if known is not None and name == b"host":  # whoever stands in front may have gone by the other one
             raise _TWO_HOSTS
-        request.headers[name] = value if known is None else known + (b"; " if name == b"cookie" else b", ") + value
+        headers[name] = value if known is None else known + (b"; " if name == b"cookie" else b", ") + value
 
     def on_headers_complete(self) -> None:
         request = cast("Request", self._incoming)
@@ -227,6 +281,7 @@ class Receiving(Sending):
         self._in_head = True
         self._head_bytes = 0
         if request is not None:
+            self._ordinary &= request.keep_alive
             request.complete()
             self._skipped = None
 
@@ -253,7 +308,7 @@ class Receiving(Sending):
         request = self._active
         self.deadline = self._server.now + self._server.limits.body_stall_timeout
         if request is not None and request.headers.get(b"expect", b"").lower() == b"100-continue":
-            del request.headers[b"expect"]
+            request.headers = {name: value for name, value in request.headers.items() if name != b"expect"}
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self.update_reading()
 

@@ -6,11 +6,15 @@ Invariant: at most `high_water` bytes of a body wait here; beyond that the socke
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Callable
-from typing import Protocol
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from switchgear_wire.errors import BodyBroken, BodyTooLarge, ClientGone
+
+if TYPE_CHECKING:
+    from switchgear_wire.heads import Fields
+
+_NONE: dict[bytes, bytes] = {}
 
 
 class _Source(Protocol):
@@ -30,16 +34,19 @@ class Lease(Protocol):
 
 
 class Request:
-    """`method` is upper case; `path` and `query` are raw bytes as received; header names are lower case."""
+    """`method` is upper case; `path` and `query` are raw bytes as received; header names are lower case.
+
+    Its headers may be those of other requests, too (`heads`): nobody changes them in place.
+    """
 
     __slots__ = (
         "_buffered",
         "_callbacks",
         "_chunks",
-        "_complete",
         "_discard",
         "_source",
         "_waiter",
+        "body_complete",
         "broken",
         "closed",
         "content_length",
@@ -61,8 +68,8 @@ class Request:
         self.method = ""
         self.path = b""
         self.query = b""
-        self.headers: dict[bytes, bytes] = {}
-        self.header_list: list[tuple[bytes, bytes]] = []
+        self.headers: Mapping[bytes, bytes] = _NONE
+        self.header_list: Sequence[tuple[bytes, bytes]] = ()
         self.http10 = False
         self.keep_alive = True
         self.content_length: int | None = None
@@ -72,9 +79,10 @@ class Request:
         """Whether no more of the body will come, though it is not whole."""
         self.note: object = None
         """What is to be known of it where its connection came from another process."""
-        self._chunks: deque[bytes] = deque()
+        self._chunks: list[bytes] = []
         self._buffered = 0
-        self._complete = False
+        self.body_complete = False
+        """Whether all of the body is here, or was read."""
         self._discard = False
         self._waiter: asyncio.Future[None] | None = None
         self._callbacks: list[Callable[[], None]] | None = None
@@ -83,7 +91,7 @@ class Request:
 
     def body_now(self) -> bytes | None:
         """The whole body if it is here already (it usually is, for small ones), else None. Takes it."""
-        if not self._complete:
+        if not self.body_complete:
             return None
         return self._take()
 
@@ -110,7 +118,7 @@ class Request:
                 data = self._take()
                 self._source.update_reading()
                 yield data
-            elif self._complete:
+            elif self.body_complete:
                 return
             elif self.broken:
                 raise BodyBroken
@@ -140,7 +148,7 @@ class Request:
             await self._waiter
         finally:
             self._waiter = None
-        if not self._complete:
+        if not self.body_complete:
             raise BodyBroken if self.broken else ClientGone
 
     def on_close(self, callback: Callable[[], None]) -> None:
@@ -172,6 +180,20 @@ class Request:
         self._buffered = 0
         return data
 
+    def whole(self, method: str, path: bytes, query: bytes, fields: Fields, body: bytes) -> None:
+        """All of it at once, with header fields that came before."""
+        self.method = method
+        self.path = path
+        self.query = query
+        self.headers = fields.headers
+        self.header_list = fields.header_list
+        self.content_length = fields.content_length
+        self.body_complete = True
+        if body:
+            self.has_body = True
+            self._chunks.append(body)
+            self._buffered = len(body)
+
     def feed(self, data: bytes) -> None:
         if self._discard:
             return
@@ -180,7 +202,7 @@ class Request:
         self._wake()
 
     def complete(self) -> None:
-        self._complete = True
+        self.body_complete = True
         self._wake()
 
     def end_broken(self) -> None:
@@ -203,10 +225,6 @@ class Request:
 
     def done(self) -> None:
         self._callbacks = None
-
-    @property
-    def body_complete(self) -> bool:
-        return self._complete
 
     @property
     def discarded(self) -> bool:

@@ -99,6 +99,8 @@ class Deferred:
     """
 
     __slots__ = ("_answer", "_listener")
+    in_a_row = False
+    """Whether whoever settles it settles others before and after it: it is sent at once then."""
 
     def __init__(self) -> None:
         self._answer: AnyResponse | None = None

@@ -102,10 +102,11 @@ class Sending(asyncio.BufferedProtocol):
         if (
             request.keep_alive
             and length is not None
-            and status not in NO_BODY
-            and not (request.http10 or self._server.draining)
             and request.body_complete
+            and not (request.http10 or self._server.draining)
         ):
+            if status in NO_BODY:
+                return b"%b%b%b\r\n" % (status_line(status), headers, date_header())
             return b"%b%b%bcontent-length: %d\r\n\r\n" % (status_line(status), headers, date_header(), length)
         if not request.body_complete and not self._can_discard(request):
             request.keep_alive = False

@@ -20,7 +20,6 @@ from switchgear_wire.errors import HttpError
 END = b",\n"
 MAX_BODY = 8 * 1_048_576
 """Parsing takes many times a body's size for a moment, and nothing else is done meanwhile."""
-_BLANK = b" \t\r\n"
 _STRING_OR_BLANK = re.compile(rb'("(?:[^"\\]|\\.)*")|[ \t\r\n]+')
 _STRUCTURE = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},]')
 
@@ -36,7 +35,7 @@ def to_stored(body: bytes) -> tuple[bytes, int]:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         value = _second_opinion(body, error)
-    if len(body.translate(None, _BLANK)) != len(body):
+    if b" " in body or b"\n" in body or b"\t" in body or b"\r" in body:
         body = _STRING_OR_BLANK.sub(rb"\1", body)
     if type(value) is not list:
         return body + END, 1

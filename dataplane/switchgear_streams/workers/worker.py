@@ -58,7 +58,7 @@ class Worker:
         self.settings = of_worker(settings, index)
         self.index = index
         self.mesh = Mesh(index, sockets, self._lost)
-        self.server = Server(self.handle, Limits(), lambda request: answers.BASE)
+        self.server = Server(self.handle, Limits(), lambda request: answers.BASE, remember_heads=True)
         self.server.shared = True
         self.stop_wanted = asyncio.Event()
         self._stopping = self._stopped = False
