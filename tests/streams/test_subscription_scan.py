@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 
 from switchgear_streams.request import Create
 from switchgear_streams.rules.offsets import mint
-from switchgear_streams.subscriptions import scan
+from switchgear_streams.subscriptions import scan, views
+from switchgear_streams.subscriptions.state import Link, Subscription, restore
 from switchgear_wire.response import Response
 from tests.streams.inside import Inside
 from tests.streams.server import JSON, OCTETS
@@ -71,6 +73,28 @@ async def test_others_get_their_turn_while_all_streams_are_looked_at(inside: Ins
     await task
 
 
+async def test_others_get_their_turn_while_a_subscription_is_shown(inside: Inside) -> None:
+    """And what goes meanwhile is left out."""
+    await fill(inside, [f"e/{number}" for number in range(COUNT)])
+    await subscribe(inside, "e/*")
+    engine = inside.service.engine
+    subscription, turns = engine.subscriptions["s"], 0
+
+    async def other() -> None:
+        nonlocal turns
+        while subscription.links:
+            turns += 1
+            if turns == 4:
+                subscription.links.clear()
+            await asyncio.sleep(0)
+
+    task = asyncio.ensure_future(other())
+    shown = await views.shown(engine, subscription, "")
+    assert turns == 4
+    assert 0 < len(shown["streams"]) < COUNT
+    await task
+
+
 @pytest.mark.parametrize("seed", range(2))
 async def test_what_changes_meanwhile_is_neither_lost_nor_told_from_the_start(inside: Inside, seed: int) -> None:
     chance = random.Random(seed)
@@ -104,6 +128,19 @@ async def test_what_changes_meanwhile_is_neither_lost_nor_told_from_the_start(in
             if done:
                 after.add(name)
 
+    made_durable: dict[bytes, Link] = {}
+    made_links: dict[bytes, Link] = {}
+    create = inside.service.engine.journal.create
+
+    def noted(subscription: Subscription, whole: bytes) -> asyncio.Future[Any]:
+        again = restore([whole], 1)
+        assert again is not None
+        made_durable.update(again.links)
+        made_links.update({key: replace(link) for key, link in subscription.links.items()})
+        return create(subscription, whole)
+
+    inside.service.engine.journal.create = noted  # type: ignore[method-assign]
+
     async def make() -> None:
         await asyncio.sleep(0.05)
         await subscribe(inside, "e/*", streams=["e/0", "e/missing"])
@@ -115,6 +152,7 @@ async def test_what_changes_meanwhile_is_neither_lost_nor_told_from_the_start(in
     engine.catch_up()
     subscription = engine.subscriptions["s"]
     there = {name for name, tail in tails.items() if tail is not None}
+    assert made_durable == made_links, "what was written bit by bit is what was linked"
     assert {key.decode() for key in subscription.links} - {"e/0", "e/missing"} == there - {"e/0"}
     for name in there:
         link, stream = subscription.links[name.encode()], engine.stream(name.encode())

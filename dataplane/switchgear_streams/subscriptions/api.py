@@ -129,17 +129,17 @@ class Api:
                 )
             await engine.caught_up()
             await engine.settled()
-            return _answer(200, views.shown(engine, existing, engine.base_of(existing)))
+            return _answer(200, await views.shown(engine, existing, engine.base_of(existing)))
         if len(engine.subscriptions) >= MAX_SUBSCRIPTIONS:
             raise Refused(429, "TOO_MANY_SUBSCRIPTIONS", f"There are {MAX_SUBSCRIPTIONS} subscriptions; delete some.")
         made = Subscription(name, wanted, self._base(request), engine.store.clock(), secrets.token_hex(8))
         await engine.add(made)
-        return _answer(201, views.shown(engine, made, engine.base_of(made)))
+        return _answer(201, await views.shown(engine, made, engine.base_of(made)))
 
     async def _get(self, request: Request, name: str) -> Response:
         await self._engine.caught_up()
         found = self._find(name)
-        shown = views.shown(self._engine, found, self._engine.base_of(found))
+        shown = await views.shown(self._engine, found, self._engine.base_of(found))
         await self._engine.settled()
         return _answer(200, shown)
 

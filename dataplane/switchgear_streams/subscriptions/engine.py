@@ -152,11 +152,12 @@ class Engine(Watch):
         """Link the streams that there are, at their tails, and make it durable. Raises Refused."""
         explicit = [path.encode() for path in subscription.config.streams]
         changed = self._forming[subscription] = {}
+        written: list[bytes] = []
         self._look()
         try:
-            await self._link_all(subscription, changed)
+            await self._link_all(subscription, changed, written)
             await self.neighbours.watch(subscription, explicit)
-            done = self._add(subscription, explicit, changed)
+            done = self._add(subscription, explicit, changed, written)
         except BaseException:
             self.neighbours.forget(subscription)
             raise
@@ -166,7 +167,7 @@ class Engine(Watch):
         await done
 
     def _add(
-        self, subscription: Subscription, explicit: list[bytes], changed: dict[bytes, None]
+        self, subscription: Subscription, explicit: list[bytes], changed: dict[bytes, None], written: list[bytes]
     ) -> asyncio.Future[Any]:
         """Nothing waits here, so that no stream's first append can fall between links and `create`."""
         if subscription.id in self.subscriptions:  # meanwhile
@@ -177,9 +178,11 @@ class Engine(Watch):
         for key, seen in self.neighbours.items():
             if key not in subscription.links and subscription.globs(key):
                 self._link_found(subscription, key, seen)
+                changed[key] = None
         by_name = {key: self._tail_link(key, True) for key in explicit}
         subscription.links = {**by_name, **subscription.links, **by_name}
-        whole = subscription.snapshot()
+        last = subscription.written({**changed, **by_name})
+        whole = subscription.snapshot((subscription.written(explicit), *written, last))
         if not self.journal.room(len(whole)):
             raise no_room()
         done = self.journal.create(subscription, whole)

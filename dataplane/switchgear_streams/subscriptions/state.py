@@ -134,11 +134,18 @@ class Subscription:
 
     # -- durable form --
 
-    def snapshot(self) -> bytes:
-        """Everything, as one line."""
+    def snapshot(self, links: Iterable[bytes] | None = None) -> bytes:
+        """Everything, as one line. `links`: what `written` made of them, where that was done before."""
         config = {**asdict(self.config), "streams": list(self.config.streams)}
         fixed = {"id": self.id, "config": config, "base": self.base, "created": self.created}
-        return _line({**fixed, "incarnation": self.incarnation, **self._moving(), "l": self._links(self.links)})
+        whole = {**fixed, "incarnation": self.incarnation, **self._moving()}
+        if links is None:
+            return _line({**whole, "l": self._links(self.links)})
+        return b"%b%b]}\n" % (orjson.dumps({**whole, "l": []})[:-2], b",".join(piece for piece in links if piece))
+
+    def written(self, keys: Iterable[bytes]) -> bytes:
+        """The links of `keys`, for `snapshot`: of a key that comes twice, the later one counts."""
+        return orjson.dumps(self._links(keys))[1:-1]
 
     def delta(self, keys: Iterable[bytes]) -> bytes:
         """What changes, with the links of `keys`, as one line."""

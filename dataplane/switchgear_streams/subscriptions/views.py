@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
@@ -19,16 +21,40 @@ MAX_IN_WAKE = 1000
 """Streams that one wake names, those with work first; the rest comes with the next wake."""
 MAX_SHOWN = 10_000
 """Streams that a GET shows."""
+_AT_ONCE = 200
+"""Of these, so many are looked at before others get their turn."""
 
 Snapshot = dict[bytes, tuple[int, int]]
 
 
 def streams(engine: Engine, subscription: Subscription, most: int) -> tuple[list[dict[str, Any]], Snapshot]:
     """Its streams as (JSON values, key → (generation, tail))."""
+    return _streams(engine, subscription, _first(subscription, most))
+
+
+def _first(subscription: Subscription, most: int) -> list[bytes]:
+    """Those with work first."""
+    rest = (key for key in subscription.links if key not in subscription.pending)
+    return list(islice(chain(subscription.pending, rest), most))
+
+
+async def _shown_streams(engine: Engine, subscription: Subscription) -> list[dict[str, Any]]:
+    """As many as a GET shows, each as it is at some moment from now on: others get their turn."""
+    made: list[dict[str, Any]] = []
+    keys = _first(subscription, MAX_SHOWN)
+    for start in range(0, len(keys), _AT_ONCE):
+        if start:
+            await asyncio.sleep(0)
+        made += _streams(engine, subscription, keys[start : start + _AT_ONCE])[0]
+    return made
+
+
+def _streams(
+    engine: Engine, subscription: Subscription, keys: Sequence[bytes]
+) -> tuple[list[dict[str, Any]], Snapshot]:
     made: list[dict[str, Any]] = []
     snapshot: Snapshot = {}
-    rest = (key for key in subscription.links if key not in subscription.pending)
-    for key in islice(chain(subscription.pending, rest), most):
+    for key in keys:
         link = subscription.links.get(key)
         if link is None:
             continue
@@ -59,10 +85,10 @@ def url(base: str, subscription: Subscription) -> str:
     return f"{base}/__ds/subscriptions/{subscription.id}"
 
 
-def shown(engine: Engine, subscription: Subscription, base: str) -> dict[str, Any]:
+async def shown(engine: Engine, subscription: Subscription, base: str) -> dict[str, Any]:
     """The answer to PUT and GET. `base`: the public address of the root."""
     config = subscription.config
-    listed, _ = streams(engine, subscription, MAX_SHOWN)
+    listed = await _shown_streams(engine, subscription)
     made: dict[str, Any] = {
         "id": subscription.id,
         "subscription_id": subscription.id,

@@ -136,8 +136,11 @@ class Watch(ABC):
         stream = one if isinstance(one, Stream) else catalog.unpack_body(one)
         return None if stream.gone or stream.expired(self.store.clock()) else stream
 
-    async def _link_all(self, subscription: Subscription, changed: dict[bytes, None]) -> None:
-        """What its pattern stands for, each at its tail at some moment. What changes meanwhile gets into `changed`."""
+    async def _link_all(self, subscription: Subscription, changed: dict[bytes, None], written: list[bytes]) -> None:
+        """What its pattern stands for, each at its tail at some moment. What changes meanwhile gets into `changed`.
+
+        What can be long is done bit by bit: `written` gets the links as `snapshot` takes them.
+        """
         if subscription.prefix is None:
             return
         wal = self.store.log
@@ -148,6 +151,7 @@ class Watch(ABC):
                     changed[key] = None
                 else:
                     self._link_found(subscription, key, self._found(key))
+            written.append(subscription.written(key for key in found if key in subscription.links))
 
     @staticmethod
     def _link_found(subscription: Subscription, key: bytes, stream: Seen | None) -> None:
