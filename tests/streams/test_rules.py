@@ -302,6 +302,12 @@ def test_blocks_come_back_and_damage_is_noticed(batch: list[Any], chance: random
     assert records.read_block(raw, 0, bytes(16)) is None
 
 
+@given(st.binary(min_size=1, max_size=300), st.integers(0, 1 << 40), st.integers(0, 1 << 40), st.binary(min_size=1))
+def test_the_short_way_writes_the_same_record(key: bytes, generation: int, start: int, payload: bytes) -> None:
+    long = records.encode(records.APPEND, key, generation, start, 11, None, [len(payload)], payload)
+    assert records.encode_append(key, generation, start, 11, payload) == long
+
+
 def test_large_payloads_are_not_copied() -> None:
     payload = bytes(records.COPY_BELOW)
     pieces = records.encode(records.APPEND, b"k", 1, 0, 0, None, [len(payload)], payload)
