@@ -419,6 +419,26 @@ def test_event_stream_keeps_alive_and_ends(database: Database, make_server: Call
 
 
 @one_version
+def test_deleting_a_shape_releases_waiters(database: Database, make_server: Callable[..., ShapesServer]) -> None:
+    """Long-polls learn that it is gone, and not yet of another; event streams just end."""
+    database.execute("CREATE TABLE items (id int PRIMARY KEY, v text)")
+    server = make_server(ELECTRIC_ENABLE_INTEGRATION_TESTING="true", ELECTRIC_LONG_POLL_TIMEOUT="300000").start()
+    client = synced(server)
+    poll = Background(lambda: server.get(table="items", offset=client.offset, handle=client.handle, live="true"))
+    with sse(server, client) as stream:
+        waiting(server, 2)
+        assert server.http.delete(server.shape_url, params={"handle": client.handle}).status_code == 202
+        assert list(stream.iter_lines()) == []
+    refused = poll.result()
+    assert (refused.status_code, refused.json()) == (409, [{"headers": {"control": "must-refetch"}}])
+    assert refused.headers["cache-control"] == "public, max-age=1, must-revalidate"
+    assert "electric-handle" not in refused.headers
+    again = server.get(table="items", offset=client.offset, handle=client.handle, live="true")
+    assert (again.status_code, again.headers["cache-control"]) == (409, "public, max-age=60, must-revalidate")
+    assert again.headers["electric-handle"] != client.handle
+
+
+@one_version
 def test_stopping_releases_waiters(database: Database, make_server: Callable[..., ShapesServer]) -> None:
     """A graceful stop answers long-polls and ends streams instead of cutting them."""
     database.execute("CREATE TABLE items (id int PRIMARY KEY, v text)")

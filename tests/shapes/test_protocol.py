@@ -213,6 +213,52 @@ def test_initial_response(items: ShapesServer) -> None:
     }
 
 
+MODIFIERS: dict[str, dict[str, Any]] = {
+    "char": {"type": "bpchar", "length": 1},
+    "char(5)": {"type": "bpchar", "length": 5},
+    "varchar": {"type": "varchar"},
+    "varchar(3)": {"type": "varchar", "max_length": 3},
+    "varchar(4)[]": {"type": "varchar", "dims": 1, "max_length": 4},
+    "bit(3)": {"type": "bit", "length": 3},
+    "varbit": {"type": "varbit"},
+    "varbit(6)": {"type": "varbit", "length": 6},
+    "numeric": {"type": "numeric"},
+    "numeric(5)": {"type": "numeric", "precision": 5, "scale": 0},
+    "numeric(3,-2)": {"type": "numeric", "precision": 3, "scale": -2},
+    "numeric(4,1)[][]": {"type": "numeric", "dims": 2, "precision": 4, "scale": 1},
+    "time(0)": {"type": "time", "precision": 0},
+    "timetz(2)": {"type": "timetz", "precision": 2},
+    "timestamp(3)": {"type": "timestamp", "precision": 3},
+    "timestamptz(6)": {"type": "timestamptz", "precision": 6},
+    "timestamptz": {"type": "timestamptz"},
+    "interval": {"type": "interval"},
+    "interval(3)": {"type": "interval", "precision": 3},
+    "interval month": {"type": "interval", "fields": "MONTH"},
+    "interval year to month": {"type": "interval", "fields": "YEAR TO MONTH"},
+    "interval day to second(2)": {"type": "interval", "precision": 2, "fields": "DAY TO SECOND"},
+    "interval hour to second": {"type": "interval", "fields": "HOUR TO SECOND"},
+    "short": {"type": "short"},
+    "short[]": {"type": "short", "dims": 1},
+    "pair": {"type": "pair"},
+    '"char"': {"type": "char"},
+    "name": {"type": "name"},
+    "int4range": {"type": "int4range"},
+    "money": {"type": "money"},
+    "date": {"type": "date"},
+}
+
+
+@one_version
+def test_schema_of_types_with_modifiers(database: Database, own_items: ShapesServer) -> None:
+    columns = ", ".join(f"c{number} {text}" for number, text in enumerate(MODIFIERS))
+    database.execute("CREATE DOMAIN short AS varchar(7); CREATE TYPE pair AS (x int, y int)")
+    database.execute(f"CREATE TABLE typed (b int, a int, {columns}, PRIMARY KEY (a, b))")
+    schema = json.loads(own_items.get(table="typed", offset="-1").headers["electric-schema"])
+    assert {text: schema[f"c{number}"] for number, text in enumerate(MODIFIERS)} == MODIFIERS
+    assert schema["a"] == {"type": "int4", "pk_index": 0, "not_null": True}
+    assert schema["b"] == {"type": "int4", "pk_index": 1, "not_null": True}
+
+
 @one_version
 def test_after_the_snapshot(items: ShapesServer) -> None:
     first = items.get(table="items", offset="-1")
