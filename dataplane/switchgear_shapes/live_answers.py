@@ -6,25 +6,19 @@ from switchgear_shapes import answers, errors
 from switchgear_shapes.errors import ShapeError
 from switchgear_shapes.live_requests import KEEPALIVE
 from switchgear_shapes.log.shape import Shape
-from switchgear_shapes.offsets import Offset
+from switchgear_shapes.offsets import END_OF_SNAPSHOT, Offset
 from switchgear_shapes.reading import Reader
 from switchgear_shapes.request import ShapeRequest
 from switchgear_shapes.stack import Stack
 from switchgear_wire import AnyResponse, Request, Response, frame
 
 
-def events_after(
-    reader: Reader, request: Request, base: bytes, sr: ShapeRequest, shape: Shape, offset: Offset
-) -> Response | None:
-    """The log behind `offset` as an event stream that ends there; None when nothing is there. Raises ShapeError."""
-    found = reader.events_after(shape, offset)
-    return None if found is None else events(reader, request, base, sr, shape, *found)
-
-
-def events(
-    reader: Reader, request: Request, base: bytes, sr: ShapeRequest, shape: Shape, body: bytes, end: Offset
-) -> Response:
-    headers = reader.headers(request, base, sr, shape, end, schema=None, content_type=answers.EVENT_STREAM)
+def events(reader: Reader, request: Request, base: bytes, sr: ShapeRequest, shape: Shape, body: bytes) -> Response:
+    """An event stream that ends with `body`. The offset that its headers tell is where it begins: the npm client takes
+    that at once, and what it has received only with the `up-to-date` behind it."""
+    headers = reader.headers(
+        request, base, sr, shape, sr.offset or END_OF_SNAPSHOT, schema=None, content_type=answers.EVENT_STREAM
+    )
     return Response(200, headers, body)
 
 
@@ -59,10 +53,16 @@ class LogAnswerer:
             return self.nothing()
         try:
             if self._sr.live and self._sr.sse:
-                return events_after(reader, self._request, self._base, self._sr, self._shape, self._offset)
+                found = reader.events_after(self._shape, self._offset)
+                return None if found is None else self._events(reader, *found)
             return reader.after(self._request, self._base, self._sr, self._shape, self._offset, self._schema)
         except ShapeError as error:
             return answers.error_response(self._request, self._base, error)
+
+    def _events(self, reader: Reader, found: bytes, end: Offset) -> Response:
+        """More than one answer holds is for a stream, for which the client comes back."""
+        whole = end >= self._shape.log.latest
+        return events(reader, self._request, self._base, self._sr, self._shape, found if whole else KEEPALIVE)
 
     def nothing(self) -> Response:
         stack = self._stack
@@ -73,9 +73,8 @@ class LogAnswerer:
         if self._ahead and self._offset > self._shape.log.latest and self._offset[0] > known.commit_lsn:
             error = errors.invalid("offset", "out of bounds for this shape")
             return answers.error_response(self._request, self._base, error)
-        if self._sr.live and self._sr.sse:  # it has caught up exactly: the client comes back for the stream itself
-            end = max(self._sr.offset or self._offset, self._shape.log.latest)
-            return events(reader, self._request, self._base, self._sr, self._shape, KEEPALIVE, end)
+        if self._sr.live and self._sr.sse:  # it has caught up exactly
+            return events(reader, self._request, self._base, self._sr, self._shape, KEEPALIVE)
         return reader.nothing(self._request, self._base, self._sr, self._shape, self._schema)
 
     def gone(self) -> Response:

@@ -1,11 +1,13 @@
 """A live long-poll and a live event stream, as waiters on a shape.
 
 Each holds one client; what they send is rendered once per shape and position by `Renderer` and shared by all.
+Invariant: an event stream ends of itself only behind an `up-to-date`: the npm client forgets events that none follows.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Protocol
 
@@ -13,10 +15,10 @@ from switchgear_shapes.errors import ShapeError
 from switchgear_shapes.live import Live
 from switchgear_shapes.log.shape import Shape
 from switchgear_shapes.offsets import Offset
-from switchgear_wire import AnyResponse, Deferred, Response, StreamResponse, Writer, frame
+from switchgear_wire import AnyResponse, ClientGone, Deferred, Response, StreamResponse, Writer, frame
 
 MAX_EVENT_BUFFER = 2 * 1024 * 1024
-"""A stream whose client is this far behind is ended; the client comes back with its offset."""
+"""A stream whose client has this much still to take waits for it; what comes meanwhile is read from the log later."""
 KEEPALIVE = b": keep-alive\n\n"
 
 
@@ -85,12 +87,15 @@ class EventSource(Protocol):
 
 
 class EventStream:
-    """Sends every change until its time is over, the shape ends, or the client falls behind or goes away."""
+    """Sends every change until its time is over, the shape ends, or the client goes away."""
 
     __slots__ = (
+        "_behind",
+        "_draining",
         "_ended",
         "_keepalive",
         "_keepalive_seconds",
+        "_late",
         "_live",
         "_source",
         "_timer",
@@ -109,7 +114,11 @@ class EventStream:
         self._live = live
         self._keepalive_seconds = keepalive
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(seconds, self.on_stop)
+        self._timer = loop.call_later(seconds, self._on_time)
+        self._behind = False
+        """Whether more of the log is to be sent before an `up-to-date`."""
+        self._late = False
+        self._draining: asyncio.Future[None] | None = None
         self._keepalive = loop.call_later(keepalive, self._on_quiet)
         self._writer: Writer | None = None
         self._ended = False
@@ -129,24 +138,36 @@ class EventStream:
 
     def on_change(self) -> None:
         writer = self._writer
-        if writer is None or writer.closed:
-            return
-        if writer.buffered > MAX_EVENT_BUFFER:
-            self.end()
-            writer.abort()
+        if writer is None or writer.closed or self._draining is not None:
             return
         try:
             while (found := self._source.events_after(self.shape, self.offset)) is not None:
                 framed, self.offset = found
+                self._behind = self.offset < self.shape.log.latest
                 writer.write_chunk(framed)
                 if writer.buffered > MAX_EVENT_BUFFER:
-                    self.on_stop()
-                    return
+                    self._draining = asyncio.ensure_future(self._drained(writer))
+                    break
         except ShapeError:  # the client comes back, and is told
+            self.on_stop()
+            return
+        if self._late and not self._behind:
             self.on_stop()
             return
         self._keepalive.cancel()
         self._keepalive = asyncio.get_running_loop().call_later(self._keepalive_seconds, self._on_quiet)
+
+    async def _drained(self, writer: Writer) -> None:
+        with contextlib.suppress(ClientGone):
+            await writer.drain()
+        self._draining = None
+        self.on_change()
+
+    def _on_time(self) -> None:
+        if self._behind:
+            self._late = True
+        else:
+            self.on_stop()
 
     def on_drop(self) -> None:
         """The stream ends without a word; the client's next request learns the rest."""
@@ -168,6 +189,8 @@ class EventStream:
             self._ended = True
             self._timer.cancel()
             self._keepalive.cancel()
+            if self._draining is not None:
+                self._draining.cancel()
             self._live.remove(self)
             self.on_end()
 

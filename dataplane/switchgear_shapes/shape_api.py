@@ -19,7 +19,7 @@ from switchgear_shapes.admission import EXISTING, INITIAL, Admission, Permit
 from switchgear_shapes.calls import CACHED_QUERY_BYTES, Answer, Call, close, not_found, parsed, settled, unexpected
 from switchgear_shapes.deletion import delete
 from switchgear_shapes.errors import ShapeError
-from switchgear_shapes.live_answers import Frames, LogAnswerer, events_after
+from switchgear_shapes.live_answers import Frames, LogAnswerer, events
 from switchgear_shapes.live_requests import EventStream, LongPoll
 from switchgear_shapes.log.shape import Shape
 from switchgear_shapes.measures import RequestMeasures
@@ -345,15 +345,19 @@ class ShapeApi:
     def _events(self, call: Call, sr: ShapeRequest, shape: Shape, offset: Offset) -> AnyResponse:
         reader = self._reader
         request, base = call.request, call.base
-        whole = events_after(reader, request, base, sr, shape, offset)
-        if whole is not None:
-            return whole
-        end = max(sr.offset or offset, shape.log.latest)
-        headers = reader.headers(request, base, sr, shape, end, schema=None, content_type=answers.EVENT_STREAM)
-        end = max(offset, shape.log.latest)
+        found = reader.events_after(shape, offset)
+        if found is not None and found[1] >= shape.log.latest:
+            return events(reader, request, base, sr, shape, found[0])
+        # Where the client is: nothing lies between that and the end, or what does is sent first.
+        begin, shown = offset, sr.offset or offset
+        if found is None:
+            begin, shown = max(begin, shape.log.latest), max(shown, shape.log.latest)
+        headers = reader.headers(request, base, sr, shape, shown, schema=None, content_type=answers.EVENT_STREAM)
         permit = self.admission.enter(EXISTING)
         settings = self._settings
-        stream = EventStream(shape, end, Frames(reader), self._stack.live, settings.sse_timeout, settings.sse_keepalive)
+        stream = EventStream(
+            shape, begin, Frames(reader), self._stack.live, settings.sse_timeout, settings.sse_keepalive
+        )
         stream.on_end = permit.leave
         response: StreamResponse = stream.response(200, headers)
         return response

@@ -141,6 +141,25 @@ def test_a_shape_in_node(database: Database, server: ShapesServer, mode: str) ->
         client.close()
 
 
+def test_more_events_than_one_answer_has(database: Database, make_server: Callable[..., ShapesServer]) -> None:
+    """The client forgets events that no up-to-date follows: a stream must not end before it."""
+    database.execute("CREATE TABLE things (id int PRIMARY KEY, big int8, v text)")
+    server = make_server(ELECTRIC_SHAPE_CHUNK_BYTES_THRESHOLD="3MB").start()
+    client = NodeClient(server, "things", "sse")
+    try:
+        client.wait(lambda: client.rows == [], "the empty shape")
+        server.wait(lambda: server.metric("switchgear_live_waiters") == 1, 30, "the stream")
+        database.execute("INSERT INTO things SELECT g, g, repeat('x', 4000) FROM generate_series(1, 4000) g")
+        client.wait(lambda: bool(client.rows), "rows", 60)
+        database.execute("INSERT INTO things VALUES (0, 0, 'last')")
+        client.wait(lambda: bool(client.rows) and client.rows[0]["id"] == 0, "the last row", 60)
+        assert client.rows is not None
+        assert len(client.rows) == 4001
+        assert len(client.operations) == 4001
+    finally:
+        client.close()
+
+
 def test_errors_reach_the_client(database: Database, server: ShapesServer) -> None:
     client = NodeClient(server, "missing")
     try:
