@@ -20,6 +20,7 @@ from switchgear_shapes.creation_state import Creation, NotPlaced, SessionWatch, 
 from switchgear_shapes.definition import Definition
 from switchgear_shapes.errors import snapshot_failed
 from switchgear_shapes.filling import Filling
+from switchgear_shapes.flushing import flushed
 from switchgear_shapes.ingest import Ingest
 from switchgear_shapes.log.shape import Shape
 from switchgear_shapes.log.store import Store
@@ -54,6 +55,7 @@ class Creator:
         ingest: Ingest,
         steps: Steps,
         snapshots: Pool,
+        admin: Pool,
         publication: Publication,
         partitions: Partitions,
         threshold: int,
@@ -63,6 +65,7 @@ class Creator:
         self._ingest = ingest
         self._steps = steps
         self._snapshots = snapshots
+        self._admin = admin
         self._publication = publication
         self._threshold = threshold
         self._tasks: set[asyncio.Task[None]] = set()
@@ -322,10 +325,11 @@ class Creator:
                 )
             except TimeoutError:
                 raise snapshot_failed("The database did not begin a snapshot in time") from None
-            seen, lsn, stamp = rows[0]
+            seen, lsn, stamp, on_disk = rows[0]
             if stamp != creation.relation.stamp:
                 raise SchemaChanged
             mark = SnapshotMark.parse(seen or "", parse_lsn(lsn or ""))
+            await flushed(mark, on_disk, self._admin)
             if await placed(mark):
                 self.transactions += 1
                 return

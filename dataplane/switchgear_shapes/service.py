@@ -79,7 +79,7 @@ class Service:
         self.live = Live()
         self.catalog = Catalog(self._admin)
         self.stored_generated = False
-        self.subsets = Subsets(self._snapshots)
+        self.subsets = Subsets(self._snapshots, self._admin)
         self._cache = answers.CacheRules(settings.cache_max_age, settings.cache_stale_age, settings.sse_timeout)
         self._reader: Reader | None = None
         self._standby = Standby(settings, self._cache, self._cursor, self.live)

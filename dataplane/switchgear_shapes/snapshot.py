@@ -102,7 +102,8 @@ def begin_text(relation: Relation, table: str, lock_seconds: int, statement_seco
     settings = "".join(f"SET LOCAL {name} = {literal(value)};" for name, value in own.items())
     return (
         f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;{settings}LOCK TABLE {table} IN ACCESS SHARE MODE;"
-        f"SELECT pg_current_snapshot(), pg_current_wal_insert_lsn(), {stamp_expression(str(relation.oid))}"
+        f"SELECT pg_current_snapshot(), pg_current_wal_insert_lsn(), {stamp_expression(str(relation.oid))},"
+        " pg_current_wal_flush_lsn()"
     )
 
 

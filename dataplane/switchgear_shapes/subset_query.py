@@ -20,6 +20,7 @@ import orjson
 
 from switchgear_shapes.definition import Definition
 from switchgear_shapes.errors import ShapeError, database_unreachable, snapshot_failed
+from switchgear_shapes.flushing import flushed
 from switchgear_shapes.postgres.pool import Pool, PoolTimeout
 from switchgear_shapes.postgres.session import ConnectionLost, PostgresError, Session
 from switchgear_shapes.relations import Relation
@@ -78,8 +79,9 @@ class SubsetQuery:
 class Subsets:
     """Runs subset queries on the pool of the snapshots."""
 
-    def __init__(self, snapshots: Pool) -> None:
+    def __init__(self, snapshots: Pool, admin: Pool) -> None:
         self._snapshots = snapshots
+        self._admin = admin
         self._turns = asyncio.Semaphore(max(1, snapshots.size // 2))
         self.running = 0
         self.queries = 0
@@ -92,7 +94,7 @@ class Subsets:
 
         Raises ShapeError, TableChanged.
         """
-        run = _Run(query, headers)
+        run = _Run(query, headers, self._admin)
         task = asyncio.ensure_future(self._run(run))
         task.add_done_callback(run.ended)
 
@@ -128,8 +130,9 @@ class Subsets:
 class _Run:
     """One query's life, owned by a task: whatever happens to the request, the session is left in order."""
 
-    def __init__(self, query: SubsetQuery, headers: bytes) -> None:
+    def __init__(self, query: SubsetQuery, headers: bytes, admin: Pool) -> None:
         loop = asyncio.get_running_loop()
+        self._admin = admin
         self._query = query
         self._headers = headers
         self.response: asyncio.Future[AnyResponse] = loop.create_future()
@@ -188,10 +191,12 @@ class _Run:
             rows = await session.query_limited(begin, MARK_SECONDS)
         except TimeoutError:
             raise snapshot_failed("The database did not begin a snapshot in time") from None
-        seen, position, stamp = rows[0]
+        seen, position, stamp, on_disk = rows[0]
         if stamp != query.relation.stamp:
             raise TableChanged
-        return SnapshotMark.parse(seen or "", parse_lsn(position or ""))
+        mark = SnapshotMark.parse(seen or "", parse_lsn(position or ""))
+        await flushed(mark, on_disk, self._admin)
+        return mark
 
     async def _stream(self, writer: Writer, head: bytes, first: bytes, blocks: AsyncIterator[list[bytes]]) -> None:
         try:

@@ -84,6 +84,7 @@ class Writing:
             self.ingest,
             self.steps,
             snapshots,
+            admin,
             publication,
             self.partitions,
             settings.chunk_bytes_threshold,

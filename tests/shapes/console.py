@@ -6,6 +6,7 @@ the stream all that it changes.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -56,9 +57,17 @@ class Console:
         ACTS[name](self, table)
         return self.done[-1]
 
-    def touch(self, table: str) -> None:
+    def write(self, table: str) -> None:
         """Rows that come and rows that change."""
-        self._run(WRITES[table].format(n=next(self._numbers)))
+        self._database.execute(self._rows(table))
+
+    def touch(self, table: str) -> None:
+        """The same, if what the publication and the table are now lets anybody."""
+        with contextlib.suppress(psycopg.errors.ObjectNotInPrerequisiteState, psycopg.errors.InvalidColumnReference):
+            self._run(self._rows(table))
+
+    def _rows(self, table: str) -> str:
+        return WRITES[table].format(n=next(self._numbers))
 
     def _run(self, *statements: str) -> None:
         """Each in a transaction of its own; what others are in the way of is tried again."""
@@ -73,8 +82,6 @@ class Console:
                     assert time.monotonic() < deadline, statement
                 except (psycopg.errors.UndefinedObject, psycopg.errors.DuplicateObject):
                     break  # the server was quicker to mend it
-                except psycopg.errors.ObjectNotInPrerequisiteState:
-                    break  # what the publication and the table are now does not let anybody write this
 
     def _publication(self) -> str | None:
         with self._database.connect() as connection:

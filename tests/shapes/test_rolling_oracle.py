@@ -186,7 +186,7 @@ def settle(database: Database, console: Console, pair: Pair, clients: list[Lenie
     for table in TABLES:
         # A new shape has the table looked at.
         pair.active.wait(lambda t=table: pair.active.get(table=t, offset="-1").status_code == 200, 60, table)  # type: ignore[misc]
-        console.touch(table)
+        console.write(table)
     deadline = time.monotonic() + 60
     with database.connect() as connection:
         for client in clients:
@@ -201,7 +201,7 @@ def settle(database: Database, console: Console, pair: Pair, clients: list[Lenie
         for client in clients:
             client.lenient = False
         for table in TABLES:
-            console.touch(table)
+            console.write(table)
         quiet(connection, clients)
         assert [client.restarts for client in clients] == before, console.done
         for client in clients:

@@ -53,7 +53,7 @@ class Placing:
             rows = await session.query_limited(statements, PASS_SECONDS)
         except TimeoutError:
             raise snapshot_failed("The database did not begin a snapshot in time") from None
-        seen, lsn, stamp = rows[0]
+        seen, lsn, stamp, _ = rows[0]  # what is used has come by the stream, and that is on Postgres' disk
         fits = stamp == relation.stamp
         if strict and not fits:
             self._catalog.forget(relation.schema, relation.name)
