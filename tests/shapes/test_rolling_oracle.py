@@ -145,7 +145,7 @@ class Tireless(Writer):
         super().write(connection)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("seed", "count", "rounds"), [(1, 12, 4), pytest.param(2, 24, ROUNDS, marks=LONG)])
 def test_whatever_is_done_behind_the_back(
     database: Database, make_server: Callable[..., ShapesServer], seed: int, count: int, rounds: int
