@@ -18,7 +18,8 @@ from switchgear_shapes.offsets import Offset
 from switchgear_wire import AnyResponse, ClientGone, Deferred, Response, StreamResponse, Writer, frame
 
 MAX_EVENT_BUFFER = 2 * 1024 * 1024
-"""A stream whose client has this much still to take waits for it; what comes meanwhile is read from the log later."""
+"""A stream whose client has this much still to take, or is to get more at once, goes on at the client's pace."""
+PIECE_BYTES = 262_144
 KEEPALIVE = b": keep-alive\n\n"
 
 
@@ -144,27 +145,36 @@ class EventStream:
             while (found := self._source.events_after(self.shape, self.offset)) is not None:
                 framed, self.offset = found
                 self._behind = self.offset < self.shape.log.latest
-                writer.write_chunk(framed)
-                if writer.buffered > MAX_EVENT_BUFFER:
-                    self._draining = asyncio.ensure_future(self._drained(writer))
+                if writer.buffered + len(framed) > MAX_EVENT_BUFFER:
+                    self._draining = asyncio.ensure_future(self._send(writer, framed))
                     break
+                writer.write_chunk(framed)
         except ShapeError:  # the client comes back, and is told
             self.on_stop()
             return
-        if self._late and not self._behind:
+        if self._late and not self._unfinished:
             self.on_stop()
             return
         self._keepalive.cancel()
         self._keepalive = asyncio.get_running_loop().call_later(self._keepalive_seconds, self._on_quiet)
 
-    async def _drained(self, writer: Writer) -> None:
+    async def _send(self, writer: Writer, framed: bytes) -> None:
+        """In pieces, as the client takes them: all that wait hold the same frame, and little of their own."""
+        body = memoryview(framed)[framed.index(b"\r\n") + 2 : -2]
         with contextlib.suppress(ClientGone):
+            for start in range(0, len(body), PIECE_BYTES):
+                await writer.drain()
+                writer.write(bytes(body[start : start + PIECE_BYTES]))
             await writer.drain()
         self._draining = None
         self.on_change()
 
+    @property
+    def _unfinished(self) -> bool:
+        return self._behind or self._draining is not None
+
     def _on_time(self) -> None:
-        if self._behind:
+        if self._unfinished:
             self._late = True
         else:
             self.on_stop()
@@ -179,7 +189,7 @@ class EventStream:
             self._writer.finish()
 
     def _on_quiet(self) -> None:
-        if self._writer is not None and not self._writer.closed:
+        if self._writer is not None and not self._writer.closed and self._draining is None:
             self._writer.write_chunk(_KEEPALIVE_FRAME)
         self._keepalive = asyncio.get_running_loop().call_later(self._keepalive_seconds, self._on_quiet)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
@@ -445,6 +446,27 @@ def test_a_slow_reader_of_events_gets_them_up_to_the_end(
     assert taken.count(b'"operation":"insert"') == 4000
     assert taken.count(b'"control":"up-to-date"') == 1
     assert taken.endswith(b"}}\n\n\r\n0\r\n\r\n")
+
+
+@one_version
+def test_slow_readers_of_events_hold_little_memory(
+    database: Database, make_server: Callable[..., ShapesServer]
+) -> None:
+    """A burst that nobody takes is not kept once for each of them."""
+    database.execute("CREATE TABLE items (id int PRIMARY KEY, v text)")
+    server = make_server().start()
+    client, other = synced(server), synced(server)
+    path = f"/v1/shape?table=items&offset={client.offset}&handle={client.handle}&live=true&live_sse=true"
+    with contextlib.ExitStack() as stack:
+        for _ in range(40):
+            sock = stack.enter_context(socket.socket())
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.connect(("127.0.0.1", server.port))
+            sock.sendall(f"GET {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+        waiting(server, 40)
+        database.execute("INSERT INTO items SELECT g, repeat('x', 4000) FROM generate_series(1, 2300) g")
+        server.wait(lambda: bool(other.sync() or other.rows), 40, "the rows")
+        assert server.metric("process_resident_memory_bytes") < 250_000_000
 
 
 @one_version
