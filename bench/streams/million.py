@@ -28,6 +28,7 @@ import httpx
 
 from bench.streams.servers import CLIENT_CORE, OURS, Running, launch
 from switchgear_streams import catalog, recovery, segments
+from switchgear_streams.checkpoint import CATALOG_TIMES
 from switchgear_streams.disk import Disk
 from switchgear_streams.pieces import Pieces
 from switchgear_streams.stream import Stream
@@ -273,7 +274,7 @@ class Crowd:
         path = self.folder / "data" / catalog.file_name(index)
         whole = path.read_bytes()
         alive = catalog.load(Pieces(lambda length, offset: whole[offset : offset + length], len(whole)), index).streams
-        most = 3 * sum(map(len, alive.values())) + 16 * 1_048_576  # type: ignore[arg-type]
+        most = int(CATALOG_TIMES * sum(map(len, alive.values()))) + 16 * 1_048_576  # type: ignore[arg-type]
         with path.open("ab") as file:
             for _ in range(-(-most // len(whole)) - 1):
                 file.write(whole)

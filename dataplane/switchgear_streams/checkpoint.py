@@ -35,7 +35,9 @@ _RETRY = 5.0
 # After a checkpoint that squeezed, the next one that is only for squeezing waits so many times as long as it took.
 _REST = 4
 _PACKED_AT_ONCE = 200
-# The catalogue is written anew when it is this large and more than three times what is alive in it.
+# The catalogue is written anew when it has so many times what is alive in it, and this many bytes more: the more there
+# may be, the less often it is written, and the longer a start takes that reads all of it.
+CATALOG_TIMES = 2.5
 _CATALOG_SLACK = 16 * 1_048_576
 
 
@@ -163,7 +165,7 @@ class Checkpointer:
     @property
     def _rewrites(self) -> bool:
         """Is it time for a new catalogue?"""
-        return self._packer.catalog.size > 3 * self._packer.catalog.alive + _CATALOG_SLACK
+        return self._packer.catalog.size > CATALOG_TIMES * self._packer.catalog.alive + _CATALOG_SLACK
 
     async def _pack_idle(self) -> None:
         """A new catalogue takes every idle stream as bytes: make them in batches, not while the loop stands still."""
