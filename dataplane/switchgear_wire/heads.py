@@ -18,6 +18,9 @@ MAX_FIELDS = 2048
 """Bytes of a request's header fields that may be remembered."""
 MAX_RECEIVED = 16_384
 """What is received in one go is looked at if it is not larger: mostly it is one small request."""
+PATIENCE = 16
+"""When nothing was known so often in a row on a connection, only one in so many receipts is looked at: its client may
+send something new with each request."""
 _MOST = 512
 """So many at least, and twice as many at most, are remembered."""
 _TURN = 60.0

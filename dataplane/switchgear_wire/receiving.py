@@ -15,7 +15,7 @@ import httptools
 from switchgear_wire.answers import closing, error_response
 from switchgear_wire.errors import HttpError
 from switchgear_wire.handover import Arrival, Kept
-from switchgear_wire.heads import MAX_RECEIVED, Heads, plain
+from switchgear_wire.heads import MAX_RECEIVED, PATIENCE, Heads, plain
 from switchgear_wire.request import Lease, Request
 from switchgear_wire.sending import MAX_DISCARDED, Sending
 
@@ -45,6 +45,7 @@ class Receiving(Sending):
         "_landed",
         "_landing",
         "_lingering",
+        "_misses",
         "_moving",
         "_ordinary",
         "_parser",
@@ -74,6 +75,8 @@ class Receiving(Sending):
         self._in_head = True
         self._ordinary = True
         """Whether the parser takes every message as if it were the first: none so far was the last."""
+        self._misses = 0
+        """How often in a row nothing that was received was known."""
         self._head_bytes = 0
         """Bytes that were received of a head, or around the pieces of a body since its last one."""
         self._discarded = 0
@@ -113,7 +116,11 @@ class Receiving(Sending):
         self._head_bytes += len(data)
         try:
             if heads is not None and begins and self._ordinary and len(data) <= MAX_RECEIVED and self.arrival is None:
-                self._feed_unknown(bytes(data), heads)
+                self._misses += 1
+                if self._misses <= PATIENCE or not self._misses % PATIENCE:
+                    self._feed_unknown(bytes(data), heads)
+                else:
+                    self._parser.feed_data(data)
             else:
                 self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -156,7 +163,7 @@ class Receiving(Sending):
             request = Request(self, self.peer)
             request.whole(*line, fields, data[end:stop])
             self._queue.append(request)
-            self._head_bytes = 0
+            self._head_bytes = self._misses = 0
             at = stop
         if at < size:
             self._parser.feed_data(data[at:] if at else data)

@@ -18,7 +18,7 @@ import switchgear_edge
 from switchgear_wire import AnyResponse, BodyBroken, Limits, Request, Response, Server
 from switchgear_wire import heads as heads_module
 from switchgear_wire.connection import Connection
-from switchgear_wire.heads import MAX_FIELDS, MAX_RECEIVED, Heads, plain
+from switchgear_wire.heads import MAX_FIELDS, MAX_RECEIVED, PATIENCE, Heads, plain
 
 LINES = (
     b"GET /a HTTP/1.1\r\n",
@@ -278,6 +278,29 @@ async def test_what_frames_a_message_otherwise_always_goes_to_the_parser(
 ) -> None:
     sent = LINES[0] + fields
     assert await count(sent) == [len(sent)] * 5
+
+
+async def test_a_connection_whose_fields_are_always_new_is_seldom_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[bytes] = []
+    find = Heads.find
+
+    def noted(held: Heads, raw: bytes) -> Any:
+        looked.append(raw)
+        return find(held, raw)
+
+    monkeypatch.setattr(Heads, "find", noted)
+    handled: list[Any] = []
+    to = server(handled, True)
+    made = Connection(to)
+    made.connection_made(cast("asyncio.Transport", Wire(made)))
+    for number in range(10 * PATIENCE):
+        made._receive(memoryview(LINES[0] + b"x: %d\r\n\r\n" % number))
+    assert len(handled) == 10 * PATIENCE
+    assert PATIENCE <= len(looked) <= PATIENCE + 10
+    for _ in range(4 * PATIENCE):  # the same again and again is found out, and from then on all is looked at
+        made._receive(memoryview(LINES[0] + FIELDS[0]))
+    assert len(handled) == 14 * PATIENCE
+    assert made._misses == 0
 
 
 async def test_a_large_receipt_goes_to_the_parser() -> None:
