@@ -97,9 +97,8 @@ class Metrics:
                 lambda kind=kind: admission.rejected[kind],  # type: ignore[misc]
                 kind=kind,
             )
-            for name in ("acquire", "reject"):
-                limit = self.registry.gauge(f"electric_admission_control_{name}_limit", "How many may wait", kind=kind)
-                limit.set(admission.limits[kind])
+            for name in ("electric_admission_control_acquire_limit", "electric_admission_control_reject_limit"):
+                self.registry.gauge(name, "How many may wait", kind=kind).set(admission.limits[kind])
 
     def watch_live(self, live: Live) -> None:
         gauge = self.registry.gauge

@@ -26,6 +26,7 @@ QUIRKS = {
     "enums by their text never match in the stream": "enum columns only through `::text`, and then never in the stream",
     "`name` is taken for an array": "`name` looks like an array",
     "LIMIT in a subquery is ignored": "`LIMIT` in a subquery is ignored",
+    "events end without an up-to-date": "an event stream that finds data ends behind the first chunk of it",
     "secrets by plain equality": "compares secrets with plain equality",
     "two shapes for one meaning": "`a = 1` and `a = $1` are two shapes",
     "one byte too much is acknowledged": "acknowledges one byte more than it has",
