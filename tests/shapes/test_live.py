@@ -370,7 +370,7 @@ def test_events_for_a_client_that_was_ahead(
 ) -> None:
     """As after a hand-over: what it waited for comes as events. It could not read anything else, and would lose it."""
     database.execute("CREATE TABLE items (id int PRIMARY KEY, v text); CREATE TABLE other (id int PRIMARY KEY, v text)")
-    server = make_server(ELECTRIC_LONG_POLL_TIMEOUT="4s" if exactly else "60s").start()
+    server = make_server(ELECTRIC_LONG_POLL_TIMEOUT="8s" if exactly else "60s").start()
     client = synced(server)
     synced(server, table="other")
     with database.connect() as connection:

@@ -149,14 +149,14 @@ def test_who_left_before_a_snapshot_began_keeps_no_file_open(
     connections = server.metric("switchgear_http_connections")
     with database.connect(autocommit=False) as holder:
         holder.execute("LOCK TABLE items IN ACCESS EXCLUSIVE MODE")
-        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as sock:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as sock:
             sock.sendall(b"GET /v1/shape?table=items&offset=-1 HTTP/1.1\r\nhost: x\r\n\r\n")
-            server.wait(lambda: server.metric("switchgear_snapshots_running") == 1, 20, "the request to wait")
-        server.wait(lambda: server.metric("switchgear_http_connections") <= connections, 20, "its connection's end")
+            server.wait(lambda: server.metric("switchgear_snapshots_running") == 1, 60, "the request to wait")
+        server.wait(lambda: server.metric("switchgear_http_connections") <= connections, 60, "its connection's end")
         holder.rollback()
     server.wait(lambda: server.metric("switchgear_snapshots_running") == 0, 60, "the snapshot")
     assert server.http.delete(server.shape_url, params={"table": "items"}).status_code == 202
-    server.wait(lambda: not deleted_files(server), 20, "no file that is open though it is deleted")
+    server.wait(lambda: not deleted_files(server), 60, "no file that is open though it is deleted")
     assert httpx.get(f"{server.url}/live").status_code == 200
 
 
