@@ -57,17 +57,10 @@ class Console:
         ACTS[name](self, table)
         return self.done[-1]
 
-    def write(self, table: str) -> None:
-        """Rows that come and rows that change."""
-        self._database.execute(self._rows(table))
-
     def touch(self, table: str) -> None:
-        """The same, if what the publication and the table are now lets anybody."""
+        """Rows that come and rows that change, if what the publication and the table are now lets anybody write."""
         with contextlib.suppress(psycopg.errors.ObjectNotInPrerequisiteState, psycopg.errors.InvalidColumnReference):
-            self._run(self._rows(table))
-
-    def _rows(self, table: str) -> str:
-        return WRITES[table].format(n=next(self._numbers))
+            self._run(WRITES[table].format(n=next(self._numbers)))
 
     def _run(self, *statements: str) -> None:
         """Each in a transaction of its own; what others are in the way of is tried again."""

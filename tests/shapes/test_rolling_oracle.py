@@ -182,27 +182,50 @@ def test_whatever_is_done_behind_the_back(
 
 
 def settle(database: Database, console: Console, pair: Pair, clients: list[Lenient]) -> None:
-    """All comes right by itself, and from there on nothing is missed and nothing begins anew."""
-    for table in TABLES:
-        # A new shape has the table looked at.
-        pair.active.wait(lambda t=table: pair.active.get(table=t, offset="-1").status_code == 200, 60, table)  # type: ignore[misc]
-        console.write(table)
-    deadline = time.monotonic() + 60
+    """All comes right by itself, and from there on nothing is missed and nothing begins anew.
+
+    The stream tells nothing of a table that left the publication: until all tables were looked at, a shape may have
+    begun anew in time for what was written before, and miss what comes. That takes a minute at most.
+    """
+    deadline = time.monotonic() + 120
     with database.connect() as connection:
-        for client in clients:
-            client.server = pair.active
-            while client.sync() or rows_of(client) != (want := expected(connection, client.params)):
-                assert time.monotonic() < deadline, (
-                    f"after {console.done}\n{client.params}\n{rows_of(client)}\nbut SELECT gives\n{want}\n"
-                    f"{pair.active.log()[-4000:]}"
-                )
-                time.sleep(0.1)
-        before = [client.restarts for client in clients]
-        for client in clients:
-            client.lenient = False
-        for table in TABLES:
-            console.write(table)
-        quiet(connection, clients)
-        assert [client.restarts for client in clients] == before, console.done
-        for client in clients:
-            client.lenient = True
+        while True:
+            for table in TABLES:
+                # A new shape has the table looked at.
+                pair.active.wait(lambda t=table: pair.active.get(table=t, offset="-1").status_code == 200, 60, table)  # type: ignore[misc]
+                console.touch(table)
+            comes_right(connection, console, pair, clients)
+            try:
+                stays_right(connection, console, clients)
+            except AssertionError as error:
+                if time.monotonic() > deadline:
+                    raise AssertionError(f"{error}\nafter {console.done}\n{pair.active.log()[-8000:]}") from error
+                for client in clients:
+                    client.restart(None)  # it took a part of an answer
+            else:
+                return
+
+
+def comes_right(connection: psycopg.Connection[Any], console: Console, pair: Pair, clients: list[Lenient]) -> None:
+    deadline = time.monotonic() + 90
+    for client in clients:
+        client.lenient = True
+        client.server = pair.active
+        while client.sync() or rows_of(client) != (want := expected(connection, client.params)):
+            assert time.monotonic() < deadline, (
+                f"after {console.done}\n{client.params}\n{rows_of(client)}\nbut SELECT gives\n{want}\n"
+                f"{pair.active.log()[-4000:]}"
+            )
+            time.sleep(0.1)
+
+
+def stays_right(connection: psycopg.Connection[Any], console: Console, clients: list[Lenient]) -> None:
+    before = [client.restarts for client in clients]
+    for client in clients:
+        client.lenient = False
+    for table in TABLES:
+        console.touch(table)
+    quiet(connection, clients)
+    assert [client.restarts for client in clients] == before, console.done
+    for client in clients:
+        client.lenient = True
