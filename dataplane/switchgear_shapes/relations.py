@@ -85,6 +85,8 @@ class Relation:
     """Of the Postgres that said so, as `server_version_num` (150004)."""
     deferrable: bool = False
     """Whether the primary key may be violated within a transaction."""
+    whole: bool = True
+    """Whether our role may read all columns, and so may lock the table."""
     file: int = 0
     """The file with the rows, which is another one when they were all written anew; 0 for partitioned tables."""
 
@@ -149,7 +151,7 @@ SELECT c.oid::int8, n.nspname, c.relname, c.relkind, c.relreplident,
        CASE WHEN NOT EXISTS (SELECT FROM pg_catalog.pg_attribute p WHERE p.attrelid = c.oid AND p.attnum > 0
          AND p.attnum < a.attnum AND NOT p.attisdropped) THEN {stamp} END,
        current_setting('server_version_num'),
-       c.relfilenode::int8, a.xmin::text, NOT i.indimmediate
+       c.relfilenode::int8, a.xmin::text, NOT i.indimmediate, has_table_privilege(c.oid, 'SELECT')
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -266,6 +268,7 @@ def _relation(oid: int, rows: list[Row]) -> Relation:
         stamp=first[18] or "",
         server_version=int(first[19] or 0),
         deferrable=first[22] == "t",
+        whole=first[23] == "t",
         file=int(first[20] or 0),
     )
 

@@ -86,6 +86,10 @@ _OWN_SETTINGS = DISPLAY_SETTINGS | {
 }
 
 
+_MOMENT = "pg_current_snapshot(), pg_current_wal_insert_lsn()"
+_FLUSHED = "pg_current_wal_flush_lsn()"
+
+
 def begin_statements(definition: Definition, relation: Relation, lock_seconds: int, statement_seconds: int = 0) -> str:
     """Open the transaction and hold the table's schema still before the snapshot is taken.
 
@@ -100,10 +104,21 @@ def begin_text(relation: Relation, table: str, lock_seconds: int, statement_seco
     if relation.server_version >= TRANSACTION_TIMEOUT_VERSION:
         own["transaction_timeout"] = "0"
     settings = "".join(f"SET LOCAL {name} = {literal(value)};" for name, value in own.items())
+    begin = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;{settings}"
+    stamp = stamp_expression(str(relation.oid))
+    if relation.whole or relation.kind == "p":
+        locked = f"LOCK TABLE {table} IN ACCESS SHARE MODE;"
+        return f"{begin}{locked}SELECT {_MOMENT}, {stamp}, {_FLUSHED}"
+    # Postgres lets nobody lock a table who may read some columns only, but a query locks it as well: after the snapshot
+    # was taken. The functions see what was committed before the lock: was it rewritten in between, or another table
+    # given its name, there is no stamp. A rewritten table would look empty.
+    name = literal(quote_relation(relation.schema, relation.name))
     return (
-        f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;{settings}LOCK TABLE {table} IN ACCESS SHARE MODE;"
-        f"SELECT pg_current_snapshot(), pg_current_wal_insert_lsn(), {stamp_expression(str(relation.oid))},"
-        " pg_current_wal_flush_lsn()"
+        f"{begin}SELECT {_MOMENT},"  # noqa: S608 - names are quoted
+        f" CASE WHEN pg_relation_filenode(t.oid) = t.relfilenode AND to_regclass({name}) = t.oid THEN {stamp} END,"
+        f" {_FLUSHED}"
+        f" FROM (SELECT count(*) FROM (SELECT FROM {table} LIMIT 0) rows) locked"
+        f" LEFT JOIN pg_class t ON t.oid = {relation.oid:d}"
     )
 
 

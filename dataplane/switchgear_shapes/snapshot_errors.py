@@ -15,6 +15,7 @@ log = logging.getLogger("switchgear.shapes.creation")
 
 _INSUFFICIENT_PRIVILEGE = "42501"
 _LOCK_NOT_AVAILABLE = "55P03"
+_DENIED = "permission denied for table "
 _DATA_EXCEPTION = "22"
 """A class of codes, such as a division by zero."""
 _GONE = frozenset({"42P01", "3F000", "42703"})
@@ -40,6 +41,11 @@ def not_allowed(message: str) -> ShapeError:
     text = f"Unable to create initial snapshot: {message}"
     if "row-level security" in message:
         text += "; the stream would tell of all rows: give the role of DATABASE_URL BYPASSRLS, or the table's ownership"
+    elif message.startswith(_DENIED):
+        text += (
+            f"; run GRANT SELECT ON {message.removeprefix(_DENIED)} TO the role of DATABASE_URL, or"
+            " GRANT SELECT (columns) for the columns of the shape, of its key and of its filters"
+        )
     return snapshot_failed(text)
 
 

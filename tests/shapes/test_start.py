@@ -211,7 +211,10 @@ def test_manual_publishing(items: Database, make_server: Callable[..., ShapesSer
     items.execute(f"ALTER PUBLICATION {PUBLICATION} ADD TABLE items")
     assert refused() == 'Database table "public.items" does not have its replica identity set to FULL'
     items.execute("ALTER TABLE items REPLICA IDENTITY FULL")
-    assert refused() == "Unable to create initial snapshot: permission denied for table items"
+    assert refused() == (
+        "Unable to create initial snapshot: permission denied for table items; run GRANT SELECT ON items TO the role"
+        " of DATABASE_URL, or GRANT SELECT (columns) for the columns of the shape, of its key and of its filters"
+    )
     items.execute(f"GRANT SELECT ON items TO {role}")
     client = synced(server)
     items.execute("INSERT INTO items VALUES (2, 'b')")

@@ -97,7 +97,9 @@ def step_statement(definition: Definition, relation: Relation, plan: Plan, handl
     prefix = _unused_prefix(relation)
     names = [quote(f"{prefix}{at}") for at in range(len(plan.conditions))]
     earlier = list(names)
-    inner = ["*"]
+    where = definition.where
+    used = {*definition.columns, *definition.key_columns, *definition.hidden_columns, *(where.columns if where else ())}
+    inner = [quote(name) for name in sorted(used)]
     touched = []
     for at, name in enumerate(names):
         inner.append(f"{condition_sql(plan, at, plain_sql)} AS {name}")
