@@ -250,12 +250,13 @@ class Creator:
         filling = Filling(creation.shape, self._store, self._threshold)
         try:
             await filling.take(session, watch.seen)
-            if filling.small:
+            small = filling.small
+            if small:
                 filling.finish_small(partial(self._made, creation))
         except BaseException:
             filling.close()
             raise
-        if filling.small:
+        if small:
             filling.close()
         else:
             self._run(self._finish(creation, filling))

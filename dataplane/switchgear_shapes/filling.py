@@ -68,6 +68,7 @@ class Filling:
 
     @property
     def small(self) -> bool:
+        """Whether all rows, without the last line, go through the write-ahead log."""
         return self._position in (0, len(self._kept))
 
     def finish_small(self, durable: Callable[[], None]) -> None:
