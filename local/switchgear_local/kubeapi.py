@@ -180,7 +180,8 @@ def _served(api: KubeApi, crd: Mapping[str, Any]) -> bool:
 
 
 def _established(crd: Object | None) -> bool:
-    conditions = (crd or {}).get("status", {}).get("conditions", [])
+    # A definition that is very new has `null` there.
+    conditions = (crd or {}).get("status", {}).get("conditions") or []
     return any(c["type"] == "Established" and c["status"] == "True" for c in conditions)
 
 

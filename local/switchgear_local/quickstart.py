@@ -218,13 +218,13 @@ def _state(obj: Mapping[str, Any]) -> str:
 
 
 def _needs_a_human(obj: Mapping[str, Any]) -> bool:
-    conditions = obj.get("status", {}).get("conditions", [])
+    conditions = obj.get("status", {}).get("conditions") or []
     return any(c.get("type") == "Stalled" and c.get("status") == "True" for c in conditions)
 
 
 def _summary(obj: Mapping[str, Any]) -> str:
     state = _state(obj) or "pending"
-    conditions = obj.get("status", {}).get("conditions", [])
+    conditions = obj.get("status", {}).get("conditions") or []
     ready = next((c for c in conditions if c.get("type") == "Ready" and c.get("status") != "True"), None)
     if state == "active" or ready is None:
         return state

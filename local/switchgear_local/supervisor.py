@@ -343,7 +343,7 @@ def node_is_ready(api: KubeApi) -> bool:
         found = api.get("v1", "Node", node.NODE_NAME) or {}
     except KubeError:
         return False
-    conditions = found.get("status", {}).get("conditions", [])
+    conditions = found.get("status", {}).get("conditions") or []
     return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from switchgear_local import kubeapi
 from switchgear_local.kubeapi import KubeApi, KubeError
 from switchgear_model import labels
 from tests.support.kube import Kube, start_kube
@@ -120,3 +121,9 @@ def test_restart_keeps_objects_and_address(tmp_path: Path) -> None:
         assert again["data"] == key["data"]
     finally:
         second.control_plane.stop()
+
+
+def test_a_definition_without_conditions_yet_is_waited_for() -> None:
+    """The API server shows `null` for a moment after one was made."""
+    assert not any(kubeapi._established(crd) for crd in (None, {}, {"status": {"conditions": None}}))
+    assert kubeapi._established({"status": {"conditions": [{"type": "Established", "status": "True"}]}})
