@@ -15,7 +15,7 @@ from switchgear_shapes.errors import ShapeError
 from switchgear_shapes.live import Live
 from switchgear_shapes.log.shape import Shape
 from switchgear_shapes.offsets import Offset
-from switchgear_wire import AnyResponse, ClientGone, Deferred, Response, StreamResponse, Writer, frame
+from switchgear_wire import AnyResponse, ClientGone, Deferred, Request, Response, StreamResponse, Writer, frame
 
 MAX_EVENT_BUFFER = 2 * 1024 * 1024
 """A stream whose client has this much still to take, or is to get more at once, goes on at the client's pace."""
@@ -125,13 +125,14 @@ class EventStream:
         self._ended = False
         self.on_end: Callable[[], None] = lambda: None
 
-    def response(self, status: int, headers: bytes) -> StreamResponse:
+    def response(self, status: int, headers: bytes, request: Request) -> StreamResponse:
+        request.on_close(self.end)  # at once, if the client has gone: its stream will never start
         return StreamResponse(status, headers, self._start)
 
     def _start(self, writer: Writer) -> None:
         self._writer = writer
         writer.on_close(self.end)
-        if not self.shape.alive or self._live.stopped:
+        if self._ended or not self.shape.alive or self._live.stopped:
             self.on_stop()
             return
         self._live.add(self)

@@ -359,7 +359,7 @@ class ShapeApi:
             shape, begin, Frames(reader), self._stack.live, settings.sse_timeout, settings.sse_keepalive
         )
         stream.on_end = permit.leave
-        response: StreamResponse = stream.response(200, headers)
+        response: StreamResponse = stream.response(200, headers, request)
         return response
 
     async def _delete(self, call: Call, query: Query) -> Response:

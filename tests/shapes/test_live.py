@@ -8,11 +8,15 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx
 import pytest
 
+from switchgear_shapes.live import Live
+from switchgear_shapes.live_requests import EventStream
+from switchgear_wire import Request
 from tests.shapes.server import Client, ShapesServer, one_version
 from tests.support.postgres import Database
 
@@ -36,6 +40,11 @@ def hasty(database: Database, make_server: Callable[..., ShapesServer]) -> Shape
     """Its long-polls end after two seconds."""
     database.execute(TABLES)
     return make_server(ELECTRIC_LONG_POLL_TIMEOUT="2000").start()
+
+
+@pytest.fixture
+async def unstarted() -> EventStream:
+    return EventStream(cast("Any", SimpleNamespace(id=1)), (0, 0), cast("Any", None), Live(), 600, 600)
 
 
 class Background(threading.Thread):
@@ -467,6 +476,26 @@ def test_slow_readers_of_events_hold_little_memory(
         database.execute("INSERT INTO items SELECT g, repeat('x', 4000) FROM generate_series(1, 2300) g")
         server.wait(lambda: bool(other.sync() or other.rows), 40, "the rows")
         assert server.metric("process_resident_memory_bytes") < 250_000_000
+
+
+async def test_who_left_before_the_events_began_holds_no_place(unstarted: EventStream) -> None:
+    """The request waited for its shape meanwhile."""
+    ended: list[bool] = []
+    unstarted.on_end = lambda: ended.append(True)
+    request = Request(cast("Any", None), "")
+    request.gone()
+    unstarted.response(200, b"", request)
+    assert ended == [True]
+
+
+async def test_who_leaves_before_the_events_begin_holds_no_place(unstarted: EventStream) -> None:
+    ended: list[bool] = []
+    unstarted.on_end = lambda: ended.append(True)
+    request = Request(cast("Any", None), "")
+    unstarted.response(200, b"", request)
+    assert not ended
+    request.gone()
+    assert ended == [True]
 
 
 @one_version
