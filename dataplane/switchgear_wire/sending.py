@@ -105,9 +105,10 @@ class Sending(asyncio.BufferedProtocol):
             and request.body_complete
             and not (request.http10 or self._server.draining)
         ):
-            if status in NO_BODY:
+            if status not in NO_BODY:
+                return b"%b%b%bcontent-length: %d\r\n\r\n" % (status_line(status), headers, date_header(), length)
+            if request.method != "OPTIONS":  # preflights are told that the connection stays, as by Electric
                 return b"%b%b%b\r\n" % (status_line(status), headers, date_header())
-            return b"%b%b%bcontent-length: %d\r\n\r\n" % (status_line(status), headers, date_header(), length)
         if not request.body_complete and not self._can_discard(request):
             request.keep_alive = False
         if self._server.draining:

@@ -73,7 +73,7 @@ class Follower:
             seconds,
             lambda: f"{len(self.rows)} rows instead of {len(expected)} {self.error}",
         )
-        assert not self.error
+        assert not self.error, self.error
 
     def stop(self) -> None:
         self.process.kill()

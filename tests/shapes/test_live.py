@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from http.client import HTTPResponse
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -446,15 +447,15 @@ def test_a_slow_reader_of_events_gets_them_up_to_the_end(
         sock.connect(("127.0.0.1", server.port))
         path = f"/v1/shape?table=items&offset={client.offset}&handle={client.handle}&live=true&live_sse=true"
         sock.sendall(f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
-        assert sock.recv(100).startswith(b"HTTP/1.1 200")
+        answer = HTTPResponse(sock)
+        answer.begin()
+        assert answer.status == 200
         time.sleep(2)  # the stream's time, which began before, is over
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-        taken = b""
-        while part := sock.recv(1 << 20):
-            taken += part
+        taken = answer.read()
     assert taken.count(b'"operation":"insert"') == 4000
     assert taken.count(b'"control":"up-to-date"') == 1
-    assert taken.endswith(b"}}\n\n\r\n0\r\n\r\n")
+    assert taken.endswith(b"}}\n\n")
 
 
 @one_version
