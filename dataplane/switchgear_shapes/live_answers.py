@@ -67,15 +67,21 @@ class LogAnswerer:
     def nothing(self) -> Response:
         stack = self._stack
         known, reader = stack.known, stack.reader
-        if known is None or reader is None or not (stack.active or stack.read_only):
+        ahead = self._ahead and known is not None and self._is_ahead(known.commit_lsn)
+        # Who reads along may be behind the instance that the client has its offset from.
+        useless = not stack.active and (ahead or not stack.read_only)
+        if known is None or reader is None or useless:
             error = ShapeError(503, {"message": f"Timeout waiting for {stack.waiting_for}"}, retry_after=10)
             return answers.error_response(self._request, self._base, error)
-        if self._ahead and self._offset > self._shape.log.latest and self._offset[0] > known.commit_lsn:
+        if ahead:
             error = errors.invalid("offset", "out of bounds for this shape")
             return answers.error_response(self._request, self._base, error)
         if self._sr.live and self._sr.sse:  # it has caught up exactly
             return events(reader, self._request, self._base, self._sr, self._shape, KEEPALIVE)
         return reader.nothing(self._request, self._base, self._sr, self._shape, self._schema)
+
+    def _is_ahead(self, commit_lsn: int) -> bool:
+        return self._offset > self._shape.log.latest and self._offset[0] > commit_lsn
 
     def gone(self) -> Response:
         known = self._stack.known

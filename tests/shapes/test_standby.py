@@ -68,6 +68,10 @@ def test_a_standby_serves_what_is_known(items: Database, make_server: Callable[.
     quiet = client.step(live=True)
     assert (quiet.status_code, quiet.headers["electric-has-data"]) == (200, "false")
 
+    # The client may have its offset from an instance that knows more.
+    ahead = second.get(table="items", offset="9000000000000000000_0", handle=str(client.handle), live="true")
+    assert (ahead.status_code, ahead.headers["retry-after"]) == (503, "10")
+
     # What only the writer may do.
     assert second.get(table="nope", offset="-1").status_code == 400
     started = time.monotonic()
