@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"flag"
 	"log"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 )
 
 func main() {
@@ -41,5 +43,18 @@ func ingress(arguments []string) {
 		},
 		FlushInterval: -1, // live answers must not be held back
 	}
-	log.Fatal(http.ListenAndServeTLS(*listen, *cert, *key, proxy))
+	server := &http.Server{Addr: *listen, Handler: proxy}
+	stop, stopped := make(chan os.Signal, 1), make(chan struct{})
+	signal.Notify(stop, syscall.SIGINT, syscall.SIGTERM)
+	go func() {
+		<-stop // whose answers are on their way get them whole, as from any real controller
+		limit, cancel := context.WithTimeout(context.Background(), 25*time.Second)
+		defer cancel()
+		server.Shutdown(limit)
+		close(stopped)
+	}()
+	if err := server.ListenAndServeTLS(*cert, *key); err != http.ErrServerClosed {
+		log.Fatal(err)
+	}
+	<-stopped
 }
