@@ -138,12 +138,10 @@ class Ingest:
                     self._hub.drop_table(oid, "its table, or one of a subquery, was truncated", self._lsn)
 
     def keepalive(self, wal_end: int) -> None:
-        """Postgres has sent everything up to `wal_end`: it may be acknowledged if nothing is under way."""
+        """Postgres has sent everything up to `wal_end`. It may not say so again, not even when more is under way."""
         if not self._in_transaction:
             self.passed_lsn = max(self.passed_lsn, wal_end)
             self.append(self._hub.passed(wal_end))
-        if self.idle:
-            self.outgoing.quiet(wal_end)
 
     def write_progress(self) -> None:
         """Make it durable that nothing up to here concerned a shape, so that it can be acknowledged.
@@ -151,7 +149,7 @@ class Ingest:
         Called about once a second: an idle slot advances, and a busy database without shapes costs no fsync per commit.
         """
         if self.idle:
-            self.outgoing.write_progress()
+            self.outgoing.write_progress(self.passed_lsn)
 
     def flush(self) -> None:
         """Hand the transactions so far to the store."""

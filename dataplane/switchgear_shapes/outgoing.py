@@ -25,7 +25,6 @@ class Outgoing:
         """(commit LSN, end) of the last transaction that waits here."""
         self._outstanding = 0
         self._parts = False
-        self._quiet_lsn = 0
         self._commit_time = 0
         self.submitted = store.commit_lsn
         """Commit LSN of the last transaction that is whole here or in the store."""
@@ -35,7 +34,7 @@ class Outgoing:
 
     def start_anew(self) -> None:
         """The stream is another one, whose positions cannot be compared with those so far."""
-        self.submitted = self._quiet_lsn = 0
+        self.submitted = 0
 
     @property
     def full(self) -> bool:
@@ -77,7 +76,6 @@ class Outgoing:
         self._end = None
         if not entries and not self._outstanding and not self._parts:
             self._store.seen(commit_lsn)
-            self._quiet_lsn = end_lsn
             return
         self._parts = False
         self._outstanding += 1
@@ -91,15 +89,11 @@ class Outgoing:
         self._parts = True
         self._store.submit(Batch(entries, 0, 0, final=False), self._durable)
 
-    def quiet(self, lsn: int) -> None:
-        """Nothing up to here concerned a shape, or it is durable."""
-        self._quiet_lsn = max(self._quiet_lsn, lsn)
-
-    def write_progress(self) -> None:
-        """Make that durable, so that it can be acknowledged."""
-        if self._quiet_lsn > self._store.durable_lsn:
+    def write_progress(self, lsn: int) -> None:
+        """Make it durable, so that it can be acknowledged, that nothing up to here concerned a shape or is under way."""
+        if lsn > self._store.durable_lsn:
             self._outstanding += 1
-            self._store.progress(self._quiet_lsn, self._durable)
+            self._store.progress(lsn, self._durable)
 
     def _durable(self) -> None:
         self._outstanding -= 1

@@ -18,6 +18,7 @@ from unittest.mock import patch
 import pytest
 
 from switchgear_cli import main
+from switchgear_local import paths
 from tests.api.server import ApiServer, Workspace, api_server, workspace
 
 __all__ = ["api_server", "cli", "logged_in", "workspace"]
@@ -27,7 +28,7 @@ PROGRAM = Path(sys.executable).parent / "switchgear"
 
 @dataclass(frozen=True)
 class Cli:
-    """Runs `switchgear` with an environment that has nothing of this machine's user in it."""
+    """Runs `switchgear` with an environment that has nothing of this machine's user in it, nor of its region."""
 
     home: Path
     environment: dict[str, str] = field(default_factory=dict)
@@ -39,6 +40,7 @@ class Cli:
         environment = self._environment(**variables)
         with (
             patch.dict(os.environ, environment, clear=True),
+            patch.object(paths, "SYSTEM_DATA", self.home / "var"),
             patch("sys.stdin", given),
             chdir(self.home),
             redirect_stdout(out),

@@ -118,6 +118,21 @@ async def test_rows_that_come_and_go(path: Changes) -> None:
     assert [op for op, _ in await path.lines(whole)] == ["insert", "update", "update", "update", "delete"]
 
 
+async def test_postgres_says_only_once_how_far_it_has_sent(path: Changes) -> None:
+    """It does not wait for what came before to be on the disk; who reads along waits for it to be told."""
+    path.shape(None)
+    path.transaction(Insert(OID, row(1, 1)))
+    path.ingest.flush()
+    assert not path.ingest.idle
+    path.ingest.keepalive(path.lsn + 5000)
+    path.ingest.write_progress()
+    await path.store.settle()
+    assert path.store.durable_lsn == path.lsn + 10
+    path.ingest.write_progress()
+    await path.store.settle()
+    assert path.store.durable_lsn == path.lsn + 5000
+
+
 async def test_after_misses_hits_are_found_and_the_other_way_round(path: Changes) -> None:
     """How much of a row is read depends on the rows before; what comes out does not."""
     shape = path.shape(equal(7))
