@@ -90,7 +90,7 @@ class Outgoing:
         self._store.submit(Batch(entries, 0, 0, final=False), self._durable)
 
     def write_progress(self, lsn: int) -> None:
-        """Make it durable, so that it can be acknowledged, that nothing up to here concerned a shape or is under way."""
+        """Make it durable, so that it can be acknowledged: nothing up to here concerned a shape, or is under way."""
         if lsn > self._store.durable_lsn:
             self._outstanding += 1
             self._store.progress(lsn, self._durable)
