@@ -6,7 +6,6 @@ import asyncio
 import gc
 import logging
 import os
-import resource
 import signal
 import sys
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from switchgear_edge.settings import Settings, SettingsError, parse
 from switchgear_edge.watch import Watcher, collections
 from switchgear_model import logs
 from switchgear_model.credentials import edge_internal_key, pod_key
-from switchgear_wire import Limits, Request, Server, serve
+from switchgear_wire import Limits, Request, Server, descriptors, serve
 from switchgear_wire.upstream import Upstream
 
 log = logging.getLogger("switchgear.edge")
@@ -37,15 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"switchgear-edge: {problem}", file=sys.stderr)
         return 2
     logs.configure("switchgear-edge", settings.log_level)
-    _raise_file_limit()
+    descriptors.make_room()
     return asyncio.run(run(settings))
-
-
-def _raise_file_limit() -> None:
-    """Each client and each exchange is a file descriptor; the soft limit is often only 1024."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class Process:

@@ -23,6 +23,9 @@ log = logging.getLogger("switchgear.edge.relay")
 
 # Buffered for one client beyond what the kernel takes; the listener's high-water mark must be the same.
 HIGH_WATER = 131_072
+WHOLE_BYTES = 65_536
+"""Answers up to this length begin when they are here as a whole: there are clients that come back after an error, but
+not after half a body."""
 _BODY_TIMEOUT = 60.0
 _EVENT_STREAM = b"text/event-stream"
 
@@ -118,6 +121,8 @@ class Relay:
         if request.method == "HEAD":
             return _headless(response, block)
         whole = response.body_now()
+        if whole is None and response.content_length is not None and response.content_length <= WHOLE_BYTES:
+            whole = await response.whole()
         if whole is not None:
             return Response(response.status, block, whole)
         exchange.response = response

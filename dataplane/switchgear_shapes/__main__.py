@@ -12,6 +12,7 @@ from switchgear_model import logs
 from switchgear_shapes.errors import FatalError
 from switchgear_shapes.service import Service
 from switchgear_shapes.settings import FLAGS, Settings, SettingsError, load, read_arguments
+from switchgear_wire import descriptors
 
 USAGE = """usage: switchgear-shapes [--name value ...]
 
@@ -39,6 +40,7 @@ def main() -> int:
     log = logging.getLogger("switchgear.shapes")
     for warning in warnings:
         log.warning("%s", warning)
+    descriptors.make_room()
     try:
         asyncio.run(_run(settings))
     except FatalError as error:

@@ -6,7 +6,6 @@ import asyncio
 import gc
 import logging
 import os
-import resource
 import signal
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ from switchgear_streams.service import Service
 from switchgear_streams.settings import Settings, SettingsError, load
 from switchgear_streams.workers import placing
 from switchgear_streams.workers.launch import launch
+from switchgear_wire import descriptors
 from switchgear_wire.listener import Server, serve
 
 log = logging.getLogger("switchgear.streams")
@@ -32,7 +32,7 @@ def main() -> None:
             print(f"switchgear-streams: {problem}", file=sys.stderr)
         sys.exit(2)
     logs.configure("switchgear-streams", settings.log_level)
-    raise_file_limit()
+    descriptors.make_room()
     # Long lists of plain data are made all the time and hold no cycles.
     gc.set_threshold(50_000, 20, 50)
     try:
@@ -45,16 +45,6 @@ def main() -> None:
     except OSError as error:
         log.error("cannot start: %s", error)
         sys.exit(1)
-
-
-def raise_file_limit() -> None:
-    """One descriptor a connection: take as many as the system grants."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        except (OSError, ValueError) as error:
-            log.warning("only %d open files are allowed: %s", soft, error)
 
 
 def names(place: Path) -> list[str]:

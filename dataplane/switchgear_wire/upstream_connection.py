@@ -57,8 +57,8 @@ class UpstreamCut(UpstreamError):
 
 
 class UpstreamResponse:
-    """`headers`: lower-case names in order, repeats kept. The body is taken once, by one of `body_now`, `chunks` and
-    `pipe`; or `abort` is called, which closes the connection at once."""
+    """`headers`: lower-case names in order, repeats kept. The body is taken once, by one of `body_now`, `whole`,
+    `chunks` and `pipe`; or `abort` is called, which closes the connection at once."""
 
     __slots__ = ("_buffer", "_connection", "_end", "_sink", "_waiter", "complete", "content_length", "error", "headers",
                  "reason", "status")  # fmt: skip
@@ -79,6 +79,14 @@ class UpstreamResponse:
     def body_now(self) -> bytes | None:
         """The whole body if it is here already, else None."""
         return self._take() if self.complete else None
+
+    async def whole(self) -> bytes:
+        """The body in one piece, for those who know that it is small. Cancelling closes it. Raises UpstreamCut."""
+        try:
+            return b"".join([piece async for piece in self.chunks()])
+        except asyncio.CancelledError:
+            self.abort()
+            raise
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it comes; the server is read only as fast as this is consumed. Raises UpstreamCut."""

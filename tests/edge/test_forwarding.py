@@ -255,7 +255,7 @@ async def test_a_client_that_leaves_ends_the_work_at_the_pod(
     await until(lambda: "switchgear_edge_requests_running 0\n" in edge.metrics())
 
 
-@pytest.mark.parametrize("length", [None, 1000])
+@pytest.mark.parametrize("length", [None, 100_000])
 async def test_a_body_that_the_pod_cuts_is_cut_for_the_client(
     edge: EdgeProcess, world: World, client: httpx.AsyncClient, length: int | None
 ) -> None:
@@ -275,6 +275,43 @@ async def test_a_body_that_the_pod_cuts_is_cut_for_the_client(
                 got += part
     assert got == b"half"
     assert service.secret not in edge.log
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "code"), [("GET", 503, "SERVICE_UNAVAILABLE"), ("POST", 502, "OUTCOME_UNKNOWN")]
+)
+async def test_a_small_body_that_the_pod_cuts_is_an_error(
+    edge: EdgeProcess, world: World, client: httpx.AsyncClient, method: str, status: int, code: str
+) -> None:
+    """Electric's client tries again after an error, and gives up after half a body."""
+    service, pod = await served(edge, world)
+
+    async def half(writer: Writer) -> AsyncIterator[None]:
+        writer.write(b"half")
+        await asyncio.sleep(0.1)
+        writer.abort()
+        yield
+
+    pod.answer = lambda r: producing(half, b"", 1000)
+    answer = await client.request(method, f"/v1/stream/{service.service_id}/a", headers=service.bearer)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+
+
+async def test_a_small_body_that_comes_in_pieces(edge: EdgeProcess, world: World, client: httpx.AsyncClient) -> None:
+    service, pod = await served(edge, world)
+    part = b"x" * 16_384
+
+    async def slowly(writer: Writer) -> AsyncIterator[None]:
+        for _ in range(4):
+            writer.write(part)
+            await asyncio.sleep(0.02)
+            yield
+
+    pod.answer = lambda r: producing(slowly, b"", 4 * len(part))
+    url = f"/v1/stream/{service.service_id}/a"
+    assert (await client.get(url, headers=service.bearer)).content == 4 * part
+    await leave(client.get(url, headers=service.bearer), lambda: len(pod.seen) == 2)
+    await until(lambda: "switchgear_edge_requests_running 0\n" in edge.metrics())
 
 
 async def test_large_bodies_in_bounded_memory(edge: EdgeProcess, world: World, client: httpx.AsyncClient) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import resource
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from switchgear_wire.descriptors import TABLE
 from tests.shapes.server import Client, ShapesServer, one_version
 from tests.shapes.world import World, errors_of, running
 from tests.support.postgres import Database, Postgres
@@ -160,6 +164,17 @@ def test_methods_have_their_cors(world: World) -> None:
             assert response.headers["x-request-id"]
     assert ask(world, "PATCH", offset="-1").status_code == 404
     assert ask(world, "DELETE").json() == {"message": "DELETE not allowed"}
+
+
+@one_version
+def test_connections_are_limited_by_the_system_alone(world: World) -> None:
+    """Not by the soft limit of open files, which is often 1,024."""
+    assert world.server.process is not None
+    pid = world.server.process.pid
+    assert len(set(resource.prlimit(pid, resource.RLIMIT_NOFILE))) == 1
+    size = re.search(r"FDSize:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+    assert size is not None
+    assert int(size[1]) >= min(resource.prlimit(pid, resource.RLIMIT_NOFILE)[0], TABLE)
 
 
 @one_version

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
+import resource
 import signal
 import socket
 import time
@@ -18,6 +20,7 @@ import pytest
 
 from switchgear_streams.settings import SettingsError, load
 from switchgear_streams.workers import placing
+from switchgear_wire.descriptors import TABLE
 from tests.streams.receiver import Receiver
 from tests.streams.server import HOST, JSON, OCTETS, TEXT, StreamsServer, events, read_all, read_messages, serving
 from tests.streams.test_clients import conformance
@@ -101,6 +104,7 @@ def test_no_worker_goes_on_alone_and_nothing_is_lost(tmp_path: Path, client: htt
             assert server.process is not None
             everyone = [server.process.pid, *server.workers]
             assert len(everyone) == COUNT + 1
+            assert all(has_room(pid) for pid in everyone)
             os.kill(everyone[victim], signal.SIGKILL)
             status = server.process.wait(60)
             assert status == (-signal.SIGKILL if victim == 0 else 70)
@@ -122,6 +126,12 @@ def test_no_worker_goes_on_alone_and_nothing_is_lost(tmp_path: Path, client: htt
             alone.start()
     finally:
         server.end()
+
+
+def has_room(pid: int) -> bool:
+    """Whether the kernel's table has a place for each descriptor, so that it need not grow."""
+    size = re.search(r"FDSize:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+    return size is not None and int(size[1]) >= min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], TABLE)
 
 
 def alive(pid: int) -> bool:

@@ -24,6 +24,7 @@ from pathlib import Path
 from switchgear_streams.errors import StartError
 from switchgear_streams.settings import Settings
 from switchgear_streams.workers import placing, worker
+from switchgear_wire import descriptors
 
 LOCK = "LOCK"
 _PR_SET_PDEATHSIG = 1
@@ -119,6 +120,7 @@ def _work(
     listeners: list[socket.socket],
 ) -> int:
     """One worker, in its process."""
+    descriptors.make_room()  # a fork's table is as small as its parent's use of it
     sockets: dict[int, socket.socket] = {}
     for (low, high), (left, right) in pairs.items():
         mine, other = (left, right) if index == low else (right, left)
