@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from switchgear_shapes.errors import ShapeError, invalid
+from switchgear_shapes.errors import ShapeError, Unpublished, invalid
 from switchgear_shapes.origin import Origin
 from switchgear_shapes.relations import Column, Relation
 from switchgear_shapes.request import ShapeParams
@@ -21,6 +21,8 @@ from switchgear_shapes.where import expression
 from switchgear_shapes.where.expression import Where
 
 _HANDLE_BITS = 27
+GENERATED_PUBLISHED = 180_000
+"""The version of Postgres from which on a publication can carry stored generated columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,10 +195,18 @@ def streamed_columns(relation: Relation, *, stored_generated: bool) -> tuple[Col
     return tuple(c for c in relation.columns if not c.generated or (c.generated == "s" and stored_generated))
 
 
+def publishable(column: Column, relation: Relation) -> bool:
+    """Whether it is a generated column that a publication of this Postgres can carry."""
+    return column.generated == "s" and relation.server_version >= GENERATED_PUBLISHED
+
+
 def define(
-    params: ShapeParams, relation: Relation, where: Where | None = None, *, stored_generated: bool
+    params: ShapeParams, relation: Relation, where: Where | None = None, *, stored_generated: bool, publication: str
 ) -> Definition:
-    """The definition that the parameters, and the filter made of them, mean for this table. Raises ShapeError (400)."""
+    """The definition that the parameters, and the filter made of them, mean for this table.
+
+    `stored_generated`: whether the publication carries such columns. Raises ShapeError (400), Unpublished (503).
+    """
     allowed = None
     if params.queryable_columns is not None:
         allowed = _check_columns(params.queryable_columns, relation, "queryable_columns", "queryable columns", None)
@@ -204,7 +214,7 @@ def define(
         chosen = _check_columns(params.columns, relation, "columns", "columns", allowed)
     else:
         chosen = allowed if allowed is not None else [column.name for column in relation.columns]
-    _check_generated(params, relation, chosen, stored_generated)
+    _check_generated(params, relation, chosen, stored_generated, publication)
     _check_where(params, relation, where, stored_generated)
     streamed = streamed_columns(relation, stored_generated=stored_generated)
     return Definition(
@@ -252,11 +262,15 @@ def _check_columns(
     return list(names)
 
 
-def _check_generated(params: ShapeParams, relation: Relation, chosen: list[str], stored_generated: bool) -> None:
+def _check_generated(
+    params: ShapeParams, relation: Relation, chosen: list[str], stored_generated: bool, publication: str
+) -> None:
     carried = {column.name for column in streamed_columns(relation, stored_generated=stored_generated)}
     bad = [name for name in chosen if name not in carried]
     if not bad:
         return
+    if all(publishable(column, relation) for column in relation.columns if column.name in bad):
+        raise Unpublished(publication)
     text = f"The following columns are generated and cannot be included in the shape: {', '.join(bad)}"
     if params.columns is None:
         text += ". You can exclude them from the shape by explicitly listing which columns to fetch in the"

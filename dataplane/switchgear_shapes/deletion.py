@@ -23,9 +23,11 @@ async def delete(stack: Stack, resolver: Resolver, query: Query) -> None:
     store = stack.store
     assert store is not None
     handle = query.values.get("handle") or None
+    if handle is None and not query.values.get("table"):
+        raise errors.invalid("handle", "can't be blank when shape definition is missing")
     by_handle = None if handle is None else store.by_handle.get(handle)
     shape = by_handle
-    if query.values.get("table") or handle is None:
+    if query.values.get("table"):
         definition, _ = await resolver.definition(parse_params(query))
         shape = store.by_identity.get(definition.identity)
         if handle is not None and (by_handle is not shape or shape is None):

@@ -79,6 +79,19 @@ def snapshot_failed(message: str) -> ShapeError:
     return ShapeError(503, {"message": message}, retry_after=10, known=True)
 
 
+class Unpublished(ShapeError):
+    """503: stored generated columns, which Postgres could publish and the publication leaves out."""
+
+    def __init__(self, publication: str) -> None:
+        message = (
+            f'Publication "{publication}" does not publish generated columns. This is a feature introduced in'
+            " PostgreSQL 18 and requires setting the publication parameter 'publish_generated_columns' to 'stored'."
+            " Alternatively, you can exclude them from the shape by explicitly listing which columns to fetch in the"
+            " 'columns' query param."
+        )
+        super().__init__(503, {"message": message}, retry_after=10, known=True)
+
+
 def database_unreachable() -> ShapeError:
     return ShapeError(
         503, {"code": "database_unreachable", "error": "Database is unreachable"}, retry_after=10, known=True

@@ -33,6 +33,8 @@ def split_quoted(text: str, delimiter: str) -> list[str]:
 
 def parse_identifier(text: str) -> str:
     """One identifier as Postgres would store it. Raises BadIdentifier."""
+    if not text:
+        raise BadIdentifier("Invalid zero-length delimited identifier")
     if text.startswith('"') and text.endswith('"') and len(text) >= 2:
         inner = text[1:-1]
         if not inner:

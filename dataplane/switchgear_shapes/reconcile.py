@@ -39,7 +39,6 @@ async def reconcile(
     publication: Publication,
     shapes: Iterable[Shape],
     *,
-    stored_generated: bool,
     only: Collection[int] | None = None,
 ) -> None:
     """End those of the shapes that cannot go on, and those whose subqueries read one of the tables `only`, or any.
@@ -68,7 +67,7 @@ async def reconcile(
             left = "for a while" if oid in published else "or got a filter there, or lost its full replica identity"
             _drop(store, concerned, f"its table left the publication {left}")
         else:
-            _drop_changed(store, concerned, relation, stored_generated=stored_generated)
+            _drop_changed(store, concerned, relation, stored_generated=publication.stored_generated)
             if relation.kind == "p":
                 await repair(publication, concerned[0].definition)
     for feed in feeds:

@@ -120,7 +120,7 @@ _PARTS = """
 _COLUMNS_QUERY = """
 SELECT c.oid::int8, n.nspname, c.relname, c.relkind, c.relreplident,
        a.attname, a.attnum, a.atttypid::int8, t.typname, t.typtype, a.atttypmod,
-       CASE WHEN t.typcategory = 'A' AND t.typelem <> 0 THEN greatest(a.attndims, 1) ELSE 0 END,
+       CASE WHEN e.oid IS NOT NULL THEN greatest(a.attndims, 1) ELSE 0 END,
        e.typname,
        a.attnotnull AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint n WHERE n.conrelid = c.oid
          AND n.contype = 'n' AND NOT n.convalidated AND n.conkey = ARRAY[a.attnum]),
@@ -157,6 +157,7 @@ JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 LEFT JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
 LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem AND t.typcategory = 'A'
+  AND t.typname NOT IN ('oidvector', 'int2vector')
 LEFT JOIN LATERAL (
   WITH RECURSIVE domains(oid) AS (
     SELECT a.atttypid

@@ -12,8 +12,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from switchgear_shapes import errors
-from switchgear_shapes.definition import Definition, define, no_such_table
-from switchgear_shapes.errors import ShapeError
+from switchgear_shapes.definition import Definition, define, no_such_table, publishable
+from switchgear_shapes.errors import ShapeError, Unpublished
 from switchgear_shapes.log.shape import Shape
 from switchgear_shapes.relations import Relation, obstacle
 from switchgear_shapes.request import ShapeParams, ShapeRequest
@@ -56,7 +56,7 @@ class Resolver:
             if not self._unknown_here(definition):
                 return definition, relation
         except ShapeError as error:
-            if error.status != 400:
+            if error.status != 400 and not isinstance(error, Unpublished):
                 raise
             failure = error
         # Perhaps not wrong, but newer than what is cached.
@@ -64,7 +64,8 @@ class Resolver:
         now = await catalog.get(params.schema, params.table)
         if now is None:
             raise no_such_table(params)
-        if now == relation and not _reads_others(params):
+        published_now = failure is not None and await self._publishes_other_columns(now)
+        if now == relation and not published_now and not _reads_others(params):
             if failure is not None:
                 raise failure
             return definition, relation
@@ -72,6 +73,13 @@ class Resolver:
             for name in tables_of(params.where or "") if _reads_others(params) else ():
                 catalog.forget(*name)
         return await self._define(params, now), now
+
+    async def _publishes_other_columns(self, relation: Relation) -> bool:
+        """Whether the publication carries generated columns of the table, unlike before, or no longer does."""
+        return (
+            any(publishable(c, relation) for c in relation.columns)
+            and await self._stack.publication.look_at_generated()
+        )
 
     def _unknown_here(self, definition: Definition) -> bool:
         """Whether a standby has no such shape: perhaps the table changed, of which nobody tells it."""
@@ -83,7 +91,8 @@ class Resolver:
         if refused is not None:
             raise errors.invalid("table", refused)
         where = await self._where(params, relation)
-        return define(params, relation, where, stored_generated=self._stack.stored_generated)
+        stored, publication = self._stack.publication.stored_generated, self._stack.settings.publication_name
+        return define(params, relation, where, stored_generated=stored, publication=publication)
 
     async def _where(self, params: ShapeParams, relation: Relation) -> Where | None:
         text = params.where
@@ -92,7 +101,7 @@ class Resolver:
         try:
             relations = await self._relations(text) if _reads_others(params) else {}
             values = dict(enumerate(params.values, 1))
-            stored = self._stack.stored_generated
+            stored = self._stack.publication.stored_generated
             where = await _aside(
                 (text, *values.values()),
                 lambda: parse_where(text, relation, values, relations, stored_generated=stored),

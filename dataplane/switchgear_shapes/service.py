@@ -22,6 +22,7 @@ from switchgear_shapes import answers
 from switchgear_shapes.calls import Answer, not_found
 from switchgear_shapes.catalog import Catalog
 from switchgear_shapes.creation import Creator
+from switchgear_shapes.errors import ShapeError
 from switchgear_shapes.eviction import Notes, evict, take_notes
 from switchgear_shapes.live import Live, next_cursor
 from switchgear_shapes.log.registry import Registry
@@ -34,7 +35,6 @@ from switchgear_shapes.postgres.session import ConnectionLost, PostgresError, Se
 from switchgear_shapes.reading import Reader
 from switchgear_shapes.reconcile import PublicationGone
 from switchgear_shapes.relations import Relation
-from switchgear_shapes.replication import conversation
 from switchgear_shapes.replication.client import Replication
 from switchgear_shapes.replication.conversation import Names, Started, parse_lsn
 from switchgear_shapes.replication.publication import Publication
@@ -72,13 +72,12 @@ class Service:
         admin_size = max(1, min(4, settings.db_pool_size // 4))
         self._admin = Pool(settings.pooled_database, admin_size)
         self._snapshots = Pool(settings.pooled_database, max(1, settings.db_pool_size - admin_size))
-        self._publication = Publication(settings.publication_name, self._admin, manual=settings.manual_table_publishing)
+        self.publication = Publication(settings.publication_name, self._admin, manual=settings.manual_table_publishing)
         self._writing: Writing | None = None
         self._stop = asyncio.Event()
         self._tables = TableWatch(self._look_at_tables)
         self.live = Live()
         self.catalog = Catalog(self._admin)
-        self.stored_generated = False
         self.subsets = Subsets(self._snapshots, self._admin)
         self._cache = answers.CacheRules(settings.cache_max_age, settings.cache_stale_age, settings.sse_timeout)
         self._reader: Reader | None = None
@@ -265,7 +264,7 @@ class Service:
             await self._closing
         writing = self._writing or await self._write()
         await writing.adopt(started)
-        self.stored_generated = started.stored_generated
+        self.publication.stored_generated = started.stored_generated
         replication = Replication(session, writing.ingest, writing.store, writing.partitions.look)
         self._metrics.watch_replication(replication, writing.ingest, session.server_version)
         return replication
@@ -281,7 +280,7 @@ class Service:
             self.catalog,
             self._admin,
             self._snapshots,
-            self._publication,
+            self.publication,
             self._metrics,
             self._tables,
         )
@@ -308,11 +307,8 @@ class Service:
             await writing.give_up()
 
     async def _stand_by(self) -> None:
-        with contextlib.suppress(PostgresError, ConnectionLost, PoolTimeout):
-            async with self._admin.session() as session:
-                statement = conversation.stored_generated_query(self._names, session.server_version)
-                rows = [] if statement is None else await session.query(statement)
-                self.stored_generated = bool(rows) and rows[0][0] == "s"
+        with contextlib.suppress(ShapeError):
+            await self.publication.look_at_generated()
         await self._standby.run()
 
     def _end_standby(self) -> None:
@@ -364,7 +360,7 @@ class Service:
         if self._writing is None or self._upstream.replication is None:
             return
         try:
-            await self._writing.reconcile(oids, stored_generated=self.stored_generated)
+            await self._writing.reconcile(oids)
         except PublicationGone as error:
             self._upstream.abort(error)
         except (PostgresError, ConnectionLost, PoolTimeout, OSError) as error:

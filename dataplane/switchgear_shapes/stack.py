@@ -12,6 +12,7 @@ from switchgear_shapes.log.shape import Shape
 from switchgear_shapes.log.store import Store
 from switchgear_shapes.reading import Reader
 from switchgear_shapes.relations import Relation
+from switchgear_shapes.replication.publication import Publication
 from switchgear_shapes.settings import Settings
 from switchgear_shapes.subset_query import Moment, Subsets
 
@@ -23,6 +24,7 @@ class Stack(Protocol):
     live: Live
     catalog: Catalog
     subsets: Subsets
+    publication: Publication
 
     @property
     def creator(self) -> Creator | None: ...
@@ -48,9 +50,6 @@ class Stack(Protocol):
     @property
     def serving(self) -> bool:
         """Whether known shapes may be read."""
-
-    @property
-    def stored_generated(self) -> bool: ...
 
     @property
     def waiting_for(self) -> str: ...

@@ -165,15 +165,13 @@ class Writing:
         self.partitions.keep(roots_of(self.store))
         await self.partitions.look()
 
-    async def reconcile(self, oids: set[int] | None, *, stored_generated: bool) -> None:
+    async def reconcile(self, oids: set[int] | None) -> None:
         """End the shapes of these tables, or of all, that cannot go on.
 
         Raises PublicationGone, ConnectionLost, PoolTimeout, PostgresError, OSError.
         """
         shapes = list(self.store.by_id.values()) if oids is None else self._followed(oids)
-        await reconcile(
-            self.store, self.hub, self._catalog, self._publication, shapes, stored_generated=stored_generated, only=oids
-        )
+        await reconcile(self.store, self.hub, self._catalog, self._publication, shapes, only=oids)
 
     async def stop(self) -> None:
         """Begin nothing any more; what is known can still be read."""

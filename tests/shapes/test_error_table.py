@@ -104,6 +104,12 @@ ROWS: dict[str, tuple[Ask, int, Any, dict[str, str | None]]] = {
         },
         NO_CACHE | JSON,
     ),
+    "400 DELETE of nothing": (
+        lambda w: w.server.http.delete(w.server.shape_url, params={"where": "id = 1"}),
+        400,
+        invalid(handle=["can't be blank when shape definition is missing"]),
+        NO_CACHE | JSON,
+    ),
     "413": (
         lambda w: w.server.http.post(w.server.shape_url, params={"table": "items"}, content=b"x" * 8_000_001),
         413,

@@ -112,7 +112,17 @@ BAD_REQUESTS: list[tuple[dict[str, str], dict[str, list[str]]]] = [
         },
     ),
     ({"table": "a.b.c", "offset": "-1"}, {"table": ["Invalid relation identifier, too many delimiters: a.b.c"]}),
-    ({"table": '""', "offset": "-1"}, {"table": ["Invalid zero-length delimited identifier"]}),
+    *(
+        ({"table": name, "offset": "-1"}, {"table": ["Invalid zero-length delimited identifier"]})
+        for name in ('""', ".a", "a.")
+    ),
+    *(
+        (
+            {"table": "items", "offset": "-1", "columns": names},
+            {"columns": ["Invalid zero-length delimited identifier"]},
+        )
+        for names in (",,,", "id,", "id,,title")
+    ),
     (
         {"table": "it ems", "offset": "-1"},
         {"table": ["Invalid unquoted identifier contains special characters: it ems"]},
@@ -244,6 +254,10 @@ MODIFIERS: dict[str, dict[str, Any]] = {
     "name": {"type": "name"},
     "int4range": {"type": "int4range"},
     "money": {"type": "money"},
+    "point": {"type": "point"},
+    "oidvector": {"type": "oidvector"},
+    "interval second(4)[]": {"type": "interval", "dims": 1, "precision": 4, "fields": "SECOND"},
+    "char[][]": {"type": "bpchar", "dims": 2, "length": 1},
     "date": {"type": "date"},
 }
 

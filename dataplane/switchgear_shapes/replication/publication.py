@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import orjson
 
-from switchgear_shapes.errors import ShapeError, invalid, snapshot_failed
+from switchgear_shapes.errors import ShapeError, cannot_verify, invalid, snapshot_failed
 from switchgear_shapes.identifiers import literal, quote, quote_relation
-from switchgear_shapes.postgres.pool import Pool
-from switchgear_shapes.postgres.session import PostgresError, Session
+from switchgear_shapes.postgres.pool import Pool, PoolTimeout
+from switchgear_shapes.postgres.session import ConnectionLost, PostgresError, Session
 from switchgear_shapes.relations import obstacle_of
 from switchgear_shapes.replication.entries import Entries
 
@@ -31,6 +31,7 @@ _ENTRY = "pg_catalog.concat_ws(' ', r.oid, p.oid, p.xmin)"
 _CONCERNS = (
     "(f.prrelid = c.oid OR c.relkind = 'p' AND f.prrelid IN (SELECT relid FROM pg_catalog.pg_partition_tree(c.oid)))"
 )
+_CARRIES_GENERATED = "coalesce(pg_catalog.to_jsonb(p) ->> 'pubgencols' = 's', false)"
 _UNDEFINED = frozenset({"42P01", "42704", "3F000"})
 
 
@@ -61,6 +62,8 @@ class Publication:
         self._turn = asyncio.Lock()
         self._configured: set[int] = set()
         self.entries = Entries(None)
+        self.stored_generated = False
+        """Whether it carries stored generated columns; Postgres can since 18."""
         self.on_break: Callable[[int], None] = lambda oid: None
         """Called with a table that is found to have been out of the publication, before it counts as published."""
 
@@ -88,11 +91,11 @@ class Publication:
     async def published(self) -> dict[int, str] | None:
         """The tables in the publication that are published in full, by OID, with their entry.
 
-        None when the publication is gone, or leaves operations out.
+        None when the publication is gone, or leaves operations out. Notes whether it carries generated columns.
         """
         async with self._admin.session() as session:
             rows = await session.query(
-                f"SELECT c.oid::int8, {_ENTRY} FROM pg_publication p"  # noqa: S608
+                f"SELECT c.oid::int8, {_ENTRY}, {_CARRIES_GENERATED} FROM pg_publication p"  # noqa: S608
                 " LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid"
                 " LEFT JOIN pg_class c ON (c.oid = r.prrelid OR p.puballtables AND c.relkind IN ('r', 'p'))"
                 f" AND (c.relreplident = 'f' OR c.relkind = 'p') AND NOT (p.pubviaroot AND c.relispartition)"
@@ -102,7 +105,21 @@ class Publication:
             )
         if not rows:
             return None
+        self.stored_generated = rows[0][2] == "t"
         return {int(row[0]): row[1] or "" for row in rows if row[0] is not None}
+
+    async def look_at_generated(self) -> bool:
+        """Whether `stored_generated` has become another. Raises ShapeError (503)."""
+        before = self.stored_generated
+        try:
+            async with self._admin.session() as session:
+                rows = await session.query(
+                    f"SELECT {_CARRIES_GENERATED} FROM pg_publication p WHERE pubname = {literal(self._name)}"  # noqa: S608
+                )
+        except (ConnectionLost, PoolTimeout, PostgresError):
+            raise cannot_verify() from None
+        self.stored_generated = bool(rows) and rows[0][0] == "t"
+        return self.stored_generated != before
 
     def unbroken(self, published: Mapping[int, str], oids: Collection[int]) -> set[int]:
         """Which of the tables are in the publication, and have been so without a break. Raises OSError."""

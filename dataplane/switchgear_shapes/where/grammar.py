@@ -23,6 +23,7 @@ MAX_BYTES = 65_536
 MAX_OPERATORS = 10_000
 """A chain of so many needs about 1.3 MB of C stack; threads have 8."""
 REMEMBERED_LENGTH = 1000
+SPLIT = 'unescaped ";" causing statement split'
 PREFIX = "SELECT 1 WHERE "
 _ORDER_PREFIX = "SELECT 1 ORDER BY "
 _OPERATORS = re.compile(r"[+\-*/%^<>=~!@#&|?`:]+")
@@ -98,7 +99,7 @@ def _select(sql: str) -> Tree:
         raise WhereError(f"the text is bigger than maximum size of {MAX_BYTES} bytes")
     statements = _statements(sql, encoded)
     if len(statements) != 1 or "stmt_len" in statements[0]:
-        raise WhereError('unescaped ";" causing statement split')
+        raise WhereError(SPLIT)
     select = statements[0]["stmt"].get("SelectStmt")
     if select is None:
         raise WhereError("malformed query ending with SQL clauses")
@@ -129,7 +130,8 @@ def parse_order(text: str) -> list[Tree]:
     try:
         select = _select(_ORDER_PREFIX + text)
     except WhereError as error:
-        raise WhereError(error.message, "order_by") from None
+        split = error.message == SPLIT
+        raise WhereError("Unexpected `;` in order by" if split else error.message, "order_by") from None
     if not select.keys() <= (_PLAIN_SELECT - {"whereClause"}) | {"sortClause"} or select["op"] != "SETOP_NONE":
         raise WhereError("malformed query ending with SQL clauses", "order_by")
     return [node["SortBy"] for node in select.get("sortClause", [])]

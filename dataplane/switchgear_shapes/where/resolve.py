@@ -128,7 +128,7 @@ class Resolver(Resolving):
         term = self.resolve(tree)
         expression = self._as_bool(term)
         if expression is None:
-            raise at(term.location, f"argument of {what} must be boolean, not {t.shown(term.type)}")
+            raise at(term.location, f"argument of {what} must be bool, not {t.shown(term.type)}")
         return expression
 
     def _bool_expr(self, node: Tree, location: int) -> Term:
@@ -159,7 +159,7 @@ class Resolver(Resolving):
         )
 
     def _boolean_test(self, node: Tree, location: int) -> Term:
-        arg = self._boolean(node["arg"], "IS")
+        arg = self._boolean(node["arg"], node["booltesttype"].replace("_", " "))
         word = node["booltesttype"].removeprefix("IS_")
         negated = word.startswith("NOT_")
         word = word.removeprefix("NOT_")
@@ -182,10 +182,10 @@ class Resolver(Resolving):
 
     def _operation(self, node: Tree, location: int) -> Term:
         name = operator_of(node, location)
-        right = self.resolve(node["rexpr"])
         if "lexpr" not in node:
-            return self._unary(f"unary {name}", right, location)
-        return self.binary(name, self.resolve(node["lexpr"]), right, location)
+            return self._unary(f"unary {name}", self.resolve(node["rexpr"]), location)
+        left, right = resolve_arrays.sides(self, node["lexpr"], node["rexpr"])
+        return self.binary(name, left, right, location)
 
     def _unary(self, name: str, arg: Term, location: int) -> Term:
         if not operators.known(name):

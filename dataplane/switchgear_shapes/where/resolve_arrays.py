@@ -9,9 +9,10 @@ from switchgear_shapes.where import types as t
 from switchgear_shapes.where.coercion import Coercion, Resolving, Term
 from switchgear_shapes.where.errors import at
 from switchgear_shapes.where.expression import Call, Const, Expression, Type
-from switchgear_shapes.where.grammar import Tree, node_of, operator_of
+from switchgear_shapes.where.grammar import OFFSET, Tree, node_of, operator_of
 
 _OPERATORS = frozenset({"=", "<>", "@>", "<@", "&&", "||"})
+_TEXTS = ("text", "varchar")
 NO_OVERLOAD = "Could not select an operator overload"
 
 
@@ -23,8 +24,31 @@ def array_type(kind: Type) -> Type:
     return Type(kind.name, True, kind.enum)
 
 
-def constructor(typing: Resolving, node: Tree, location: int) -> Term:
-    """ARRAY[items]: constants as one constant, otherwise one dimension."""
+def sides(typing: Resolving, left: Tree, right: Tree) -> tuple[Term, Term]:
+    """Both sides of an operator. ARRAY[…] of literals alone has the type of the array beside it, as a literal has:
+    Postgres takes such for text[], and clients write them with parameters."""
+    if _has_literals_alone(left) == _has_literals_alone(right):
+        return typing.resolve(left), typing.resolve(right)
+    made, other = (left, right) if _has_literals_alone(left) else (right, left)
+    known = typing.resolve(other)
+    if not known.type.array or known.type.name in _TEXTS:
+        literals = typing.resolve(made)
+    else:
+        _, node = node_of(made)
+        literals = constructor(typing, node, node.get("location", OFFSET) - OFFSET, element_type(known.type))
+    return (literals, known) if made is left else (known, literals)
+
+
+def _has_literals_alone(tree: Tree) -> bool:
+    kind, node = node_of(tree)
+    if kind != "A_ArrayExpr" or not node.get("elements"):
+        return False
+    items = [node_of(item) for item in node["elements"]]
+    return all(k == "ParamRef" or (k == "A_Const" and bool(n.keys() & {"sval", "isnull"})) for k, n in items)
+
+
+def constructor(typing: Resolving, node: Tree, location: int, wanted: Type | None = None) -> Term:
+    """ARRAY[items]: constants as one constant, otherwise one dimension. Literals become `wanted`."""
     items = [typing.resolve(item) for item in node.get("elements", [])]
     if not items:
         raise at(location, "cannot determine type of empty array")
@@ -33,7 +57,7 @@ def constructor(typing: Resolving, node: Tree, location: int) -> Term:
         return _nested_constructor(items, location)
     known = [item for item in items if item.type != t.UNKNOWN]
     enum = next((item.type for item in known if item.type.enum is not None), None)
-    common = enum or typing.common_type(items) or (None if known else t.TEXT)
+    common = enum or typing.common_type(items) or (None if known else wanted or t.TEXT)
     if common is None:
         raise at(location, "the elements of an array must have one type")
     made = [typing.coerce(item, common).expression for item in items]
@@ -69,6 +93,8 @@ def operation(typing: Coercion, name: str, left: Term, right: Term, location: in
     if name not in _OPERATORS:
         raise at(location, NO_OVERLOAD)
     kind = left.type if left.type.array else right.type
+    if left.type.name in _TEXTS and right.type.name in _TEXTS:  # the first one says which of the two, as in Postgres
+        kind = dataclasses.replace(left.type, array=True)
     if name == "||" and (left.type.array != right.type.array) and t.UNKNOWN not in (left.type, right.type):
         item = element_type(kind)
         if left.type.array:
@@ -81,7 +107,9 @@ def operation(typing: Coercion, name: str, left: Term, right: Term, location: in
     if not _same(first.type, second.type):
         raise at(location, NO_OVERLOAD)
     _check_collation(typing, first, second, kind, location)
-    args = (first.expression, _retyped(second.expression, first.type))
+    if name != "||":
+        first, second = _of_one_type(typing, first, second)
+    args = (first.expression, second.expression)
     if name in ("=", "<>"):
         return typing.fold(canonical.comparison(name, *args), location)
     if name == "||":
@@ -96,13 +124,29 @@ def operation(typing: Coercion, name: str, left: Term, right: Term, location: in
 
 
 def _same(first: Type, second: Type) -> bool:
-    texts = ("text", "varchar")
-    return first == second or (first.array == second.array and first.name in texts and second.name in texts)
+    return first == second or (first.array == second.array and first.name in _TEXTS and second.name in _TEXTS)
+
+
+def _of_one_type(typing: Coercion, first: Term, second: Term) -> tuple[Term, Term]:
+    """Postgres' operators between arrays have none for text[] and varchar[]: what is written takes the other's type."""
+    if first.type == second.type:
+        return first, second
+    if _is_written(second.expression):
+        return first, dataclasses.replace(second, expression=_retyped(second.expression, first.type))
+    if _is_written(first.expression):
+        return dataclasses.replace(first, expression=_retyped(first.expression, second.type)), second
+    return first, typing.coerce(second, first.type, explicit=True)  # refused: nothing casts the one to the other
+
+
+def _is_written(expression: Expression) -> bool:
+    return isinstance(expression, Const) or (isinstance(expression, Call) and expression.name == "ARRAY")
 
 
 def _retyped(expression: Expression, kind: Type) -> Expression:
-    """A constant of text[] beside a column of varchar[], and the reverse."""
-    return Const(kind, expression.text) if isinstance(expression, Const) else expression
+    """A constant, or ARRAY[…], of text[] beside a column of varchar[], and the reverse."""
+    if isinstance(expression, Const):
+        return Const(kind, expression.text)
+    return dataclasses.replace(expression, type=kind) if isinstance(expression, Call) else expression
 
 
 def _check_collation(typing: Coercion, left: Term, right: Term, kind: Type, location: int) -> None:

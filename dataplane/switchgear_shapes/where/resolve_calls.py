@@ -25,7 +25,7 @@ def function(typing: Resolving, node: Tree, location: int) -> Term:
     if node.keys() & {"agg_star", "agg_distinct", "agg_filter", "agg_order", "agg_within_group", "over"}:
         raise at(location, "aggregation is not supported in this context")
     if node.get("func_variadic"):
-        raise at(location, "explicit VARIADIC is not supported in this context")
+        raise at(location, "explicit VARIADIC function calls are not currently supported")
     if not node.keys() <= _PLAIN_CALL or any("NamedArgExpr" in tree for tree in trees):
         raise at(location, "this form of call is not supported in this context")
     qualified = len(names) == 2 and names[0] == "pg_catalog"

@@ -34,6 +34,7 @@ _SIGNATURES: Final = {
 }
 
 
+_FUNCTIONS: Final = frozenset({"typeof", "array_length", "extract_path", "extract_path_text"})
 _OF_JSON: Final = {
     name: [Signature((t.JSON, *s.args[1:]), t.JSON if s.result == t.JSONB else s.result) for s in _SIGNATURES[name]]
     for name in ("->", "->>", "#>", "#>>")
@@ -76,7 +77,7 @@ def function(typing: Coercion, name: str, args: list[Term], location: int) -> Te
     """The functions that ask what a document is; None for what is none of them."""
     prefix, _, rest = name.partition("_")
     kind = {"jsonb": t.JSONB, "json": t.JSON}.get(prefix)
-    if kind is None:
+    if kind is None or rest not in _FUNCTIONS:
         return None
     document = args[0] if args[0].type == kind else typing.coerce(args[0], kind) if kind == t.JSONB else None
     if document is None:

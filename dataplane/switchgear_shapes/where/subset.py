@@ -68,6 +68,8 @@ def _item(sort: Tree, names: set[str]) -> str | None:
         raise _refused(location, "ORDER BY can only have ASC, DESC and NULLS FIRST or LAST")
     if kind == "A_Const":  # a constant orders nothing; as text, Postgres would take a number for a column's place
         return None
+    if kind == "ParamRef":
+        raise _refused(location, f"parameter ${node.get('number', 0)} is not supported in ORDER BY clauses")
     fields = names_of(node.get("fields", [])) if kind == "ColumnRef" else []
     if len(fields) != 1 or fields == ["*"]:
         raise _refused(location, f"{kind} expressions are not allowed in ORDER BY clauses")
