@@ -160,7 +160,7 @@ def test_a_table_made_again_with_other_columns(world: World) -> None:
 
 
 def test_the_publication_leaves_generated_columns_out_and_has_them_again(world: World) -> None:
-    """Altered by hand: shapes with such columns ended with every change, for ever. Those without go on, or begin anew."""
+    """Altered by hand: shapes with such columns ended with every change, for ever. Others may begin anew."""
     table = world.table("id int PRIMARY KEY, n int, twice int GENERATED ALWAYS AS (n * 2) STORED", "VALUES (1, 1)")
     if world.database.version < 18:
         text = "The following columns are generated and cannot be included in the shape: twice"
