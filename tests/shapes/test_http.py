@@ -250,6 +250,10 @@ def test_permits(database: Database, make_server: Callable[..., ShapesServer]) -
         assert refused.headers["electric-internal-known-error"] == "true"
         posted = server.http.post(server.shape_url, params={"table": "items", "offset": "-1"}, json={"where": "true"})
         assert posted.status_code == 503
+        server.wait(lambda: server.metric("electric_shapes_total_shapes_count") == 1, 60, "the shape that waits")
+        dead = server.get(table="items", offset="0_0", where="id = 3", handle="1-1")
+        assert (dead.status_code, dead.json()) == (503, refused.json()), "a handle that nobody knows is none"
+        assert server.metric("electric_shapes_total_shapes_count") == 1, "who is refused makes no shape"
         connection.rollback()
     waiting.join()
     client = Client(server, table="items")

@@ -6,6 +6,7 @@ What they have in common is only where they come from. All share one server; eac
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -133,6 +134,82 @@ def test_arrays_of_literals_and_columns_on_the_stream(world: World) -> None:
     assert world.get(table, where="array_prepend(code, texts) = codes").status_code == 200
 
 
+# -- the log --
+
+
+KEYS_CHANGE = (
+    "UPDATE {t} SET id = 3 WHERE id = 20; UPDATE {t} SET id = 11 WHERE id = 2; UPDATE {t} SET id = 5 WHERE id = 1"
+)
+IN_AND_OUT = [("insert", 3, 0, {}), ("delete", 2, 2, {}), ("delete", 1, 4, {"to": 5}), ("insert", 5, 5, {"from": 1})]
+EVERYWHERE = [
+    *(("delete", 20, 0, {"to": 3}), ("insert", 3, 1, {"from": 20}), ("delete", 2, 2, {"to": 11})),
+    *(("insert", 11, 3, {"from": 2}), ("delete", 1, 4, {"to": 5}), ("insert", 5, 5, {"from": 1})),
+]
+
+
+@one_version
+@pytest.mark.parametrize("replica", ["default", "full"])
+@pytest.mark.parametrize("filtered", [True, False], ids=["filtered", "whole"])
+def test_rows_that_get_other_keys(world: World, replica: str, filtered: bool) -> None:
+    """A row that stays is deleted and inserted, each naming the other; one that crosses the filter is only one of the
+    two. An operation has two positions, one for each half; the last of the transaction says so."""
+    table = world.table("id int PRIMARY KEY, n int", "VALUES (1, 1), (2, 2), (20, 20)")
+    client = synced(world, table, replica=replica, where="id < 10" if filtered else "")
+    world.database.execute("BEGIN; " + KEYS_CHANGE.format(t=table) + "; COMMIT")
+    world.server.wait(lambda: bool(client.sync() or "lsn" in client.messages[-2]["headers"]), 30, "the changes")
+    changes = [message for message in client.messages if "lsn" in message["headers"]]
+    told = IN_AND_OUT if filtered else EVERYWHERE
+    values = {1: "1", 2: "2", 20: "20", 3: "20", 5: "1", 11: "2"}
+    (position,) = {(message["headers"]["lsn"], *message["headers"]["txids"]) for message in changes}
+    for index, (message, (operation, number, place, other)) in enumerate(zip(changes, told, strict=True)):
+        assert message["key"] == f'"public"."{table}"/"{number}"'
+        whole = operation == "insert" or replica == "full"
+        assert message["value"] == {"id": f"{number}"} | ({"n": values[number]} if whole else {})
+        named = {f"key_change_{way}": f'"public"."{table}"/"{key}"' for way, key in other.items()}
+        last = {"last": True} if index == len(told) - 1 else {}
+        assert message["headers"] == named | last | {
+            "operation": operation,
+            "relation": ["public", table],
+            "lsn": position[0],
+            "txids": [position[1]],
+            "op_position": place,
+        }
+    assert client.offset == f"{position[0]}_5"
+
+
+@one_version
+def test_a_row_without_a_primary_key_is_another_one_when_it_changes(world: World) -> None:
+    table = world.table("a text, b text", "VALUES ('1', NULL)")
+    client = synced(world, table)
+    world.database.execute(f"UPDATE {table} SET a = '3'")
+    world.server.wait(lambda: bool(client.sync() or "lsn" in client.messages[-2]["headers"]), 30, "the change")
+    gone, come = client.messages[-3:-1]
+    keys = [f'"public"."{table}"/"{value}"/_' for value in "13"]
+    assert [gone["key"], come["key"]] == keys
+    assert (gone["value"], come["value"]) == ({"a": "1", "b": None}, {"a": "3", "b": None})
+    assert (gone["headers"]["key_change_to"], come["headers"]["key_change_from"]) == (keys[1], keys[0])
+
+
+@one_version
+@pytest.mark.parametrize("live", [{}, {"live": "true"}], ids=["catching up", "live"])
+def test_a_client_that_is_ahead_is_served_when_the_log_gets_there(world: World, live: dict[str, str]) -> None:
+    table = world.table("id int PRIMARY KEY, v int", "VALUES (1, 1)")
+    client = synced(world, table)
+    world.database.execute(f"UPDATE {table} SET v = 2")
+    world.server.wait(lambda: bool(client.sync() or "lsn" in client.messages[-2]["headers"]), 30, "the change")
+    ahead = f"{int(client.offset.partition('_')[0]) + 1}_0"
+    found: list[Any] = []
+    asking = threading.Thread(target=lambda: found.append(world.get(table, ahead, handle=client.handle, **live)))
+    asking.start()
+    world.server.wait(lambda: world.server.metric("switchgear_live_waiters") == 1, 30, "a request that waits")
+    world.database.execute(f"UPDATE {table} SET v = 3")
+    asking.join(30)
+    (response,) = found
+    assert response.status_code == 200
+    assert response.json()[0]["value"] == {"id": "1", "v": "3"}
+    assert response.headers["electric-up-to-date"] == ""
+
+
 # -- DDL --
 
 
@@ -255,6 +332,22 @@ def test_tags_change_though_no_selected_column_does(world: World) -> None:
     assert len(client.rows) == 1
     world.database.execute(f"UPDATE {parents} SET ok = false WHERE id = 2")
     world.server.wait(lambda: bool(client.sync() or not client.rows), 30, "the row to go")
+
+
+@one_version
+def test_a_row_gets_another_key_where_a_subquery_has_it(world: World) -> None:
+    parents, children = families(world)
+    where = f"parent IN (SELECT id FROM {parents} WHERE ok)"
+    client = TagClient(world.server, table=children, where=where)
+    client.sync()
+    world.database.execute(f"UPDATE {children} SET id = 7 WHERE id = 1")
+    world.server.wait(lambda: bool(client.sync() or len(messages_of(client)) > 2), 30, "both halves")
+    gone, come = messages_of(client)[-2:]
+    keys = [f'"public"."{children}"/"{number}"' for number in (1, 7)]
+    assert (gone["operation"], gone["key_change_to"]) == ("delete", keys[1])
+    assert (come["operation"], come["key_change_from"], come["last"]) == ("insert", keys[0], True)
+    assert (gone["op_position"], come["op_position"]) == (0, 1)
+    assert come["tags"] == messages_of(client)[0]["tags"]
 
 
 @one_version
