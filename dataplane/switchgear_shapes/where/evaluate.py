@@ -47,7 +47,7 @@ def predicate(expression: Expression, positions: Mapping[str, int], member: Memb
     def guarded(row: Values) -> bool | None:
         try:
             return evaluate(row)  # type: ignore[no-any-return]
-        except (ValueError, ArithmeticError, TypeError, RecursionError, AttributeError, IndexError):
+        except (ValueError, ArithmeticError, TypeError, RecursionError, AttributeError, LookupError):
             return None
 
     return evaluate if _never_fails(expression) else guarded

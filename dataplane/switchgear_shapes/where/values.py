@@ -238,6 +238,7 @@ PRINT: dict[str, Callable[[Any], str]] = {
     "float4": print_float4,
     "float8": print_float8,
     "numeric": print_numeric,
+    "bytea": bytes.decode,  # the value is its text: \x and hexadecimal digits, on the stream and in snapshots
     "text": bytes.decode,
     "varchar": bytes.decode,
     "bpchar": bytes.decode,
