@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from switchgear_streams import records
+from switchgear_streams import checksums, records
 from switchgear_streams.pending import Resolvable
 from switchgear_streams.runs import Chunk, Place
 from switchgear_streams.stream import Stream
@@ -32,7 +31,7 @@ class _Placed:
 
     def take_large(self, chunk: Chunk, start: int) -> None:
         """The payload begins at position `start`."""
-        self.large = (*self.large, (chunk.start - start, chunk, zlib.crc32(chunk.data)))
+        self.large = (*self.large, (chunk.start - start, chunk, checksums.crc32(chunk.data)))
 
     def checksum(self) -> int | None:
         """The payload's, if it is known."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import logging
 import time
-import zlib
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from switchgear_streams import adoption, catalog, segments, squeezing
+from switchgear_streams import adoption, catalog, checksums, segments, squeezing
 from switchgear_streams.disk import Disk
 from switchgear_streams.rules import state
 from switchgear_streams.rules.state import TooMuch
@@ -273,7 +272,7 @@ class Packer:
             fd, crc = self._packs.fd(run.pack), 0
             for at in range(0, run.length, _READ_SIZE):
                 data = self._disk.read(fd, min(_READ_SIZE, run.length - at), run.offset + at)
-                crc = zlib.crc32(data, crc)
+                crc = checksums.crc32(data, crc)
                 yield run.start + at, data
                 time.sleep(_REST)
             if crc != run.crc:
@@ -288,7 +287,7 @@ class Packer:
         """A run's bytes and append ends. Raises OSError if they are not what was written."""
         fd = self._packs.fd(run.pack)
         data = self._disk.read(fd, run.length, run.offset)
-        if zlib.crc32(data) != run.crc:
+        if checksums.crc32(data) != run.crc:
             raise OSError(f"pack {run.pack} is damaged at {run.offset}")
         return data, segments.read_marks(self._disk, fd, run)
 

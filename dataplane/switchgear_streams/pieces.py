@@ -5,9 +5,9 @@ A piece is larger than `SIZE` only where whoever asks needs more at once. Raises
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
 
+from switchgear_streams import checksums
 from switchgear_streams.disk import Disk
 
 SIZE = 1_048_576
@@ -56,7 +56,7 @@ class Pieces:
         """CRC-32 of [begin, end), piece by piece, continued from `start`."""
         while begin < end:
             length = min(SIZE, end - begin)
-            start = zlib.crc32(self.take(begin, length), start)
+            start = checksums.crc32(self.take(begin, length), start)
             begin += length
         return start
 

@@ -77,7 +77,7 @@ def encode(
         return [PREFIX.pack(length + 4, zlib.crc32(body)), body]
     front = b"".join((head, key, extra_raw, marks))
     if payload_crc is None:
-        crc = zlib.crc32(payload, zlib.crc32(front))
+        crc = checksums.crc32(payload, zlib.crc32(front))
     else:
         crc = checksums.joined(zlib.crc32(front), payload_crc, len(payload))
     return [PREFIX.pack(length + 4, crc), front, payload]
@@ -162,7 +162,7 @@ def read_records(body: memoryview, block: Block) -> Iterator[Record | Damaged]:
         if length < OVERHEAD - 4 or end > size:
             yield Damaged(block.begin + at, None)
             return
-        intact = zlib.crc32(body[begin:end]) == crc
+        intact = checksums.crc32(body[begin:end]) == crc
         record = _decode(body, begin, end)
         if intact and record is not None:
             yield record

@@ -20,6 +20,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from switchgear_streams import checksums
 from switchgear_streams.disk import Disk
 from switchgear_streams.runs import Run
 from switchgear_streams.stream import Stream
@@ -59,7 +60,7 @@ def encode_run(
         marks = lengths.tobytes()
     crc = 0
     for piece in pieces:
-        crc = zlib.crc32(piece, crc)
+        crc = checksums.crc32(piece, crc)
     fields = _RUN.pack(generation, start, length, crc, count, len(key))
     head = b"".join((MAGIC, zlib.crc32(key, zlib.crc32(fields)).to_bytes(4, "little"), fields, key, marks))
     return head, Run(pack, at + len(head), start, length, crc, count)

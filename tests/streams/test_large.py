@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import random
+import subprocess
+import sys
 import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -22,6 +24,25 @@ MIB = 1_048_576
 def adopted(data: Path) -> list[Path]:
     """Packs that were segments of the log."""
     return [path for path in sorted(data.glob("pack-*")) if path.read_bytes()[:4] == records.MAGIC]
+
+
+def test_checksums_of_much_are_those_of_zlib() -> None:
+    chance = random.Random(2)
+    data = chance.randbytes(1_000_000)
+    for length in (0, 1, 2047, 2048, 2049, 65_537, 1_000_000):
+        start = chance.getrandbits(32)
+        wanted = zlib.crc32(data[:length], start)
+        assert checksums.crc32(data[:length], start) == checksums.crc32(memoryview(data)[:length], start) == wanted
+        assert checksums.crc32_of_much(bytearray(data[:length]), start) == wanted
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_checksums_with_and_without_the_library(there: bool) -> None:
+    """Where there is no wheel for the machine, zlib does it."""
+    block = "" if there else "import sys; sys.modules['isal'] = None; "
+    program = f"{block}from switchgear_streams import checksums; print(checksums.crc32_of_much.__module__)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == ("isal.isal_zlib" if there else "zlib")
 
 
 def test_checksums_in_a_row() -> None:
