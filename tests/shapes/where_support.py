@@ -156,7 +156,7 @@ class Table:
             types = ["int4", *(kind for kind in kinds for _ in (1, 2))]
             marks = ", ".join(f"%s::text::{kind}" for kind in types)
             connection.execute(f"INSERT INTO {name} VALUES ({marks})".encode(), [str(row), *chosen])
-        connection.execute(_VERDICT.format(name=name).encode())
+        connection.execute(VERDICT.format(name=name).encode())
         return cls(connection, read_relation(connection, name), read_rows(connection, name))
 
     @property
@@ -165,10 +165,7 @@ class Table:
 
     def verdicts(self, conditions: list[str], search_path: str = "public") -> list[str]:
         self.connection.execute(f"SET search_path = {search_path}".encode())
-        found = self.connection.execute(
-            "SELECT public.verdict(c) FROM unnest(%s::text[]) WITH ORDINALITY u(c, n) ORDER BY n", [conditions]
-        ).fetchall()
-        return [row[0] for row in found]
+        return verdicts(self.connection, conditions)
 
     def ours(self, where: Where) -> str:
         test = predicate(where.expression, self.positions)
@@ -183,7 +180,15 @@ def _is_text(kind: str) -> bool:
     return kind in ("text", "varchar", "bpchar")
 
 
-_VERDICT = """
+def verdicts(connection: psycopg.Connection, conditions: list[str]) -> list[str]:
+    """What Postgres says of each condition, a letter for each row; `VERDICT` must have been executed."""
+    found = connection.execute(
+        "SELECT public.verdict(c) FROM unnest(%s::text[]) WITH ORDINALITY u(c, n) ORDER BY n", [conditions]
+    ).fetchall()
+    return [row[0] for row in found]
+
+
+VERDICT = """
 CREATE FUNCTION verdict(condition text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
   found text; one text; r int4;

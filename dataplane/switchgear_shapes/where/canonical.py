@@ -46,7 +46,7 @@ def negation(node: Expression) -> Expression:
             return NULL if text is None else truth(text == "f")
         case Not(arg):
             return arg
-        case Call(_, "=", (arg, Const(Type("bool"), text)), rule) if text is not None:
+        case Call(_, "=", (arg, Const(Type("bool", False), text)), rule) if text is not None:
             return Call(t.BOOL, "=", (arg, truth(text == "f")), rule)
         case Call(_, "<" | "<=" | ">" | ">=", args, rule):
             return Call(t.BOOL, NEGATED[node.name], args, rule)

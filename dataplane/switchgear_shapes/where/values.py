@@ -14,6 +14,7 @@ Readers raise ValueError or ArithmeticError; errors are the caller's to turn int
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 from collections.abc import Callable
@@ -34,6 +35,8 @@ _UUID = re.compile(r"[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}")
 MAX_LITERAL_DEPTH = 100
 """Of a jsonb."""
 _FLOAT4 = struct.Struct("<f")
+_FLOAT4_ULP = float(1 << 29)
+"""How much farther from each other float4 values are than doubles."""
 
 
 def _read_int(name: str) -> Callable[[str], int]:
@@ -149,17 +152,41 @@ def print_float8(value: float) -> str:
         return "NaN"
     if value in (float("inf"), float("-inf")):
         return "Infinity" if value > 0 else "-Infinity"
-    return _shortest(repr(value))
+    text = repr(value)
+    if abs(value) >= 1 << 52 and _halfway_to_next(text, value, math.ulp(value)):
+        longer = (f"{value:.{digits - 1}e}" for digits in range(2, 18))
+        text = next(t for t in longer if float(t) == value and not _halfway_to_next(t, value, math.ulp(value)))
+    return _shortest(text)
 
 
 def print_float4(value: float) -> str:
     if value != value or value in (float("inf"), float("-inf")):
         return print_float8(value)
+    power_of_two = abs(math.frexp(value)[0]) == 0.5
     for digits in range(1, 10):
-        text = f"{value:.{digits - 1}e}"
-        if float4_or_none(float(text)) == value:
-            return _shortest(text, 6)
+        texts = [f"{value:.{digits - 1}e}"]
+        if power_of_two:  # the floats above are farther apart: what is not nearest may still be nearer to no other
+            context = Context(prec=digits)
+            up = context.next_plus(Decimal(texts[0]).copy_abs())
+            texts.append(str(up.copy_sign(Decimal(texts[0]))))
+        for text in texts:
+            if float4_or_none(float(text)) == value and not (
+                abs(value) >= 1 << 22 and _halfway_to_next(text, value, math.ulp(value) * _FLOAT4_ULP)
+            ):
+                return _shortest(text, 6)
     return _shortest(f"{value:.8e}", 6)
+
+
+def _halfway_to_next(text: str, value: float, ulp: float) -> bool:
+    """Whether a text lies exactly between two floats, the one next to `value` among them: reading such a text gives
+    the even one, but Postgres does not count on that and prints more digits (1e23 as 9.999999999999999e+22).
+
+    Only integers from 2^52 on (of float4, 2^22) and their halves have texts short enough for that.
+    """
+    written, exact = Decimal(text), Decimal(value)
+    towards_zero = abs(written) < abs(exact) and abs(math.frexp(value)[0]) == 0.5  # floats lie closer below 2^n
+    gap = Decimal(ulp / 2 if towards_zero else ulp)
+    return EXACT.multiply(2, EXACT.subtract(written, exact).copy_abs()) == gap
 
 
 def float4_or_none(value: float) -> float | None:
