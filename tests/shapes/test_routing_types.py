@@ -96,6 +96,9 @@ SCALARS = (
     *("({c} = {a}) IS TRUE", "({c} < {a}) IS FALSE", "({c} = {a}) IS NOT TRUE", "NOT ({c} <> {a})", "NOT ({c} >= {a})"),
     *("{c}::text = {a}", "{c}::text IN ({a}, {b})", "{c}::text LIKE 'a%'", '({c}::text COLLATE "C") < {a}'),
     *("{c}::numeric = {a}", "{c}::float8 = {a}", "{c}::varchar = {a}", "{c}::numeric > {a}", "{c}::int8 = {a}"),
+    # Of text that is no number: an error, unless what comes before it decides.
+    *("{c} IS NOT NULL AND {c}::numeric = {a} OR id >= 0", "id >= 5 OR {c} IS NOT NULL AND {c}::float8 = {a}"),
+    "NOT (({c} IS NULL OR {c}::numeric = {a}) AND id < 0)",
 )
 LIKES = tuple(
     f"{{c}} {operator} '{pattern}'"

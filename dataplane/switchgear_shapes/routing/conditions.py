@@ -151,7 +151,9 @@ def _false(node: Expression, negation: Expression) -> list[Condition]:
 
 
 def _any(node: Expression, alternatives: list[list[Condition]]) -> Condition:
-    """At least one alternative is true: it is indexed when all of them are."""
+    """At least one alternative is true: it is indexed when all of them are. Where one may fail on a row, its place
+    decides whether another that is true counts: the whole is evaluated besides."""
+    whole = (Condition(node, None),) if len(alternatives) > 1 and keys.may_fail(node) else ()
     paths: dict[Path, None] = {}
     for alternative in alternatives:
         joined = _join(alternative)
@@ -162,7 +164,7 @@ def _any(node: Expression, alternatives: list[list[Condition]]) -> Condition:
         chosen = joined[place].paths
         assert chosen is not None
         for path in chosen:
-            paths[Path(path.atom, path.rest + others)] = None
+            paths[Path(path.atom, whole or path.rest + others)] = None
         if len(paths) > MAX_PATHS:
             return Condition(node, None)
     return Condition(node, tuple(paths))

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from switchgear_shapes.where.expression import Call, Column, Expression, Type
+from switchgear_shapes.where.expression import And, Call, Column, Const, Expression, InList, IsNull, Not, Or, Type
 
 Key = Any
 """Hashable; those of `ORDERED` also compare with each other."""
@@ -146,6 +146,24 @@ def column_of(node: Expression) -> str | None:
             return None
         node = inner
     return node.name if isinstance(node, Column) else None
+
+
+_CALM = frozenset({"=", "<", "<=", ">", ">=", "IS TRUE", "IS FALSE", "IS DISTINCT FROM", "@>", "<@", "&&", "= ANY"})
+
+
+def may_fail(node: Expression) -> bool:
+    """Whether there may be rows on which evaluating the expression raises an error."""
+    match node:
+        case And(args) | Or(args):
+            return any(map(may_fail, args))
+        case Not(arg) | IsNull(arg) | InList(arg):
+            return may_fail(arg)
+        case Call(_, "~~" | "~~*", (text, Const())):
+            return may_fail(text)
+        case Call(_, name, args):
+            return column_of(node) is None and (name not in _CALM or any(map(may_fail, args)))
+        case _:
+            return False
 
 
 MOST_BYTES = 1_000_000

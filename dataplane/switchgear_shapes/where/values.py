@@ -323,5 +323,9 @@ def decoder(kind: Type) -> Callable[[bytes], Any] | None:
     """From the stream's bytes to a value; None when the bytes are the value."""
     if kind.array:
         decode = decoder(Type(kind.name, enum=kind.enum)) or bytes
-        return lambda data: arrays.read_array(data.decode(), lambda element: decode(element.encode()))
+        # The bytes of a SQL_ASCII database may be no UTF-8: they stay what they are.
+        return lambda data: arrays.read_array(
+            data.decode("utf-8", "surrogateescape"),
+            lambda element: decode(element.encode("utf-8", "surrogateescape")),
+        )
     return None if kind.enum is not None else DECODE.get(kind.name)
