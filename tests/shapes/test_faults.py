@@ -20,6 +20,7 @@ import pytest
 from switchgear_local import processes
 from switchgear_local.postgres import PostgresError, PostgresServer, find
 from tests.shapes.server import Client, ShapesServer, one_version
+from tests.shapes.tag_client import TagClient
 from tests.support.postgres import Database, Postgres, create_database
 
 pytestmark = [pytest.mark.pg, pytest.mark.crash]
@@ -43,6 +44,28 @@ def follow(client: Client, rows: int, seconds: float = 30) -> None:
 def items(database: Database) -> Database:
     database.execute(ITEMS)
     return database
+
+
+@pytest.mark.parametrize("where", [None, "id IN (SELECT id FROM chosen)"], ids=["plain", "subquery"])
+def test_postgres_can_stop(items: Database, server: ShapesServer, where: str | None) -> None:
+    """It waits until its last record is acknowledged, and what came just before needs a database that lets us in."""
+    items.execute("CREATE TABLE chosen (id int PRIMARY KEY); INSERT INTO chosen VALUES (1)")
+    client = Client(server, table="items") if where is None else TagClient(server, table="items", where=where)
+    client.sync()
+    log = items.postgres.server.log_file
+    with items.connect() as connection:
+        for number in range(2, 12):
+            connection.execute(f"INSERT INTO items VALUES ({number}, 'b')".encode())
+            connection.execute(f"INSERT INTO chosen VALUES ({number})".encode())
+    before = log.stat().st_size
+    items.postgres.server.stop()
+    said = log.read_bytes()[before:].decode()
+    items.postgres.server.start()
+    assert "database system is shut down" in said, said[-2000:]
+    assert "immediate shutdown request" not in said
+    server.wait_active()
+    follow(client, 11)
+    assert client.restarts == 0
 
 
 @one_version

@@ -27,6 +27,10 @@ STATUS_SECONDS = 1.0
 STATUS_DELAY = 0.1
 """How soon after something became durable it is acknowledged."""
 ASK_SECONDS = 0.002
+PRESSED_SECONDS = 0.5
+PRESSED_TIMES = 4
+"""When Postgres stops, its sender asks again and again how far we are, until all is acknowledged: after so long, and so
+many times in a row, it is left to go, because what is missing may need a database that lets somebody in."""
 SILENT_TIMEOUTS = 2.0
 """How many of Postgres' own timeouts (`wal_sender_timeout`) it may say nothing, though it is asked."""
 _XLOG = struct.Struct("!cQQq")
@@ -60,6 +64,9 @@ class Replication:
         self.transaction_at = time.monotonic()
         """When it was last seen that a transaction had arrived."""
         self._asked_at = 0.0
+        self._pressing: list[float] = []
+        """When Postgres asked for an answer, with nothing else to say since."""
+        self._every = STATUS_SECONDS
         self._silent = 0.0
         """For how long nothing came though something was asked for: ticks, because a busy loop hears nothing."""
 
@@ -97,10 +104,11 @@ class Replication:
         self._ingest.outgoing.on_durable = self._on_durable
         self._acknowledged = started.slot_lsn
         await self._session.start_copy(started.start_statement)
-        every = min(STATUS_SECONDS, started.sender_timeout / 3) if started.sender_timeout else STATUS_SECONDS
+        if started.sender_timeout:
+            self._every = min(STATUS_SECONDS, started.sender_timeout / 3)
         # A sender that is busy for longer than its own timeout gives us up, too.
         patience = SILENT_TIMEOUTS * started.sender_timeout if started.sender_timeout else float("inf")
-        ticker = asyncio.ensure_future(self._tick(every, patience))
+        ticker = asyncio.ensure_future(self._tick(self._every, patience))
         try:
             on_streaming()
             self._resume()
@@ -224,13 +232,30 @@ class Replication:
     def _message(self, data: bytes) -> None:
         kind = data[0]
         if kind == _XLOG_DATA:
+            self._pressing.clear()
             self._ingest.message(data, _XLOG.size)
         elif kind == _PRIMARY_KEEPALIVE and len(data) >= _KEEPALIVE.size:
             _, wal_end, _, reply = _KEEPALIVE.unpack_from(data)
             self._received = max(self._received, wal_end)
             self._ingest.keepalive(wal_end)
             if reply:
-                self._send_status()
+                self._on_pressed()
+
+    def _on_pressed(self) -> None:
+        """Postgres wants an answer: because it heard nothing for long, or because it is about to stop.
+
+        Not at once: a sender that waits to stop would ask again at once, both of us as fast as we can.
+        """
+        now = self._loop.time()
+        if self._pressing and now - self._pressing[-1] > PRESSED_SECONDS:
+            self._pressing.clear()
+        self._pressing.append(now)
+        if len(self._pressing) >= PRESSED_TIMES and now - self._pressing[0] >= PRESSED_SECONDS:
+            self._end(ConnectionLost("Postgres is stopping"))
+            return
+        self._ingest.write_progress()
+        if self._status_timer is None:
+            self._status_timer = self._loop.call_later(min(STATUS_DELAY, self._every / 4), self._send_status)
 
     def _end(self, error: BaseException) -> None:
         if not self._ended.done():
