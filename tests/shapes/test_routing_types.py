@@ -40,6 +40,8 @@ SPANS = ("0", "1 mon", "30 days", "29 days 24:00", "1 day", "24:00", "-1 day", "
 TYPES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("text", "varchar(9)", "char(6)", "name", "words", 'text COLLATE "C"'), TEXTS),
     "mood": ("sad", "ok", "NULL", "a b", "A"),
+    **dict.fromkeys(('public."float8"', 'public."interval"', 'public."bool"'), ("day", "-0", "f")),
+    **dict.fromkeys(('public."float8"[]', 'public."bool"[]'), ("{}", "{day,-0}", "{f,NULL}")),
     "int2": ("0", "-1", "1", "10", "32767", "-32768"),
     "int4": ("0", "-1", "1", "10", "2147483647", "-2147483648"),
     "int8": ("0", "-1", "1", "10", "2147483648", "9223372036854775807", "-9223372036854775808"),
@@ -117,7 +119,9 @@ COMBINATIONS = (
 )
 COMBINED = 400
 SCHEMA = """
-CREATE TYPE mood AS ENUM ('sad', 'ok', 'NULL', 'a b', 'A'); CREATE DOMAIN words AS text; CREATE DOMAIN count AS int4
+CREATE TYPE mood AS ENUM ('sad', 'ok', 'NULL', 'a b', 'A'); CREATE DOMAIN words AS text; CREATE DOMAIN count AS int4;
+CREATE TYPE public."float8" AS ENUM ('day', '-0', 'f'); CREATE TYPE public."interval" AS ENUM ('day', '-0', 'f');
+CREATE TYPE public."bool" AS ENUM ('day', '-0', 'f')
 """
 
 

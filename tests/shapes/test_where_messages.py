@@ -232,6 +232,17 @@ def test_letters_case_follows_the_collation() -> None:
     assert "different collations" in message("title = turkish AND turkish = loose")
 
 
+def test_what_cannot_be_evaluated_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not when the first row comes."""
+
+    def fails(*_: object) -> None:
+        raise KeyError("float4")
+
+    monkeypatch.setattr("switchgear_shapes.where.parse.predicate", fails)
+    with pytest.raises(WhereError, match="cannot be evaluated"):
+        parse_where("id = 1", ITEMS)
+
+
 def test_generated_columns_need_the_publication() -> None:
     assert "generated and not replicated" in message("made = 1")
     assert parse("made = 1", stored_generated=True) == "\"made\" = '1'::int4"

@@ -49,14 +49,22 @@ class Parameter(Const):
     number: int = 0
 
 
+_BUILT_IN = frozenset({*t.CATEGORY, "json"})
+
+
 def column_type(column: relations.Column) -> Type:
     """A column's type with domains looked through. A type that we know nothing of has its own name."""
     if column.enum_labels is not None:
         name = column.element_type if column.base_array and column.element_type is not None else column.type_name
-        return Type(name, column.base_array, column.enum_labels)
+        return Type(_of_its_own(name), column.base_array, column.enum_labels)
     if column.base_type is not None and column.base_type != "unknown":
         return Type(column.base_type, column.base_array)
-    return Type(f"{column.type_name} ", False) if column.type_name in t.CATEGORY else Type(column.type_name)
+    return Type(_of_its_own(column.type_name))
+
+
+def _of_its_own(name: str) -> str:
+    """The name of somebody's type, which may be called `interval` as one of Postgres' is: not the same name here."""
+    return f"{name} " if name in _BUILT_IN else name
 
 
 def _same_text(first: Type, second: Type) -> bool:
@@ -115,7 +123,11 @@ class Coercion:
         try:
             constant = Const(kind, values.to_text(kind, values.read(kind, text)))
         except (ValueError, ArithmeticError):
-            what = f"input value for enum {kind.name}" if kind.enum is not None else f"syntax for type {t.shown(kind)}"
+            what = (
+                f"input value for enum {kind.name.rstrip(' ')}"
+                if kind.enum is not None
+                else f"syntax for type {t.shown(kind)}"
+            )
             shown = f'"{text}"' if kind.enum is not None else text
             raise at(location, f"invalid {what}: {shown}") from None
         except KeyError:

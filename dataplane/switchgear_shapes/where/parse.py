@@ -16,8 +16,9 @@ from switchgear_shapes.identifiers import quote_relation
 from switchgear_shapes.relations import Relation
 from switchgear_shapes.where import types as t
 from switchgear_shapes.where.coercion import Term, column_type
-from switchgear_shapes.where.errors import WhereError, at
-from switchgear_shapes.where.expression import Column, InSubquery, Subquery, Type, Where, computed
+from switchgear_shapes.where.errors import TooLarge, WhereError, at
+from switchgear_shapes.where.evaluate import predicate
+from switchgear_shapes.where.expression import Column, Expression, InSubquery, Subquery, Type, Where, computed
 from switchgear_shapes.where.grammar import Tree, names_of, node_of, parse_condition
 from switchgear_shapes.where.render import render
 from switchgear_shapes.where.resolve import Resolver
@@ -109,6 +110,7 @@ class _Clause:
         self._computed += computed(expression)
         if self._computed > MAX_COMPUTED:
             raise WhereError(f"the clause computes more than {MAX_COMPUTED} values for each row; compare columns")
+        _check_evaluable(expression, frozenset(resolver.columns))
         known = tuple(subqueries)
         return Where(expression, render(expression, known), frozenset(resolver.columns), known)
 
@@ -164,6 +166,14 @@ class _Clause:
                     raise at(location, f"column {column.name} is generated and not replicated")
                 return Column(column_type(column), column.name)
         raise at(location, f"unknown reference {names[0]}")
+
+
+def _check_evaluable(expression: Expression, columns: frozenset[str]) -> None:
+    """The evaluator is made when the first row comes: an error then would end the server, not the request."""
+    try:
+        predicate(expression, {name: index for index, name in enumerate(columns)}, lambda _, __: None)
+    except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, TooLarge):
+        raise WhereError("the clause cannot be evaluated on rows of the table") from None
 
 
 def _row(kinds: list[Type]) -> str:

@@ -55,7 +55,7 @@ def _named(typing: Coercion, node: Tree) -> tuple[Type, Modifiers]:
             return kind, _modifiers(kind, node.get("typmods", []), location)
     for column in typing.relation.columns:
         kind = column_type(column)
-        if kind.enum is not None and kind.name == name and names[0] != "pg_catalog":
+        if kind.enum is not None and kind.name.rstrip(" ") == name and names[0] != "pg_catalog":
             return Type(kind.name, array, kind.enum), ()
     raise at(location, f"unsupported type {name}")
 
