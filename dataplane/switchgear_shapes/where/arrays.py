@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 MAX_DIMENSIONS = 6
-_BOUNDS = re.compile(r"\s*((?:\[-?\d{1,9}(?::-?\d{1,9})?\])+)\s*=", re.ASCII)
+_BOUNDS = re.compile(r"\s*((?:\[-?\d{1,10}(?::-?\d{1,10})?\])+)\s*=", re.ASCII)
 _BOUND = re.compile(r"\[(?:(-?\d+):)?(-?\d+)\]", re.ASCII)
 _NEEDS_QUOTES = re.compile(r'[\s{}",\\]|^$', re.ASCII)
 _IN_QUOTES = re.compile(r'([^"\\]*(?:\\.[^"\\]*)*)"', re.DOTALL)
@@ -55,6 +55,8 @@ def read_array(text: str, read: Callable[[str], Any]) -> ArrayValue:
     if declared is not None:
         pairs = [(int(low or 1), int(high)) for low, high in _BOUND.findall(declared[1])]
         bounds = tuple(low for low, _ in pairs)
+        if any(low < -(1 << 31) or high >= (1 << 31) - 1 for low, high in pairs):
+            raise ValueError("bounds out of range")
         if tuple(high - low + 1 for low, high in pairs) != lengths:
             raise ValueError("dimensions do not fit")
     return ArrayValue(lengths, bounds, tuple(parser.items))
