@@ -1,4 +1,4 @@
-"""`python -m bench.streams [--seconds N] [--only NAME] [--install] [--million]`: our server and its peers in turns.
+"""`python -m bench.streams [--seconds N] [--python PATH] [--only NAME] [--install] [--million]`: ours and peers in turns.
 
 Each has core 0 for itself, the load generator core 1. Writes bench/STREAMS.md. Needs wrk (Debian package `wrk`).
 """
@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from bench.streams import load, million
+from bench.streams import load, million, servers
 from bench.streams.servers import CLIENT_CORE, KINDS, NODE, OURS, RUST, Kind, Running, available, install, running
 
 PAGE = Path(__file__).resolve().parent.parent / "STREAMS.md"
@@ -44,6 +44,7 @@ Part = Callable[[Running], Row]
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.streams")
     parser.add_argument("--seconds", type=int, default=5, help="of each append measurement")
+    parser.add_argument("--python", help="runs ours: /usr/bin/python3.11 of Debian is what images have")
     parser.add_argument("--only", help="one server, and no page: its name")
     parser.add_argument("--install", action="store_true", help="fetch missing peers with cargo and npm")
     parser.add_argument(
@@ -53,6 +54,8 @@ def main() -> None:
         "--prepared", action="store_true", help="with --million: write their files at once, without HTTP"
     )
     given = parser.parse_args()
+    if given.python:
+        servers.python = given.python
     if given.million is not None:
         million.main(given.million, given.prepared)
         return
@@ -161,7 +164,7 @@ def page(rows: dict[str, Row]) -> str:
         f" Peers: the Rust server `durable-streams` {RUST}, npm `@durable-streams/server` {NODE}.",
         "",
         f"{datetime.now(UTC):%Y-%m-%d} · {os.cpu_count()} × {model} · Linux {platform.release()}"
-        f" · Python {platform.python_version()} · commit {commit.stdout.strip()}",
+        f" · {servers.version()} ({servers.python}) · commit {commit.stdout.strip()}",
         "",
         f"| measure | {' | '.join(names)} | of rust | goal |",
         "|---|" + "---|" * (len(names) + 2),

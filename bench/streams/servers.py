@@ -109,16 +109,29 @@ def pinned(core: str) -> list[str]:
     return ["taskset", "-c", core] if shutil.which("taskset") and (os.cpu_count() or 1) > 1 else []
 
 
+python = str(Path(sys.executable).absolute())
+"""What runs ours: of the version that this has, whose libraries it uses."""
+
+
+def version() -> str:
+    """Of that."""
+    return subprocess.run([python, "-V"], capture_output=True, text=True, check=True).stdout.strip()
+
+
 def _command(kind: Kind, port: int, data: Path) -> list[str]:
     if kind is OURS:
         flags = ["--port", str(port), "--data-dir", str(data), "--insecure"]
-        return [str(Path(sys.executable).absolute()), "-m", "switchgear_streams", *flags]
+        return [python, "-m", "switchgear_streams", *flags]
     if kind.name.startswith("rust"):
         flags = ["--host", "127.0.0.1", "--port", str(port), "--data-dir", str(data)]
         return [str(_rust()), *flags, *([] if kind.durable else ["--durability", "memory"])]
     script = CACHE / "node/bench.mjs"
     script.write_text(_NODE_SCRIPT)
     return ["node", str(script), str(port), *([str(data)] if kind.durable else [])]
+
+
+def _is_ours(path: str) -> bool:
+    return "site-packages" in path or Path(path).is_relative_to(Path(__file__).resolve().parents[2])
 
 
 def free_port() -> int:
@@ -133,7 +146,11 @@ def launch(kind: Kind, folder: Path) -> Running:
     port = free_port()
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen(
-            [*pinned(SERVER_CORE), *_command(kind, port, folder / "data")], stdout=log, stderr=log, cwd=folder
+            [*pinned(SERVER_CORE), *_command(kind, port, folder / "data")],
+            stdout=log,
+            stderr=log,
+            cwd=folder,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if _is_ours(path))},
         )
     return Running(kind, port, process, folder / "data")
 

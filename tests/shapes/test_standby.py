@@ -43,7 +43,7 @@ def test_a_standby_serves_what_is_known(items: Database, make_server: Callable[.
     first = make_server("one").start()
     writer_side = Client(first, table="items")
     writer_side.sync()
-    second = standby_of(make_server, ELECTRIC_LONG_POLL_TIMEOUT="8000")
+    second = standby_of(make_server, ELECTRIC_LONG_POLL_TIMEOUT="4000")
     assert second.http.get(second.url + "/ready").status_code == 503
 
     client = Client(second, table="items")

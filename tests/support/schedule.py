@@ -35,7 +35,7 @@ SECONDS = {
     "control plane": 250,
     "operator": 190,
     "tests/realnode/test_cluster.py": 190,
-    "tests/shapes/test_oracle.py": 150,
+    "tests/shapes/test_oracle.py": 125,
     "process node": 140,
     "tests/shapes/test_faults.py": 130,
     "tests/shapes/test_live.py": 120,
