@@ -1,4 +1,4 @@
-"""`python -m bench.streams [--seconds N] [--python PATH] [--only NAME] [--install] [--million]`: ours and peers in turns.
+"""`python -m bench.streams [--seconds N] [--python PATH] [--only NAME] [--install] [--million]`: all in turns.
 
 Each has core 0 for itself, the load generator core 1. Writes bench/STREAMS.md. Needs wrk (Debian package `wrk`).
 """
