@@ -48,7 +48,7 @@ def appends(server: Running, connections: int, streams: int, seconds: int) -> Ap
         f"-c{connections}",
         f"-d{seconds}s",
         "-s",
-        HERE.parent / "append.lua",
+        str(HERE.parent / "append.lua"),
     ]
     done = subprocess.run(
         [*command, server.url, "--", str(streams), f"/v1/stream/{prefix}"],

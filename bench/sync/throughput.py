@@ -140,7 +140,9 @@ def initial_sync(world: World, rows: int = 1_000_000) -> list[Figure]:
         database.execute("VACUUM ANALYZE big")
         found = database.execute(query_by_name("public", "big").encode()).fetchall()
     relation = from_rows([tuple(None if v is None else _text(v) for v in row) for row in found])[0]
-    definition = define(parse(Query([("table", "big"), ("offset", "-1")])).params, relation, stored_generated=False)
+    definition = define(
+        parse(Query([("table", "big"), ("offset", "-1")])).params, relation, stored_generated=False, publication=""
+    )
     copy = copy_statement(definition, relation)
     times, ours, peak, idle, size = [], [], 0.0, 0.0, 0
     for _ in range(3):
