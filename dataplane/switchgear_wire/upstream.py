@@ -14,14 +14,11 @@ import ssl as tls
 from collections.abc import Sequence
 from typing import cast
 
-from switchgear_wire.upstream_connection import (
-    Body,
-    Header,
-    UpstreamConnection,
+from switchgear_wire.upstream_connection import Body, Header, UpstreamConnection, UpstreamResponse
+from switchgear_wire.upstream_errors import (
     UpstreamCut,
     UpstreamError,
     UpstreamProtocolError,
-    UpstreamResponse,
     UpstreamTimeout,
     UpstreamUnavailable,
 )

@@ -13,6 +13,13 @@ from typing import Protocol, cast
 import httptools
 
 from switchgear_wire.response import frame
+from switchgear_wire.upstream_errors import (
+    UpstreamCut,
+    UpstreamError,
+    UpstreamProtocolError,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+)
 
 HIGH_WATER = 262_144
 MAX_HEAD_BYTES = 262_144
@@ -30,30 +37,6 @@ class Pool(Protocol):
 
     def give_back(self, connection: UpstreamConnection) -> None: ...
     def forget(self, connection: UpstreamConnection) -> None: ...
-
-
-class UpstreamError(Exception):
-    """The exchange failed; the message names no secret."""
-
-
-class UpstreamUnavailable(UpstreamError):
-    """No answer. `sent` is False if the server certainly never saw the request, so that it may be sent again."""
-
-    def __init__(self, message: str, *, sent: bool) -> None:
-        super().__init__(message)
-        self.sent = sent
-
-
-class UpstreamTimeout(UpstreamUnavailable):
-    """The head of the answer did not come in time."""
-
-
-class UpstreamProtocolError(UpstreamError):
-    """What came back is no HTTP/1.1 response that can be passed on."""
-
-
-class UpstreamCut(UpstreamError):
-    """The body ended before it was whole (or stalled beyond its limit)."""
 
 
 class UpstreamResponse:
