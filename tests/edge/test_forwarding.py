@@ -255,17 +255,19 @@ async def test_a_client_that_leaves_ends_the_work_at_the_pod(
     await until(lambda: "switchgear_edge_requests_running 0\n" in edge.metrics())
 
 
+async def half(writer: Writer) -> AsyncIterator[None]:
+    """A body that breaks off."""
+    writer.write(b"half")
+    await asyncio.sleep(0.1)
+    writer.abort()
+    yield
+
+
 @pytest.mark.parametrize("length", [None, 100_000])
 async def test_a_body_that_the_pod_cuts_is_cut_for_the_client(
     edge: EdgeProcess, world: World, client: httpx.AsyncClient, length: int | None
 ) -> None:
     service, pod = await served(edge, world)
-
-    async def half(writer: Writer) -> AsyncIterator[None]:
-        writer.write(b"half")
-        await asyncio.sleep(0.1)
-        writer.abort()
-        yield
 
     pod.answer = lambda r: producing(half, b"", length)
     got = b""
@@ -285,12 +287,6 @@ async def test_a_small_body_that_the_pod_cuts_is_an_error(
 ) -> None:
     """Electric's client tries again after an error, and gives up after half a body."""
     service, pod = await served(edge, world)
-
-    async def half(writer: Writer) -> AsyncIterator[None]:
-        writer.write(b"half")
-        await asyncio.sleep(0.1)
-        writer.abort()
-        yield
 
     pod.answer = lambda r: producing(half, b"", 1000)
     answer = await client.request(method, f"/v1/stream/{service.service_id}/a", headers=service.bearer)

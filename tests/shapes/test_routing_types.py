@@ -21,8 +21,8 @@ from switchgear_shapes.routing.router import evaluated
 from switchgear_shapes.where.evaluate import predicate
 from switchgear_shapes.where.expression import Where
 from switchgear_shapes.where.parse import WhereError, parse_where
-from tests.shapes.where_support import VERDICT, read_relation, verdicts
-from tests.support.postgres import Postgres, create_database, drop_database
+from tests.shapes.where_support import VERDICT, displayed, read_relation, verdicts
+from tests.support.postgres import Postgres
 
 pytestmark = pytest.mark.pg
 
@@ -135,14 +135,8 @@ class Member:
 
 @pytest.fixture
 def connection(postgres: Postgres) -> Iterator[psycopg.Connection]:
-    database = create_database(postgres)
-    with database.connect() as made:
-        for setting, value in DISPLAY_SETTINGS.items():
-            made.execute(f"SET {setting} = '{value}'".encode())
-        made.execute(b"SET search_path = public")
-        made.execute(SCHEMA.encode())
+    with displayed(postgres, SCHEMA) as made:
         yield made
-    drop_database(database)
 
 
 def streamed(connection: psycopg.Connection) -> list[Values]:

@@ -15,8 +15,8 @@ from switchgear_shapes.postgres.session import DISPLAY_SETTINGS
 from switchgear_shapes.where.evaluate import predicate
 from switchgear_shapes.where.parse import WhereError, parse_where
 from tests.shapes.server import one_version
-from tests.shapes.where_support import agrees, read_relation, read_rows
-from tests.support.postgres import Postgres, create_database, drop_database
+from tests.shapes.where_support import agrees, displayed, read_relation, read_rows
+from tests.support.postgres import Postgres
 
 pytestmark = pytest.mark.pg
 
@@ -70,14 +70,8 @@ CREATE DOMAIN count AS int4; CREATE DOMAIN list AS text[]
 
 @pytest.fixture
 def connection(postgres: Postgres) -> Iterator[psycopg.Connection]:
-    database = create_database(postgres)
-    with database.connect() as made:
-        for setting, value in DISPLAY_SETTINGS.items():
-            made.execute(f"SET {setting} = '{value}'".encode())
-        made.execute(b"SET search_path = public")
-        made.execute(SCHEMA.encode())
+    with displayed(postgres, SCHEMA) as made:
         yield made
-    drop_database(database)
 
 
 @one_version

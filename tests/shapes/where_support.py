@@ -6,7 +6,9 @@ text with one letter a row, t, f, n (NULL) or e (an error).
 
 from __future__ import annotations
 
+import contextlib
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import psycopg
@@ -16,7 +18,7 @@ from switchgear_shapes.postgres.session import DISPLAY_SETTINGS
 from switchgear_shapes.relations import Relation
 from switchgear_shapes.where.evaluate import predicate
 from switchgear_shapes.where.expression import Where
-from tests.support.postgres import Database
+from tests.support.postgres import Database, Postgres, create_database, drop_database
 
 TEXTS = [
     "",
@@ -124,6 +126,19 @@ VALUES: dict[str, list[str]] = {
 }
 COLUMN_TYPES = {"bpchar": "char(4)", "varchar": "varchar(40)"}
 ROWS = 48
+
+
+@contextlib.contextmanager
+def displayed(postgres: Postgres, schema: str) -> Iterator[psycopg.Connection]:
+    """A new database with this in it, on a connection that shows values as the server's own do."""
+    database = create_database(postgres)
+    with database.connect() as made:
+        for setting, value in DISPLAY_SETTINGS.items():
+            made.execute(f"SET {setting} = '{value}'".encode())
+        made.execute(b"SET search_path = public")
+        made.execute(schema.encode())
+        yield made
+    drop_database(database)
 
 
 @dataclass
