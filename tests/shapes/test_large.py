@@ -11,6 +11,7 @@ import pytest
 
 from tests.shapes.server import Client, ShapesServer, one_version
 from tests.support.effort import effort
+from tests.support.files import total_size
 from tests.support.postgres import Database
 
 pytestmark = [pytest.mark.pg, pytest.mark.crash]
@@ -68,10 +69,8 @@ def test_a_large_transaction_is_whole(
     database.execute(f"SET statement_timeout = '120s'; {fill}")
     if ending != "none":
         wal = server.folder / "storage" / "wal"
-        written = sum(path.stat().st_size for path in wal.iterdir())
-        server.wait(
-            lambda: sum(path.stat().st_size for path in wal.iterdir()) > written or bool(seen - {0}), 60, "its parts"
-        )
+        written = total_size(wal.iterdir())
+        server.wait(lambda: total_size(wal.iterdir()) > written or bool(seen - {0}), 60, "its parts")
         if ending == "kill":
             server.kill()
             server.start()

@@ -27,6 +27,7 @@ from switchgear_shapes.log.shape_log import ShapeLog
 from switchgear_shapes.log.store import StorageLocked, Store
 from switchgear_shapes.offsets import END_OF_SNAPSHOT, INFINITY, parse, render
 from switchgear_shapes.snapshot import SnapshotMark
+from tests.support.files import total_size
 
 
 def line(tx: int, op: int, padding: int = 0) -> bytes:
@@ -451,7 +452,7 @@ async def test_checkpoints_bound_the_log(
     await asyncio.sleep(0.1)
     for shape in shapes:
         assert content(opened, shape) == expected[shape.id]
-    total = sum(path.stat().st_size for path in (tmp_path / "storage" / "wal").glob("*.wal"))
+    total = total_size((tmp_path / "storage" / "wal").glob("*.wal"))
     assert total <= 3 * wal.PREALLOCATE
     crash(opened)
     opened = open_store()

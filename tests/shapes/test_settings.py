@@ -298,7 +298,10 @@ def sockets_of(server: ShapesServer) -> list[socket.socket]:
     made = []
     try:
         for entry in Path(f"/proc/{server.process.pid}/fd").iterdir():
-            if not entry.readlink().name.startswith("socket:"):
+            try:
+                if not entry.readlink().name.startswith("socket:"):
+                    continue
+            except FileNotFoundError:  # closed since it was listed
                 continue
             fd = call(PIDFD_GETFD, process, int(entry.name), 0)
             if fd < 0 and ctypes.get_errno() in (errno.EPERM, errno.ENOSYS):

@@ -15,6 +15,7 @@ from switchgear_streams import catalog, records
 from tests.streams import faulty
 from tests.streams.inside import Inside
 from tests.streams.server import JSON, OCTETS, TEXT, StreamsServer, read_all, read_messages
+from tests.support.files import total_size
 
 
 def segments(server: StreamsServer) -> list[Path]:
@@ -68,7 +69,7 @@ def test_a_start_does_not_take_the_log_into_memory(own: StreamsServer, client: h
     own.start()
     fill(own, client, ["a"], 20)
     own.kill()
-    assert sum(path.stat().st_size for path in segments(own)) > 100_000_000
+    assert total_size(segments(own)) > 100_000_000
     own.start()
     assert own.process is not None
     status = Path(f"/proc/{own.process.pid}/status").read_text()
@@ -316,7 +317,7 @@ def test_space_of_deleted_streams_comes_back(own: StreamsServer, client: httpx.C
     small = StreamsServer(own.folder, module="tests.streams.small_catalog")
 
     def packed() -> int:
-        return sum(path.stat().st_size for path in small.data.glob("pack-*.dat"))
+        return total_size(small.data.glob("pack-*.dat"))
 
     try:
         small.start()

@@ -14,6 +14,7 @@ import pytest
 
 from tests.streams.inside import Inside
 from tests.streams.server import JSON, OCTETS, StreamsServer, events
+from tests.support.files import total_size
 
 AGE = 640  # seconds: bytes may live a 64th, 10 s, longer
 SIZE = 6000
@@ -255,7 +256,7 @@ def test_space_comes_back(tmp_path: Path) -> None:
         client, block = inside.client, bytes(range(256)) * 400
 
         def used() -> int:
-            return sum(path.stat().st_size for path in inside.data.glob("pack-*"))
+            return total_size(inside.data.glob("pack-*"))
 
         async def through(count: int) -> None:
             for number in range(count):
