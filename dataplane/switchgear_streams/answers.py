@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 _EXPOSED = (
     b"Stream-Next-Offset, Stream-Up-To-Date, Stream-Closed, Stream-Cursor, Stream-TTL, Stream-Expires-At, "
-    b"Stream-Retained-Offset, Producer-Epoch, Producer-Seq, Producer-Expected-Seq, Producer-Received-Seq, "
-    b"Stream-SSE-Data-Encoding, "
+    b"Stream-Retained-Offset, Stream-Retention-Seconds, Stream-Retention-Bytes, Stream-Retention-Keys, "
+    b"Stream-Retention-Tombstone-Seconds, "
+    b"Producer-Epoch, Producer-Seq, Producer-Expected-Seq, Producer-Received-Seq, Stream-SSE-Data-Encoding, "
     b"ETag, Location, Content-Type, Content-Encoding, Vary, Retry-After"
 )
 BASE = header_block(

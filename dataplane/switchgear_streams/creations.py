@@ -104,12 +104,15 @@ class Creations:
             return answers.problem(409, "FORK_SOURCE_GONE", "The stream to fork from was deleted.")
         if command.content_type is not None and media.essence(command.content_type) != source.media:
             return answers.problem(409, "CONTENT_TYPE_CONFLICT", "A fork has its source's content type.")
-        anchor = source.visible if command.fork_offset is None else self._anchor(source, command.fork_offset)
+        asked = command.fork_offset
+        anchor = source.visible if asked is None else self._anchor(source, asked)
         base = anchor + self._sub(source, anchor, command.sub_offset)
         made = Stream(
             key, self._store.next_generation, source.space, base, command.content_type or source.content_type, now
         )
-        made.fork = Fork(source.key, source.generation, anchor, command.sub_offset)
+        # As it was asked for, for a repeated PUT asks for it again; `anchor` may be where that led.
+        position = anchor if asked is None else asked.position
+        made.fork = Fork(source.key, source.generation, position, command.sub_offset)
         made.first, made.left, made.compacted = source.first, source.left, min(source.compacted, base)
         made.retention = source.retention if command.retention is None else command.retention
         if made.retention is not None and made.retention.tombstones is not None and not made.json:

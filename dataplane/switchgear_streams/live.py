@@ -77,8 +77,10 @@ class Hub:
     def forget(self, live: Live) -> None:
         """Drop it when nobody is left."""
         if not live.waiters and not live.tailing and not live.catching:
-            self.lives.pop(live.stream, None)
-            live.stream.live = None
+            stream = live.stream
+            if self.lives.pop(stream, None) is not None and not stream.gone:
+                self.store.touch(stream, self.store.clock())
+            stream.live = None
 
     def busy(self, most: int | None, others: int = 0) -> bool:
         """Are there as many live reads as there may be? `others`: those in other processes."""

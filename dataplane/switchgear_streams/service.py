@@ -225,6 +225,8 @@ class Service:
             (self._requests.get(method) or self._requests["other"]).value += 1
             if not self.gate.allowed(request):
                 return dressed(self.gate.unauthorised())
+            if method == "POST" and (late := self.gate.throttled()) is not None:
+                return dressed(late)
             return documents.handle(request, self._addresses.public(request) + request.path)
         if not request.path.startswith(self._prefix):
             return self._system(request)
@@ -269,8 +271,8 @@ class Service:
         gate = self.gate
         if gate.locked and not gate.allowed(request) and not self._subscriptions.is_open(request):
             return gate.unauthorised()
-        if gate.throttles and (throttled := gate.throttled()) is not None:
-            return throttled
+        if gate.throttles and not self._subscriptions.mine(request.path) and (late := gate.throttled()) is not None:
+            return late
         headers = request.headers
         name = request.path[self._prefix_length :]
         stream = None if b"%" in name else self.store.streams.get(name)
@@ -318,9 +320,11 @@ class Service:
 
     def usage(self, request: Request) -> Answer:
         """GET /usage, which needs the secret."""
+        if not self.gate.allowed(request):
+            return self.gate.unauthorised()
         if request.method not in ("GET", "HEAD"):
             return self._wrong_method(b"GET, HEAD, OPTIONS")
-        return self._usage() if self.gate.allowed(request) else self.gate.unauthorised()
+        return self._usage()
 
     async def _usage(self) -> Response:
         """What the service used, once it is durable: no crash can take back what this says."""
@@ -337,6 +341,8 @@ class Service:
         if path == b"/usage":
             return self.usage(request)
         if path not in (b"/health", b"/ready", b"/live", b"/metrics"):
+            if self.settings.service is not None and not self.gate.allowed(request):  # of several: names do not leak
+                return self.gate.unauthorised()
             return answers.problem(404, "NOT_FOUND", f"Streams are below {self.settings.root_path}/.")
         if request.method not in ("GET", "HEAD"):
             return self._wrong_method(b"GET, HEAD, OPTIONS")

@@ -257,8 +257,8 @@ class Store:
         self._submit(entry, stream, 64)
 
     def _trimmed(self, stream: Stream, first: int) -> None:
+        self.apply_trim(stream, first)  # of one that has a successor already, too: its bytes are counted when it goes
         if self.streams.get(stream.key) is stream:
-            self.apply_trim(stream, first)
             self.deadlines.watch(stream)
 
     def _note(self, stream: Stream, into: dict[str, Any], extra: dict[str, Any]) -> None:

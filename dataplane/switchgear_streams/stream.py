@@ -168,6 +168,8 @@ class Stream:
     def expired(self, now: int) -> bool:
         if self.ttl is None and self.expires_at is None:
             return False
+        if self.live is not None and self.expires_at is None:  # whoever waits for more keeps it
+            return False
         deadline = self.deadline()
         return deadline is not None and deadline <= now
 

@@ -48,5 +48,5 @@ def parse_expires_at(raw: bytes) -> int:
 def deadline(ttl: int | None, expires_at: int | None, touched: int) -> int | None:
     """When the stream ends if nobody touches it again, None for never."""
     if expires_at is not None:
-        return expires_at
+        return max(expires_at, 1)  # 0 is written for "never", and what is before it cannot be written at all
     return None if ttl is None else touched + ttl * 1000

@@ -98,7 +98,9 @@ class Api:
     def _only(request: Request, routes: dict[str, Callable[[Request], Awaitable[Response]]]) -> Awaitable[Response]:
         route = routes.get(request.method)
         if route is None:
-            raise Refused(405, "METHOD_NOT_ALLOWED", f"Use {' or '.join(routes)}.")
+            error = Refused(405, "METHOD_NOT_ALLOWED", f"Use {' or '.join(routes)}.")
+            error.headers = f"allow: {', '.join((*routes, 'OPTIONS'))}\r\n".encode()
+            raise error
         return route(request)
 
     # -- keys --
@@ -312,7 +314,7 @@ def _answer(status: int, value: dict[str, Any]) -> Response:
 
 def _problem(error: Refused) -> Response:
     body = {"error": {"code": error.code, "message": error.message, **error.extra}}
-    headers = answers.BASE + _JSON
+    headers = answers.BASE + _JSON + error.headers
     if error.status in (429, 507):
         headers += _RETRY
     elif error.status == 401:

@@ -12,6 +12,7 @@ class Refused(Exception):
         self.code = code
         self.message = message
         self.extra = extra
+        self.headers = b""
 
 
 def invalid(message: str) -> Refused:

@@ -1,0 +1,163 @@
+"""What only shows where several features meet: each of these once went wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import httpx
+
+from tests.streams.inside import Inside
+from tests.streams.server import JSON, OCTETS, TEXT, ZERO, StreamsServer
+
+
+def test_a_stream_that_expired_before_1970_stops_nobody(own: StreamsServer, client: httpx.Client) -> None:
+    """Its time was written unsigned: the checkpoint failed, the process ended, and so did each one after it."""
+    own.start()
+    for name, moment in (("old", "1960-01-01T00:00:00Z"), ("zero", "1970-01-01T00:00:00Z")):
+        made = client.put(own.stream(name), headers=TEXT | {"stream-expires-at": moment}, content=b"late")
+        assert (made.status_code, made.headers["stream-expires-at"]) == (201, moment)
+        assert client.get(own.stream(name)).status_code == 404
+    assert own.stop() == 0, own.log  # with a last checkpoint
+    own.start()
+    assert client.put(own.stream("old"), headers=TEXT).status_code == 201
+    assert own.stop() == 0, own.log
+
+
+def test_the_same_fork_of_what_is_left_twice(tmp_path: Path) -> None:
+    """A repeated PUT is compared by the offset that was asked for, not by where that led."""
+
+    async def scenario() -> None:
+        inside = Inside(tmp_path)
+        await inside.start()
+        try:
+            source = inside.url("source")
+            await inside.client.put(source, headers=TEXT | {"stream-retention-bytes": "100"})
+            for _ in range(20):
+                await inside.client.post(source, headers=TEXT, content=b"x" * 20)
+            await inside.sweep()
+            fork = {"stream-forked-from": "/v1/stream/source", "stream-fork-offset": ZERO}
+            for status in (201, 200):
+                made = await inside.client.put(inside.url("fork"), headers=fork)
+                assert made.status_code == status, made.text
+            await inside.checkpoint()
+            await inside.restart()
+            assert (await inside.client.put(inside.url("fork"), headers=fork)).status_code == 200
+        finally:
+            await inside.end()
+
+    asyncio.run(scenario())
+
+
+def test_a_trim_and_a_new_stream_of_the_name_at_once(tmp_path: Path) -> None:
+    """What retention took from a stream whose successor was there before that was durable was counted twice."""
+
+    async def scenario() -> None:
+        inside = Inside(tmp_path)
+        await inside.start()
+        try:
+            url = inside.url("s")
+            settings = TEXT | {"stream-retention-bytes": "100", "stream-ttl": "60"}
+            await inside.client.put(url, headers=settings)
+            for _ in range(20):
+                await inside.client.post(url, headers=TEXT, content=b"x" * 20)
+            await inside.idle()
+            service = inside.service
+            inside.now += 60_000
+            stream = service.store.get(b"s")
+            assert stream is not None
+            service.store.trim(stream, 300)  # on its way when the PUT comes
+            assert (await inside.client.put(url, headers=TEXT, content=b"new")).status_code == 201
+            await inside.idle()
+            assert service.store.usage.held == len(b"new")
+        finally:
+            await inside.end()
+
+    asyncio.run(scenario())
+
+
+def test_a_reader_that_waits_keeps_a_short_lifetime_going(tmp_path: Path) -> None:
+    """Also between two rounds of the upkeep, however late the next one is."""
+
+    async def scenario() -> None:
+        inside = Inside(tmp_path)
+        await inside.start()
+        try:
+            url = inside.url("s")
+            await inside.client.put(url, headers=TEXT | {"stream-ttl": "1"})
+            async with inside.client.stream("GET", url, params={"offset": "now", "live": "sse"}) as answer:
+                assert answer.status_code == 200
+                inside.now += 2500
+                assert (await inside.client.head(url)).status_code == 200
+                assert (await inside.client.post(url, headers=TEXT, content=b"a")).status_code == 204
+                inside.now += 2500
+            while inside.service.hub.subscribers:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            assert (await inside.client.head(url)).status_code == 200  # its time begins when the reader left
+            inside.now += 1000
+            assert (await inside.client.head(url)).status_code == 404
+        finally:
+            await inside.end()
+
+    asyncio.run(scenario())
+
+
+def test_what_counts_as_an_append(tmp_path: Path, client: httpx.Client) -> None:
+    """The rate is of data: strangers cannot use it up by callbacks, workers need none of it, documents do."""
+    server = StreamsServer(tmp_path, "--max-append-rate", "1", secret="word")
+    try:
+        server.start()
+        mine = {"authorization": "Bearer word"}
+        stream, subscriptions = server.stream("s"), server.stream("__ds/subscriptions")
+        assert client.put(stream, headers=mine | TEXT).status_code == 201
+        for _ in range(10):
+            refused = client.post(f"{subscriptions}/x/callback", content=b"{}")
+            assert (refused.status_code, refused.json()["error"]["code"]) == (401, "TOKEN_INVALID")
+            unknown = client.post(f"{subscriptions}/x/claim", headers=mine, json={"worker": "w"})
+            assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "SUBSCRIPTION_NOT_FOUND")
+        assert client.post(stream, headers=mine | TEXT, content=b"a").status_code == 204
+
+        document = f"{server.url}/v1/yjs/s/docs/d"
+        assert client.put(document, headers=mine).status_code == 201
+        answers = [client.post(document, headers=mine | OCTETS, content=b"\x02\x00\x00") for _ in range(10)]
+        late = [answer for answer in answers if answer.status_code == 429]
+        assert late
+        assert late[0].json()["error"]["code"] == "RATE_LIMITED"
+        assert "retry-after" in late[0].headers
+    finally:
+        server.end()
+
+
+def test_names_of_services_do_not_leak_by_other_ways(tmp_path: Path, client: httpx.Client) -> None:
+    (tmp_path / "secret").write_text("word")
+    services = tmp_path / "services.json"
+    services.write_text(json.dumps({"services": [{"id": "there", "secret_file": "secret"}]}))
+    server = StreamsServer(tmp_path, "--services", str(services), flags_only=True)
+    try:
+        server.start()
+        for method in ("GET", "PUT", "POST", "DELETE", "PATCH"):
+            for path in ("/v1/stream/{}", "/v1/stream/{}/", "/v1/stream/{}/x", "/usage/{}"):
+                there, nowhere = (
+                    client.request(method, server.url + path.format(name)) for name in ("there", "nowhere")
+                )
+                assert (there.status_code, there.content) == (401, nowhere.content), (method, path)
+        mine = {"authorization": "Bearer word"}
+        assert client.get(f"{server.url}/v1/stream/there", headers=mine).status_code == 404
+        assert client.post(f"{server.url}/usage/there", headers=mine).status_code == 405
+    finally:
+        server.end()
+
+
+def test_wrong_methods_name_the_right_ones(server: StreamsServer, client: httpx.Client) -> None:
+    for path in ("jwks.json", "subscriptions/x", "subscriptions/x/streams", "subscriptions/x/claim"):
+        answer = client.request("PATCH", server.stream(f"__ds/{path}"))
+        assert answer.status_code == 405
+        assert "OPTIONS" in answer.headers["allow"], path
+
+
+def test_a_page_may_read_every_header_of_an_answer(server: StreamsServer, client: httpx.Client, url: str) -> None:
+    client.put(url, headers=JSON | {"stream-retention-keys": "state", "stream-ttl": "60"})
+    answer = client.head(url)
+    exposed = {name.strip().lower() for name in answer.headers["access-control-expose-headers"].split(",")}
+    assert {name for name in answer.headers if name.startswith(("stream-", "producer-"))} <= exposed
