@@ -178,7 +178,7 @@ def test_those_that_never_read(own: StreamsServer, client: httpx.Client) -> None
         for _ in range(150):
             connection = stack.enter_context(socket.socket())
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            connection.settimeout(20)
+            connection.settimeout(60)
             connection.connect((HOST, own.port))
             connection.sendall(b"GET /v1/stream/a?offset=-1 HTTP/1.1\r\nhost: x\r\n\r\n")
             assert connection.recv(12) == b"HTTP/1.1 200"

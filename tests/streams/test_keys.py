@@ -19,6 +19,7 @@ from tests.streams.inside import Inside
 from tests.streams.server import JSON, StreamsServer
 from tests.streams.states import Rows, applied, change
 from tests.support.files import total_size
+from tests.support.region import wait_until
 
 KEYED = {**JSON, "stream-retention-keys": "state"}
 TOMBSTONES = 3600
@@ -307,5 +308,6 @@ def test_readers_go_on(often: StreamsServer, client: httpx.Client) -> None:
             own.kill()
             url = own.start().stream("k")
     assert seen == [number for number in range(300) for _ in range(10)]
-    assert squeezes + own.metric("streams_squeezes_total") >= 2
-    assert len(client.get(url).json()) < 1500
+    # The last checkpoint may be at work.
+    wait_until(lambda: squeezes + own.metric("streams_squeezes_total") >= 2, 60, "hardly anything was squeezed")
+    wait_until(lambda: len(client.get(url).json()) < 1500, 60, "much was not squeezed")

@@ -19,6 +19,7 @@ from switchgear_streams import adoption, checksums, records, stream
 from tests.streams.inside import Inside
 from tests.streams.server import OCTETS, StreamsServer, read_all
 from tests.support.files import total_size
+from tests.support.region import wait_until
 
 MIB = 1_048_576
 
@@ -76,7 +77,7 @@ def test_written_once_and_there_after_every_end(own: StreamsServer, client: http
                 assert client.post(server.stream(name), headers=OCTETS, content=body or b"x").status_code == 204
                 wanted[name] += body or b"x"
             assert read_all(client, server.stream(name))[0] == wanted[name]
-        assert adopted(server.data)
+        wait_until(lambda: bool(adopted(server.data)), 60, "no checkpoint left a segment as a pack")
         server.kill()
         for end in (server.stop, server.stop, server.kill):
             server.start()

@@ -112,7 +112,7 @@ def test_many_long_polls_get_the_same_bytes(client: httpx.Client, patient: Strea
 
     async def everyone() -> list[httpx.Response]:
         limits = httpx.Limits(max_connections=200)
-        async with httpx.AsyncClient(trust_env=False, timeout=30, limits=limits) as own:
+        async with httpx.AsyncClient(trust_env=False, timeout=60, limits=limits) as own:
             query = {"offset": "now", "live": "long-poll"}
             waiting = [asyncio.ensure_future(own.get(url, params=query)) for _ in range(100)]
             while patient.metric("streams_long_polls") < 100:
@@ -253,7 +253,7 @@ def tail_socket(server: StreamsServer, buffer: int | None = None) -> socket.sock
     sock = socket.socket()
     if buffer is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
-    sock.settimeout(30)
+    sock.settimeout(60)
     sock.connect((HOST, server.port))
     sock.sendall(b"GET /v1/stream/slow?offset=now&live=sse HTTP/1.1\r\nHost: x\r\n\r\n")
     assert b"200 OK" in sock.recv(4096)

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from switchgear_local.processes import free_port
 from tests.streams.receiver import Notification, Receiver
 from tests.streams.server import JSON, TEXT, StreamsServer, read_messages
 
@@ -30,7 +31,7 @@ def receiver() -> Iterator[Receiver]:
 @pytest.fixture
 def dev(own: StreamsServer) -> StreamsServer:
     own._flags = (DEV, "--checkpoint-bytes", "20000")
-    return own.start()
+    return own.start(port=free_port())  # none that another server or a connection gets while it is away
 
 
 def again(server: StreamsServer) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from switchgear_local.processes import free_port
 from switchgear_streams.settings import SettingsError, load
 from switchgear_streams.workers import placing
 from switchgear_wire.descriptors import TABLE
@@ -440,7 +441,7 @@ def test_a_webhook_hears_of_the_streams_of_all_workers_through_kill_9(tmp_path: 
     server = StreamsServer(tmp_path, "--workers", str(COUNT), "--allow-loopback-webhooks")
     chance = random.Random(11)
     try:
-        server.start()
+        server.start(port=free_port())  # none that another server or a connection gets while it is away
         streams = one_of_each("hook")
         for name in streams:
             client.put(server.stream(name), headers=JSON)

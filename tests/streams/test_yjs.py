@@ -16,6 +16,7 @@ import httpx
 import pycrdt
 import pytest
 
+from switchgear_local.processes import free_port
 from switchgear_streams.yjs import frames
 from tests.streams.server import OCTETS, TEXT, StreamsServer
 from tests.support import nodejs
@@ -355,12 +356,14 @@ def test_kill_9_around_snapshots(tmp_path: Path, client: httpx.Client) -> None:
         server.start()
         path = "/v1/yjs/svc/docs/a"
         client.put(server.url + path)
-        for _ in range(rounds):
+        for number in range(rounds):
             for _ in range(chance.randrange(60, 200)):
                 head = {"producer-id": "p", "producer-epoch": "0", "producer-seq": str(seq)}
                 assert client.post(server.url + path, headers=head, content=framed(editor.edit())).status_code == 200
                 seq += 1
             time.sleep(chance.uniform(0, 0.02))
+            if number == rounds // 3 and not snapshots:  # each was killed before its first one
+                wait_for_snapshot(client, server.url + path)
             server.kill()
             server.start()
             text, position, _ = load(client, server.url + path)
@@ -419,8 +422,8 @@ def test_two_real_clients(tmp_path: Path, client: httpx.Client) -> None:
     server = StreamsServer(tmp_path, "--root-path", "/v1/stream/svc-a", secret="a-secret", long_poll_ms=2000)
     auth = {"authorization": "Bearer a-secret"}
     try:
-        server.start()
-        port = server.port
+        port = free_port()  # none that another server or a connection gets while it is away
+        server.start(port=port)
         url = f"{server.url}/v1/yjs/svc-a"
         with peers(url, "project/chapter-1", "a-secret") as both:
             both.do("connect", "ann", live="sse")

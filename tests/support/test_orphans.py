@@ -27,7 +27,7 @@ def start():
 thread = threading.Thread(target=start)
 thread.start()
 thread.join()
-time.sleep({seconds})
+sys.stdin.read()
 """
 
 
@@ -41,14 +41,16 @@ def alive(pid: int) -> bool:
 @pytest.mark.crash
 @pytest.mark.parametrize("killed", [True, False])
 def test_servers_end_with_the_tests_that_started_them(killed: bool) -> None:
-    program = PROGRAM.format(grace=0.3, seconds=600 if killed else 1)
-    tests = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert tests.stdout is not None
+    program = PROGRAM.format(grace=0.3)
+    command = [sys.executable, "-c", program]
+    tests = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert tests.stdout is not None and tests.stdin is not None
     left = [int(pid) for pid in tests.stdout.readline().split()]
     assert len(left) == 2
     assert all(map(alive, left)), "a thread's end ends nothing"
     if killed:
         tests.kill()
+    tests.stdin.close()  # else it ends now, by itself
     tests.wait(60)
     deadline = time.monotonic() + 60
     while any(map(alive, left)):
