@@ -153,7 +153,7 @@ def start(kube: Kube, folder: Path, kubeconfig: Path | None = None) -> ApiServer
         process.wait()
         raise
     url = log_path.read_text().partition("running on ")[2].split()[0]
-    http = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=30, trust_env=False)
+    http = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=90, trust_env=False)
     return ApiServer(kube, url, token, token_file, log_path, process, http)
 
 

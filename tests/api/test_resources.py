@@ -97,9 +97,9 @@ def test_a_database_url_goes_into_a_secret_that_lives_with_the_service(workspace
     assert base64.b64decode(secret["data"][pooled["key"]]).decode() == DATABASE_URL
     assert [o["uid"] for o in secret["metadata"]["ownerReferences"]] == [source["metadata"]["uid"]]
 
-    gone = workspace.ok("DELETE", f"/services/{view['id']}?wait=20")
+    gone = workspace.ok("DELETE", f"/services/{view['id']}?wait=60")
     assert (gone["gone"], gone["id"]) == (True, view["id"])
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120  # a collector that has just been started learns of new kinds every 30 s
     while secrets_of(workspace):
         assert time.monotonic() < deadline, "the garbage collector must take the Secret"
         time.sleep(0.2)
@@ -112,7 +112,7 @@ def test_the_same_name_can_be_used_again_at_once(workspace: Workspace) -> None:
         view = workspace.ok("POST", "/syncsources?wait=0", 201, json=sync_body(environment))
         assert view["resourceName"] == "app-production-db"
         seen.add(view["id"])
-        assert workspace.ok("DELETE", "/syncsources/db?wait=20")["gone"]
+        assert workspace.ok("DELETE", "/syncsources/db?wait=60")["gone"]
     assert len(seen) == 3
 
 
@@ -142,7 +142,7 @@ def test_the_right_to_make_secrets_may_come_a_moment_later(api_server: ApiServer
     workspace = Workspace(api_server, name)
     workspace.ok("POST", "/projects", 201, json={"name": "app"})
     environment = workspace.environment()
-    timer = threading.Timer(1.0, grant, (api_server.kube, name))
+    timer = threading.Timer(0.3, grant, (api_server.kube, name))  # it is waited for some seconds
     timer.start()
     try:
         workspace.ok("POST", "/syncsources?wait=0", 201, json=sync_body(environment))
@@ -178,13 +178,13 @@ def test_the_secret_is_told_once_it_exists(workspace: Workspace) -> None:
 def test_creating_waits_for_the_secret(workspace: Workspace) -> None:
     environment = workspace.environment()
     with ThreadPoolExecutor(1) as pool:
-        making = pool.submit(workspace.ok, "POST", "/syncsources?wait=20", 201, json=sync_body(environment))
+        making = pool.submit(workspace.ok, "POST", "/syncsources?wait=30", 201, json=sync_body(environment))
         deadline = time.monotonic() + 60
         while workspace.call("GET", "/services/db").status_code != 200:
             assert time.monotonic() < deadline
             time.sleep(0.05)
         secret = give_secret(workspace.server.kube, "SyncSource", workspace.name, "app-production-db")
-        assert making.result(timeout=30)["sourceSecret"] == secret
+        assert making.result(timeout=60)["sourceSecret"] == secret
 
 
 def test_the_secret_of_another_service_is_never_told(workspace: Workspace) -> None:
@@ -205,7 +205,7 @@ def test_an_environment_with_services_is_kept_unless_forced(workspace: Workspace
         {"kind": "StreamsService", "name": "streams", "resourceName": "app-production-streams"}
     ]
     assert workspace.ok("GET", f"/environments/{environment}")["id"] == environment
-    assert workspace.ok("DELETE", f"/environments/{environment}?force=true&wait=10")["gone"]
+    assert workspace.ok("DELETE", f"/environments/{environment}?force=true&wait=60")["gone"]
     project = workspace.call("DELETE", "/projects/app")
     assert project.status_code == 200, project.text
 

@@ -30,7 +30,7 @@ def test_a_token_file_that_cannot_be_used_ends_with_status_2(tmp_path: Path, tok
     if token is not None:
         path.write_text(token)
     done = subprocess.run(
-        [PROGRAM, "--admin-token-file", path], capture_output=True, text=True, timeout=30, check=False, env=os.environ
+        [PROGRAM, "--admin-token-file", path], capture_output=True, text=True, timeout=60, check=False, env=os.environ
     )
     assert done.returncode == 2
     assert str(path) in done.stderr
@@ -42,7 +42,7 @@ def test_no_kubernetes_configuration_ends_with_status_2(tmp_path: Path) -> None:
     token.write_text("x" * 40)
     environment = dict(os.environ, KUBECONFIG=str(tmp_path / "none"), HOME=str(tmp_path))
     done = subprocess.run(
-        [PROGRAM, "--admin-token-file", token], capture_output=True, text=True, timeout=30, check=False, env=environment
+        [PROGRAM, "--admin-token-file", token], capture_output=True, text=True, timeout=60, check=False, env=environment
     )
     assert done.returncode == 2
     assert "KUBECONFIG" in done.stderr

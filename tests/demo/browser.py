@@ -27,6 +27,7 @@ def browser() -> Iterator[Browser]:
     program = system.chromium()
     if program is None:
         pytest.skip("CHROMIUM IS MISSING: the demo page was not tested in a browser (Debian: apt-get install chromium)")
+    expect.set_options(timeout=LIMIT)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
         yield browser

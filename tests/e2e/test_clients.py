@@ -41,7 +41,8 @@ def quickstart(region: Region, database_url: str) -> Iterator[Region]:
     yield region
     region.kubectl("delete", "namespace", QUICKSTART, "--timeout=120s")
     with psycopg.connect(database_url) as connection:
-        assert connection.execute("SELECT slot_name FROM pg_replication_slots WHERE NOT temporary").fetchall() == []
+        slots = "SELECT slot_name FROM pg_replication_slots WHERE NOT temporary AND database = current_database()"
+        assert connection.execute(slots).fetchall() == []
         assert connection.execute("SELECT pubname FROM pg_publication").fetchall() == []
 
 
@@ -90,7 +91,7 @@ def test_quickstart_with_electrics_own_client(quickstart: Region, database_url: 
                 connection.execute("UPDATE items SET n = 99 WHERE id = 1")
             truth = connection.execute("SELECT id, title, n FROM items").fetchall()
         expected = {f'"public"."items"/"{i}"': {"id": i, "title": title, "n": n} for i, title, n in truth}
-        wait_until(lambda: follower.rows == expected, 30, lambda: f"rows differ ({follower.error})")
+        wait_until(lambda: follower.rows == expected, 60, lambda: f"rows differ ({follower.error})")
     finally:
         follower.stop()
 

@@ -70,7 +70,7 @@ class Writer:
     def stop(self) -> None:
         self._stop.set()
         for thread in self._threads:
-            thread.join(30)
+            thread.join(90)
             assert not thread.is_alive()
 
 
@@ -101,6 +101,7 @@ def test_kill_each_part_while_writing(region: Region, running: Place) -> None:
         wait_until(
             lambda n=records: len(writer.acknowledged) > n + 50, 60, f"appends are not acknowledged again after {name}"
         )
+        wait_until(lambda n=rows: len(writer.committed) > n, 60, f"no row is committed after {name}")
         last = writer.committed[rows]
         follower.wait_for(
             lambda f, n=last: any(m["value"].get("id") == str(n) for m in f.history), 60, f"rows after killing {name}"

@@ -39,10 +39,10 @@ def test_pr_environment_three_times(region: Region, place: Place) -> None:
         streams = region.endpoint(place.streams[0], namespace, place.streams[1])
 
         follower = ShapeFollower(sync.url, {"table": "items", **sync.params}).start()
-        follower.wait_for(lambda f, n=1000 + attempt: len(f.rows) == n, 30, "the rows of the table")
+        follower.wait_for(lambda f, n=1000 + attempt: len(f.rows) == n, 60, "the rows of the table")
         with psycopg.connect(place.database.url, autocommit=True) as connection:
             connection.execute("INSERT INTO items VALUES (%s, 'from the pull request', 1)", [2000 + attempt])
-        follower.wait_for(lambda f, n=1001 + attempt: len(f.rows) == n, 30, "the new row")
+        follower.wait_for(lambda f, n=1001 + attempt: len(f.rows) == n, 60, "the new row")
         follower.stop()
         made = httpx.put(f"{streams.url}/log", headers=streams.bearer | {"content-type": "text/plain"}, content="a")
         assert made.status_code == 201, made.text

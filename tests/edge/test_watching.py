@@ -17,6 +17,7 @@ import yaml
 from switchgear_edge import kube as edge_kube
 from switchgear_edge.routes import RouteTable
 from switchgear_edge.watch import Collection, Watcher, collections
+from switchgear_local.processes import free_port
 from switchgear_model import kinds, labels
 from switchgear_wire import Request, Response, StreamResponse
 from tests.edge.test_forwarding import EVENTS, served
@@ -31,13 +32,12 @@ class Line:
         self._target = int(re.search(r":(\d+)", kube.server.partition("//")[2])[1])  # type: ignore[index]
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
-        self._port = 0
+        self._port = free_port()  # none that another server or a connection gets while it is cut
         self._source = kube.account_kubeconfig(account)
         self.kubeconfig = folder / "kubeconfig.yaml"
 
     async def open(self) -> None:
         self._server = await asyncio.start_server(self._accept, HOST, self._port)
-        self._port = self._server.sockets[0].getsockname()[1]
         config = yaml.safe_load(self._source.read_text())
         config["clusters"][0]["cluster"]["server"] = f"https://{HOST}:{self._port}"
         self.kubeconfig.write_text(yaml.safe_dump(config))
@@ -73,7 +73,7 @@ async def line(kube: Kube, tmp_path: Path) -> AsyncIterator[Line]:
 @pytest.fixture
 def own_edge(line: Line, tmp_path: Path) -> Iterator[EdgeProcess]:
     """An edge of this test's own behind the line."""
-    running = EdgeProcess(tmp_path, line.kubeconfig, "--drain-seconds", "5")
+    running = EdgeProcess(tmp_path, line.kubeconfig, "--drain-seconds", "60")
     try:
         running.wait_listening()
         yield running
@@ -117,9 +117,12 @@ async def test_a_service_without_a_ready_pod(edge: EdgeProcess, world: World) ->
 
 
 async def test_a_pod_that_died_without_a_word(edge: EdgeProcess, world: World) -> None:
-    service, pod = await served(edge, world)
+    port = free_port()  # none that another server or a connection gets while it is dead
+    pod = await start_pod(port=port)
+    service = world.service(kinds.STREAMS_SERVICE)
+    world.pod(service, port)
+    await asyncio.to_thread(edge.wait_route, service)
     assert pod.server is not None
-    port = pod.port
     pod.server.close()
     answer = await get(edge, service)
     assert closed(answer)
@@ -258,10 +261,15 @@ async def test_stopping_ends_live_requests_and_finishes_the_others(own_edge: Edg
 
     pod.answer = answer
     async with httpx.AsyncClient(base_url=own_edge.url, trust_env=False, timeout=60) as client:
+        begun = asyncio.Event()
 
         async def events() -> bytes:
+            got = b""
             async with client.stream("GET", url + "?live=sse", headers=service.bearer) as answer:
-                return b"".join([part async for part in answer.aiter_raw()])
+                async for part in answer.aiter_raw():
+                    got += part
+                    begun.set()
+            return got
 
         waiting = [
             asyncio.ensure_future(events()),
@@ -269,13 +277,13 @@ async def test_stopping_ends_live_requests_and_finishes_the_others(own_edge: Edg
             asyncio.ensure_future(client.get(url, headers=service.bearer)),
         ]
         await until(lambda: len(pod.seen) == 3)
-        await asyncio.sleep(0.2)
+        await asyncio.wait_for(begun.wait(), 60)
         own_edge.process.send_signal(signal.SIGTERM)
         event_bytes, poll, slow = await asyncio.gather(*waiting)
         assert event_bytes == b"data: 1\n\n"  # ended properly, so that the reader comes back at once
         assert (poll.status_code, code(poll)) == (503, "EDGE_STOPPING")
         assert (slow.status_code, slow.content) == (200, b"late")
-    assert await asyncio.to_thread(own_edge.process.wait, 20) == 0
+    assert await asyncio.to_thread(own_edge.process.wait, 60) == 0
 
 
 async def test_too_much_at_once_is_refused(kube: Kube, world: World, tmp_path: Path) -> None:
@@ -361,7 +369,7 @@ async def test_a_kind_that_comes_later(kube: Kube) -> None:
             spec = {"group": "edge.test", "scope": "Namespaced", "names": names, "versions": [version]}
             definition = {"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition"}
             api.apply({**definition, "metadata": {"name": "things.edge.test"}, "spec": spec})
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await watcher.synced.wait()
         with kube.api() as api:
             thing = {"apiVersion": "edge.test/v1", "kind": "Thing", "metadata": {"name": "a", "namespace": "default"}}

@@ -205,8 +205,7 @@ def test_a_crash_loop_shows_itself_and_its_previous_log(place: Place) -> None:
     assert place.status("crash")["phase"] == "Running"
     assert place.condition("crash") == "False"
     assert place.logs("crash", "--previous") == "attempt\n"
-    events = place.kube.kubectl("get", "events", "-n", place.namespace)
-    assert "BackOff" in events
+    eventually(lambda: "BackOff" in place.kube.kubectl("get", "events", "-n", place.namespace), "an event")
 
 
 @pytest.mark.parametrize(
@@ -311,7 +310,8 @@ def test_deleting_gives_grace_and_ends_descendants(place: Place) -> None:
     )
     container = {"volumeMounts": [{"name": "w", "mountPath": "/w"}]}
     volumes = [{"name": "w", "persistentVolumeClaim": {"claimName": "w"}}]
-    place.apply(claim("w"), pod_manifest("bye", "python", "-c", script, container=container, volumes=volumes))
+    patient = {"volumes": volumes, "terminationGracePeriodSeconds": 50}
+    place.apply(claim("w"), pod_manifest("bye", "python", "-c", script, container=container, **patient))
     place.ready("bye")
     child = int(eventually(lambda: place.logs("bye").strip(), "the child's pid"))
     volume = place.get("pvc/w")["spec"]["volumeName"]

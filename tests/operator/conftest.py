@@ -43,7 +43,7 @@ def region(kube: Kube, postgres_servers: PostgresServers, tmp_path_factory: pyte
     try:
         with kube.api() as api:
             yield Region(kube, api, operator, edge, pods)
-            wait("the tests' namespaces gone", lambda: not _left(api), 60)
+            wait("the tests' namespaces gone", lambda: not _left(api), 120)
         code = operator.end()
     finally:
         pods.close()

@@ -59,12 +59,8 @@ def with_user(url: str, user: str, password: str) -> str:
 
 @contextmanager
 def server(folder: Path, **settings: str) -> Iterator[PostgresServer]:
-    """A server of its own, to be stopped and started."""
-    folder.chmod(0o755)
-    for parent in folder.parents:
-        if parent == Path("/tmp"):
-            break
-        parent.chmod(0o755)
+    """A server of its own, to be stopped and started; `folder` is a temporary directory."""
+    folder.chmod(0o755)  # as root, Postgres runs as another user
     made = PostgresServer(
         find(),
         folder / "pg",

@@ -75,7 +75,7 @@ def test_kubectl_shows_what_matters(space: Space) -> None:
         "environment",
         "streamsservice",
     }
-    space.kube.kubectl("wait", "--for=condition=Ready", "-n", space.namespace, "sgstreams/chat", "--timeout=5s")
+    space.kube.kubectl("wait", "--for=condition=Ready", "-n", space.namespace, "sgstreams/chat", "--timeout=50s")
 
 
 def test_the_pod_is_the_same_everywhere_and_carries_no_secret(space: Space) -> None:

@@ -101,7 +101,7 @@ class Cluster:
                 _applied(api, obj)
         self.wait_ready()
 
-    def wait_ready(self, seconds: float = 60.0) -> None:
+    def wait_ready(self, seconds: float = 120.0) -> None:
         """Wait until the node is Ready and what every cluster has runs. Raises AssertionError with what is not."""
         wait_until(self._node_is_ready, seconds, lambda: self.kube.kubectl("describe", "nodes", check=False))
         for namespace, name in addons.DEPLOYMENTS:

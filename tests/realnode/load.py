@@ -77,8 +77,8 @@ class Follower:
 
     def stop(self) -> None:
         self.process.kill()
-        self.process.wait(10)
-        self._thread.join(10)
+        self.process.wait(60)
+        self._thread.join(60)
         if self.process.stdout is not None:
             self.process.stdout.close()
 

@@ -189,7 +189,7 @@ def test_the_npm_clients(installed: Installed, way: str) -> None:
             with psycopg.connect(installed.postgres.url, autocommit=True) as connection:
                 connection.execute("UPDATE items SET title = %s WHERE id = 7", [way])
             key = '"public"."items"/"7"'
-            wait_until(lambda: follower.rows[key]["title"] == way, 30, lambda: follower.error)
+            wait_until(lambda: follower.rows[key]["title"] == way, 60, lambda: follower.error)
         finally:
             follower.stop()
         for live in ("long-poll", "sse"):
@@ -224,7 +224,7 @@ def test_processes_are_killed(installed: Installed, load: tuple[Load, Follower])
                     for pod in pods_of(cluster, namespace)
                     for status in pod["status"]["containerStatuses"]
                 ),
-                90,
+                120,
                 installed.report,
             )
             installed.wait_served()
@@ -310,7 +310,7 @@ def test_nothing_is_left(installed: Installed) -> None:
             assert connection.execute("SELECT pubname FROM pg_publication").fetchall() == []
         run_helm(cluster, "uninstall", "switchgear", "--namespace", SYSTEM, "--wait")
         run_helm(cluster, "uninstall", "switchgear-crds")
-        kube.kubectl("delete", "crd", "-l", "app.kubernetes.io/part-of=switchgear", "--timeout=60s")
+        kube.kubectl("delete", "crd", "-l", "app.kubernetes.io/part-of=switchgear", "--timeout=60s", timeout=90)
         kube.kubectl("delete", "namespace", QUICKSTART, SYSTEM, "--timeout=120s", timeout=130)
         wait_until(
             lambda: not kube.kubectl("get", "pv", "-o", "name").strip() and not [*cluster.node.volumes.iterdir()],
