@@ -1,20 +1,25 @@
 """Request bodies that come in pieces: received whole, within a bound for each and one for all of them together.
 
+Long JSON is made messages beside the loop, where it holds up nobody: one body at a time, for it takes many times its
+size.
+
 A large body of known length is received right into one buffer as soon as a part of it is here, so that whoever only
 announces one takes no memory.
 """
 
 from __future__ import annotations
 
+import asyncio
 import mmap
 from typing import cast
 
+from switchgear_streams.rules import messages
 from switchgear_wire.errors import BodyTooLarge, HttpError
 from switchgear_wire.request import Request
 from switchgear_wire.sending import MAX_DISCARDED
 
 BUDGET = 256 * 1_048_576
-"""Bodies that are being received may take this much memory all together."""
+"""Bodies that are being received, or wait to be parsed, may take this much memory all together."""
 _FACTOR = 8
 """The buffer for a whole body may have so many times what of it is here."""
 
@@ -24,6 +29,7 @@ class Bodies:
 
     def __init__(self) -> None:
         self._held = 0
+        self._turn = asyncio.Lock()
 
     async def receive(self, request: Request, limit: int) -> bytes:
         """The whole body. Raises BodyTooLarge, ClientGone, 503 when too much is being received already."""
@@ -43,14 +49,30 @@ class Bodies:
                 held = whole or size
                 self._held += held
                 if self._held > BUDGET:
-                    raise HttpError(
-                        503, "OVERLOADED", "Too many large bodies at once; try again.", b"retry-after: 1\r\n"
-                    )
+                    raise _too_many()
                 if whole is not None and size < whole and not request.body_complete:
                     return await _filled(request, parts, whole)
         finally:
             self._held -= held
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def prepare(self, body: bytes, json: bool) -> messages.Prepared | None:
+        """The messages of a long body for a JSON stream; None: that is left to whoever appends it. Raises 503."""
+        size = len(body)
+        if not json or not messages.LONG < size <= messages.MAX_BODY:
+            return None
+        if self._held + size > BUDGET:
+            raise _too_many()
+        self._held += size
+        try:
+            async with self._turn:
+                return await asyncio.to_thread(messages.prepare, bytes(body))
+        finally:
+            self._held -= size
+
+
+def _too_many() -> HttpError:
+    return HttpError(503, "OVERLOADED", "Too many large bodies at once; try again.", b"retry-after: 1\r\n")
 
 
 async def _filled(request: Request, parts: list[bytes], length: int) -> bytes:

@@ -34,12 +34,15 @@ class Creations:
         self._max_streams = max_streams
         self._others = others
 
-    def create(self, key: bytes, command: Create, body: bytes, location: bytes) -> Answer:
+    def create(
+        self, key: bytes, command: Create, body: bytes, location: bytes, prepared: messages.Prepared | None = None
+    ) -> Answer:
+        """`prepared`: what a JSON body was made, if that was done before."""
         store = self._store
         now = store.clock()
         stream = store.get(key)
         if stream is not None and stream.leaving is not None:
-            return self._waits.again(stream, lambda: self.create(key, command, body, location))
+            return self._waits.again(stream, lambda: self.create(key, command, body, location, prepared))
         if stream is not None and stream.gone:
             return answers.problem(409, "STREAM_GONE", "A deleted stream is kept here for its forks; use another path.")
         if stream is not None and not stream.expired(now):
@@ -52,25 +55,25 @@ class Creations:
             )
         source = None if command.forked_from is None else store.get(command.forked_from)
         if source is not None and source.leaving is not None:
-            return self._waits.again(source, lambda: self.create(key, command, body, location))
+            return self._waits.again(source, lambda: self.create(key, command, body, location, prepared))
         hold = None if source is None else store.hold_on(source)
         if hold is not None:  # its messages are moving: a fork is to find them there
-            return self._waits.after_hold(hold, lambda: self.create(key, command, body, location))
+            return self._waits.after_hold(hold, lambda: self.create(key, command, body, location, prepared))
         made = self._plain(key, command, now) if command.forked_from is None else self._fork(key, command, now, source)
         if isinstance(made, Response):
             return made
         stored = body
         if body and made.json:
-            stored, _ = messages.to_stored(bytes(body))
+            stored, _ = messages.taken(body, prepared)
         if stored and not self._space.allows(len(stored)):
             return self._space.refusal()
         size = len(stored) + len(key) + len(made.meta()) + 8192
         if store.log.room(size) is not Room.OK:
-            return self._waits.when_room(size, lambda: self.create(key, command, body, location))
+            return self._waits.when_room(size, lambda: self.create(key, command, body, location, prepared))
         if stream is not None:
             hold = store.hold_on(stream)
             if hold is not None:
-                return self._waits.after_hold(hold, lambda: self.create(key, command, body, location))
+                return self._waits.after_hold(hold, lambda: self.create(key, command, body, location, prepared))
             if stream.refs:  # expired, but its forks need it: the path stays taken
                 return self._bury(stream)
             store.delete(stream, lambda: None)

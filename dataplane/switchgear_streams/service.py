@@ -23,6 +23,7 @@ from switchgear_streams.disk import Disk
 from switchgear_streams.gate import Gate
 from switchgear_streams.limits import Others
 from switchgear_streams.read_requests import ReadRequests
+from switchgear_streams.rules import media, messages
 from switchgear_streams.rules.retention import Retention
 from switchgear_streams.settings import Settings
 from switchgear_streams.store import Store
@@ -276,7 +277,7 @@ class Service:
         headers = request.headers
         name = request.path[self._prefix_length :]
         stream = None if b"%" in name else self.store.streams.get(name)
-        if type(stream) is Stream and _SPECIAL.isdisjoint(headers) and request.body_complete:
+        if type(stream) is Stream and _SPECIAL.isdisjoint(headers) and _is_here(request, stream.json):
             body = request.body_now()
             if body and len(body) <= self.settings.max_body_bytes:
                 pending = self.writes.plain(stream, headers.get(b"content-type"), body)
@@ -287,10 +288,9 @@ class Service:
             return self._subscriptions.handle(request)
         key = self._key(request)
         command = commands.append(request.headers)
-        body = request.body_now()
-        if body is None:
+        if not _is_here(request, json=True):
             return self._post_later(request, key, command)
-        return self._post_body(request, key, body)
+        return self._post_body(request, key, request.body_now() or b"")
 
     def _post_body(self, request: Request, key: bytes, body: bytes) -> Answer:
         if len(body) > self.settings.max_body_bytes:
@@ -298,23 +298,30 @@ class Service:
         return self.writes.append(key, commands.append(request.headers), body)
 
     async def _post_later(self, request: Request, key: bytes, command: commands.Append) -> AnyResponse:
-        answer = self.writes.append(key, command, await self._bodies.receive(request, self.settings.max_body_bytes))
+        body = await self._bodies.receive(request, self.settings.max_body_bytes)
+        answer = self.writes.append(key, command, body, await self._bodies.prepare(body, self._is_json(key)))
         return answer if isinstance(answer, Response) else await answer
 
     def _put(self, request: Request, key: bytes) -> Answer:
         command = commands.create(request.headers, self._fork_prefix)
         location = self._addresses.of(request)
-        body = request.body_now()
-        if body is None:
+        if not _is_here(request, json=True):
             return self._put_later(request, key, command, location)
+        body = request.body_now() or b""
         if len(body) > self.settings.max_body_bytes:
             raise BodyTooLarge(self.settings.max_body_bytes)
         return self.writes.create(key, command, body, location)
 
     async def _put_later(self, request: Request, key: bytes, command: commands.Create, location: bytes) -> AnyResponse:
         body = await self._bodies.receive(request, self.settings.max_body_bytes)
-        answer = self.writes.create(key, command, body, location)
+        source, given = command.forked_from, command.content_type
+        json = media.essence(given or b"") == media.JSON or (source is not None and self._is_json(source))
+        answer = self.writes.create(key, command, body, location, await self._bodies.prepare(body, json))
         return answer if isinstance(answer, Response) else await answer
+
+    def _is_json(self, key: bytes) -> bool:
+        stream = self.store.get(key)
+        return stream is not None and stream.json
 
     # -- health --
 
@@ -361,3 +368,8 @@ class Service:
     @staticmethod
     def health(well: bool, word: str) -> Response:
         return Response(200 if well else 503, answers.BASE + _JSON, orjson.dumps({"status": word}))
+
+
+def _is_here(request: Request, json: bool) -> bool:
+    """Is the whole body here, and, if it may be JSON, short enough to be parsed at once?"""
+    return request.body_complete and not (json and request.buffered > messages.LONG)

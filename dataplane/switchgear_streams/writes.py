@@ -45,7 +45,8 @@ class Writes:
 
     # -- POST --
 
-    def append(self, key: bytes, command: Append, body: bytes) -> Answer:
+    def append(self, key: bytes, command: Append, body: bytes, prepared: messages.Prepared | None = None) -> Answer:
+        """`prepared`: what a JSON body was made, if that was done before."""
         store = self._store
         if body:
             if command.media is None:
@@ -57,7 +58,7 @@ class Writes:
         if stream is None or (stream.expired(now) and not stream.gone):
             return answers.not_found()
         if stream.leaving is not None:
-            return self._waits.again(stream, lambda: self.append(key, command, body))
+            return self._waits.again(stream, lambda: self.append(key, command, body, prepared))
         if stream.gone:
             return answers.gone()
         if stream.damage is not None:
@@ -78,14 +79,14 @@ class Writes:
             )
         stored = body
         if body and stream.json:
-            stored, count = messages.to_stored(bytes(body))
+            stored, count = messages.taken(body, prepared)
             if not count:
                 return answers.problem(400, "EMPTY_ARRAY", "Nothing to append: the array is empty.")
         if stored and not self._space.allows(len(stored)):
             return self._space.refusal()
         size = len(stored) + len(key) + 8192
         if store.log.room(size) is not Room.OK:
-            return self._waits.when_room(size, lambda: self.append(key, command, body))
+            return self._waits.when_room(size, lambda: self.append(key, command, body, prepared))
         return self._accept(stream, command, stored)
 
     def _accept(self, stream: Stream, command: Append, stored: bytes) -> Promise:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+import time
 from pathlib import Path
 
 import httpx
 
 from tests.streams.inside import Inside
-from tests.streams.server import JSON, OCTETS, TEXT, ZERO, StreamsServer
+from tests.streams.server import JSON, OCTETS, TEXT, ZERO, StreamsServer, read_messages
 
 
 def test_a_stream_that_expired_before_1970_stops_nobody(own: StreamsServer, client: httpx.Client) -> None:
@@ -161,3 +163,47 @@ def test_a_page_may_read_every_header_of_an_answer(server: StreamsServer, client
     answer = client.head(url)
     exposed = {name.strip().lower() for name in answer.headers["access-control-expose-headers"].split(",")}
     assert {name for name in answer.headers if name.startswith(("stream-", "producer-"))} <= exposed
+
+
+def test_long_json_holds_up_nobody(server: StreamsServer, client: httpx.Client, url: str) -> None:
+    """It is parsed beside the loop, in its place: duplicates, gaps and conflicts are told first, as of short bodies."""
+    client.put(url, headers=JSON)
+    batch = [
+        {"type": "t", "key": f"k{number}", "value": {"name": 'a "b", [c]', "n": [number]}} for number in range(60_000)
+    ]
+    body = json.dumps(batch).encode()  # with blanks, as Python prints it
+    pauses: list[float] = []
+    done = threading.Event()
+
+    def look() -> None:
+        with httpx.Client(trust_env=False, timeout=60) as own:
+            while not done.is_set():
+                began = time.monotonic()
+                assert own.get(f"{server.url}/health").status_code == 200
+                pauses.append(time.monotonic() - began)
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    producer = JSON | {"producer-id": "p", "producer-epoch": "0", "producer-seq": "0"}
+    try:
+        assert client.post(url, headers=producer, content=body).status_code == 200
+        assert client.post(url, headers=JSON, content=body).status_code == 204
+    finally:
+        done.set()
+        watcher.join()
+    # In one go it took several times as long as it takes to look 20 times: others must get their turns meanwhile.
+    assert len(pauses) > 20
+    assert client.post(url, headers=producer, content=body[:-1]).status_code == 204  # a duplicate, whatever is in it
+    gap = producer | {"producer-seq": "5"}
+    assert client.post(url, headers=gap, content=body[:-1]).status_code == 409
+    broken = client.post(url, headers=JSON, content=body[:-1])
+    assert (broken.status_code, broken.json()["code"]) == (400, "INVALID_JSON")
+    assert read_messages(client, url) == batch * 2
+
+    other = f"{url}/other"
+    assert client.put(other, headers=JSON, content=body[:-1]).status_code == 400
+    assert client.head(other).status_code == 404
+    assert client.put(other, headers=JSON, content=body).status_code == 201
+    fork = client.put(f"{url}/fork", headers={"stream-forked-from": httpx.URL(other).path}, content=body)
+    assert fork.status_code == 201
+    assert read_messages(client, f"{url}/fork") == batch * 2

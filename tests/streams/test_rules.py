@@ -123,6 +123,27 @@ def test_json_is_refused_or_kept_whatever_comes(body: bytes) -> None:
     json.loads(b"[" + stored[:-2] + b"]")
 
 
+@given(st.lists(values, max_size=30), layouts, st.integers(1, 200), st.data())
+def test_an_array_is_the_same_in_pieces(batch: list[Any], layout: dict[str, Any], piece: int, data: Any) -> None:
+    """Whatever it is cut into; and what is no array is none in pieces either."""
+    body = dump(batch, layout)
+    if data.draw(st.booleans()):
+        at, put = data.draw(st.integers(0, len(body))), data.draw(st.sampled_from(list('[]{},:" \\1e')))
+        body = body[:at] + put.encode() + body[at + data.draw(st.integers(0, 1)) :]
+    whole = messages.prepare(body)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(messages, "LONG", piece)
+        cut = messages.prepare(body)
+    assert isinstance(cut, HttpError) == isinstance(whole, HttpError)
+    assert isinstance(cut, HttpError) or cut == whole
+
+
+def test_elements_of_any_depth_keep_their_bytes() -> None:
+    deep = [b"[" * depth + b'{"a,":"]\\\\"}' + b"]" * depth for depth in range(0, 300, 7)]
+    stored, count = messages.to_stored(b"[" + b" , ".join(deep) + b"]")
+    assert (stored, count) == (b"".join(one + b",\n" for one in deep), len(deep))
+
+
 # -- offsets and cursors --
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import orjson
 
@@ -19,9 +19,30 @@ from switchgear_wire.errors import HttpError
 
 END = b",\n"
 MAX_BODY = 8 * 1_048_576
-"""Parsing takes many times a body's size for a moment, and nothing else is done meanwhile."""
-_STRING_OR_BLANK = re.compile(rb'("(?:[^"\\]|\\.)*")|[ \t\r\n]+')
-_STRUCTURE = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},]')
+"""Parsing takes many times a body's size for a moment."""
+LONG = 65_536
+"""From here on it takes so long (up to about a second) that nobody else should have to wait for it."""
+_BLANKS = b" \t\r\n"
+_REST_OF_STRING = rb'[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_STRING_REST = re.compile(_REST_OF_STRING)
+_STRUCTURE = re.compile(b'"' + _REST_OF_STRING + rb"|[\[\]{},]")
+_NESTED = 8
+
+
+def _element() -> re.Pattern[bytes]:
+    """An element of an array, if it is not nested deeper than that."""
+    bracket = b"(?!)"
+    for _ in range(_NESTED):
+        bracket = rb'[\[{](?:[^"\[\]{}]++|"%b|%b)*+[\]}]' % (_REST_OF_STRING, bracket)
+    return re.compile(rb'(?:[^"\[\]{},]++|"%b|%b)++' % (_REST_OF_STRING, bracket))
+
+
+_ELEMENT = _element()
+# Stand for an escaped backslash and quote: these bytes are in no UTF-8.
+_BACKSLASH, _QUOTE = b"\xff\xfe", b"\xff\xfd"
+
+Prepared = tuple[bytes, int] | HttpError
+"""What `to_stored` made of a body, or why it did not."""
 
 
 def to_stored(body: bytes) -> tuple[bytes, int]:
@@ -31,21 +52,13 @@ def to_stored(body: bytes) -> tuple[bytes, int]:
     """
     if len(body) > MAX_BODY:
         raise HttpError(413, "JSON_TOO_LARGE", f"A JSON body may have {MAX_BODY} bytes; send the messages in several.")
-    try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        value = _second_opinion(body, error)
-    if b" " in body or b"\n" in body or b"\t" in body or b"\r" in body:
-        body = _STRING_OR_BLANK.sub(rb"\1", body)
+    if len(body) > LONG and body.lstrip(_BLANKS)[:1] == b"[":
+        return _long_array(body)
+    value = _parsed(body)
+    body = _minified(body)
     if type(value) is not list:
         return body + END, 1
-    if not value:
-        return b"", 0
-    if len(value) == 1:
-        return body[1:-1] + END, 1
-    if b'"' not in body and b"{" not in body and body.count(b"[") == 1:
-        return body[1:-1].replace(b",", END) + END, len(value)
-    return END.join(_elements(body)) + END, len(value)
+    return _messages(body, len(value)), len(value)
 
 
 def to_array(stored: bytes) -> bytes:
@@ -68,25 +81,125 @@ def nth_end(stored: bytes, number: int) -> int | None:
     return at
 
 
-def _elements(array: bytes) -> list[bytes]:
-    """The elements of a minified, valid, non-empty array, byte for byte."""
-    inner = array[1:-1]
-    elements: list[bytes] = []
-    depth, begin = 0, 0
-    for match in _STRUCTURE.finditer(inner):
-        token = inner[match.start()]
+def prepare(body: bytes) -> Prepared:
+    """For another thread: no call in it that holds the others up takes long, but for one message that is large."""
+    try:
+        return to_stored(body)
+    except HttpError as error:
+        return error
+
+
+def taken(body: bytes, prepared: Prepared | None) -> tuple[bytes, int]:
+    """Like `to_stored`, which may have been done before."""
+    if prepared is None:
+        return to_stored(bytes(body))
+    if isinstance(prepared, HttpError):
+        raise prepared
+    return prepared
+
+
+def _long_array(body: bytes) -> tuple[bytes, int]:
+    """Piece by piece, cut at commas between elements. If each piece is a list of values, so is the whole."""
+    begin, end = body.index(b"[") + 1, len(body.rstrip(_BLANKS)) - 1
+    if end < begin or body[end] != 0x5D:
+        _parsed(body)  # raises
+    made: list[bytes] = []
+    number = 0
+    while True:
+        stop = _comma(body, begin, end)
+        piece = b"[%b]" % body[begin:stop]
+        values = _parsed(piece, begin - 1)
+        if type(values) is not list or not (values or (stop == end and not made)):
+            raise HttpError(400, "INVALID_JSON", f"The body is not valid JSON: an element is missing at byte {stop}.")
+        number += len(values)
+        made.append(_messages(_minified(piece), len(values)))
+        if stop == end:
+            return b"".join(made), number
+        begin = stop + 1
+
+
+def _comma(body: bytes, begin: int, end: int) -> int:
+    """The first comma between elements a piece behind `begin`, where one begins; `end` if there is none.
+
+    Where the text is no JSON it may be any place.
+    """
+    at = begin + LONG
+    while at < end and body[at - 1] == 0x5C:
+        at += 1
+    if at >= end:
+        return end
+    parts = _masked(body[begin:at]).split(b'"')
+    if not len(parts) % 2:  # within a string
+        rest = _STRING_REST.match(body, at, end)
+        if rest is None:
+            return end
+        at = rest.end()
+    outside = b"".join(parts[::2])
+    depth = outside.count(b"[") + outside.count(b"{") - outside.count(b"]") - outside.count(b"}")
+    found = _value_end(body, at, end, depth)
+    return found if body[found] == 0x2C else end
+
+
+def _value_end(text: bytes, at: int, end: int, depth: int = 0) -> int:
+    """Where the value ends (with a comma or a closing bracket) in which `at` is, `depth` brackets deep."""
+    for match in _STRUCTURE.finditer(text, at, end):
+        token = text[match.start()]
         if token in b"[{":
             depth += 1
+        elif depth == 0 and token in b",]}":
+            return match.start()
         elif token in b"]}":
             depth -= 1
-        elif token == 0x2C and depth == 0:
-            elements.append(inner[begin : match.start()])
-            begin = match.end()
-    elements.append(inner[begin:])
-    return elements
+    return end
 
 
-def _second_opinion(body: bytes, error: orjson.JSONDecodeError) -> object:
+def _minified(text: bytes) -> bytes:
+    """Without the white space between tokens of a valid text."""
+    if not any(blank in text for blank in (b" ", b"\n", b"\t", b"\r")):
+        return text
+    parts = _masked(text).split(b'"')
+    parts[::2] = [part.translate(None, _BLANKS) for part in parts[::2]]
+    made = b'"'.join(parts)
+    return made.replace(_QUOTE, b'\\"').replace(_BACKSLASH, b"\\\\") if b"\\" in text else made
+
+
+def _masked(text: bytes) -> bytes:
+    """So that every quote left begins or ends a string."""
+    return text.replace(b"\\\\", _BACKSLASH).replace(b'\\"', _QUOTE) if b"\\" in text else text
+
+
+def _messages(array: bytes, number: int) -> bytes:
+    """The stored form of the elements of a minified array, which has so many."""
+    if number < 2:
+        return array[1:-1] + END if number else b""
+    if b'"' not in array and b"{" not in array and array.count(b"[") == 1:
+        return array[1:-1].replace(b",", END) + END
+    return END.join(_elements(array)) + END
+
+
+def _elements(array: bytes) -> list[bytes]:
+    """Byte for byte."""
+    last = len(array) - 1
+    made: list[bytes] = _ELEMENT.findall(array, 1, last)
+    if b",".join(made) == array[1:-1]:
+        return made
+    made, at = [], 1  # some are nested deeper
+    while at < last:
+        end = _value_end(array, at, last)
+        made.append(array[at:end])
+        at = end + 1
+    return made
+
+
+def _parsed(text: bytes, offset: int = 0) -> Any:
+    """Its value. `offset`: where in the body it begins. Raises 400 INVALID_JSON."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        return _second_opinion(text, f"{error.msg} near byte {offset + error.pos}" if offset else str(error))
+
+
+def _second_opinion(body: bytes, problem: str) -> object:
     """orjson refuses numbers beyond a double and lone surrogates, which are valid JSON: ask the standard library."""
     try:
         text = body.decode("utf-8")
@@ -94,7 +207,7 @@ def _second_opinion(body: bytes, error: orjson.JSONDecodeError) -> object:
     except UnicodeDecodeError:
         raise HttpError(400, "INVALID_JSON", "The body is not valid UTF-8, which JSON must be.") from None
     except (ValueError, RecursionError):
-        raise HttpError(400, "INVALID_JSON", f"The body is not valid JSON: {error}.") from None
+        raise HttpError(400, "INVALID_JSON", f"The body is not valid JSON: {problem}.") from None
 
 
 def _refuse(constant: str) -> NoReturn:
