@@ -32,6 +32,8 @@ class Deadlines:
         self.overdue: dict[bytes, None] = {}
         """Streams that may hold more, or older, bytes than they should (`trimming` looks at them)."""
         self._heap: list[tuple[int, bytes]] = []
+        self.begun = store.clock()
+        """From then on ages are known: nothing is of those of what was there before there was a bound on them."""
 
     def bounds(self, stream: Stream) -> Retention:
         """What holds for a stream. (Hidden ones, of subscriptions, are nobody's to cut.)"""
@@ -47,18 +49,27 @@ class Deadlines:
 
     def watch(self, stream: Stream, *, cut: bool = False) -> None:
         """Look at it again in time. `cut`: its size was just looked at."""
-        deadline = stream.due(self.bounds(stream)._replace(size=None)) if cut else self.due(stream)
+        deadline = self._next(stream, cut)
         if deadline is not None:
             heapq.heappush(self._heap, (deadline, stream.key))
             if len(self._heap) > 2 * len(self._store.streams) + 1000:
                 self.collect()
 
+    def _next(self, stream: Stream, cut: bool = False) -> int | None:
+        """Like `due`, also for what has no age, which counts from the start of the server."""
+        bounds = self.bounds(stream)
+        due = stream.due(bounds._replace(size=None) if cut else bounds)
+        if bounds.seconds is None or stream.ages or stream.end <= stream.first:
+            return due
+        aged = self.begun + bounds.seconds * 1000
+        return aged if due is None else min(due, aged)
+
     def collect(self) -> None:
         """Make the heap anew from the streams that there are."""
         store = self._store
         found: list[tuple[int, bytes]] = []
-        # Nothing is known of the age of what was there before there was a bound on it: it counts from now.
-        unknown = 0 if self.default.seconds is None else store.clock() + self.default.seconds * 1000
+        # However often this is done: from the start on.
+        unknown = 0 if self.default.seconds is None else self.begun + self.default.seconds * 1000
         deadline_of = catalog.deadline_of
         for key, one in store.streams.items():
             due = self.due(one) if type(one) is Stream else deadline_of(one)  # type: ignore[arg-type]
@@ -78,7 +89,7 @@ class Deadlines:
             if stream.expired(now):
                 found.append(stream)
                 continue
-            due = self.due(stream)
+            due = self._next(stream)
             if due is None or due <= now:
                 self.overdue[key] = None
             else:

@@ -71,10 +71,9 @@ class Trimmer:
             first = max(first, self._by_size(stream, bounds.size))
         return min(first, stream.visible)
 
-    @staticmethod
-    def _by_age(stream: Stream, now: int, seconds: int) -> int:
+    def _by_age(self, stream: Stream, now: int, seconds: int) -> int:
         if not stream.ages:  # nothing was appended since there is a bound
-            return stream.visible
+            return stream.visible if now >= self._store.deadlines.begun + seconds * 1000 else 0
         old = retention.aged(stream.ages, now, seconds)
         return stream.ages[old - 1][1] if old else 0
 

@@ -351,3 +351,40 @@ def test_producers_and_readers_go_on(own: StreamsServer, client: httpx.Client) -
     assert client.get(url, params={"offset": retained}).json() == kept
     again = client.put(own.stream("fork"), headers={"stream-forked-from": "/v1/stream/p", "stream-fork-offset": start})
     assert (again.status_code, again.json()["code"]) == (400, "INVALID_FORK_OFFSET")
+
+
+def test_a_bound_that_is_set_later_counts_from_then(tmp_path: Path) -> None:
+    """Also where something else looks at the stream at once, and however often the deadlines are collected."""
+
+    async def scenario() -> None:
+        inside = Inside(tmp_path)
+        await inside.start()
+        try:
+            for name, more in (("a", {}), ("b", {"stream-ttl": "1000000"})):
+                await inside.client.put(inside.url(name), headers=OCTETS | more)
+                for _ in range(20):
+                    await inside.client.post(inside.url(name), headers=OCTETS, content=b"x" * 100)
+            await inside.checkpoint()
+            inside.now += 5000
+            await inside.client.get(inside.url("b"))
+            inside.service.store.flush_touches()  # so that the next start looks at it
+            inside.flags = ("--retention-seconds", "3600", "--retention-bytes", "1000")
+            await inside.crash()
+
+            async def held(name: str) -> int:
+                return len((await inside.client.get(inside.url(name))).content)
+
+            await inside.sweep()
+            assert await held("b") == 1000
+            inside.now += 3_000_000
+            inside.service.store.deadlines.collect()
+            await inside.client.get(inside.url("b"))
+            await inside.sweep()
+            assert await held("b") == 1000
+            inside.now += 600_001
+            await inside.sweep()
+            assert (await held("a"), await held("b")) == (0, 0)
+        finally:
+            await inside.end()
+
+    asyncio.run(scenario())

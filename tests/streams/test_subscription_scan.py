@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from switchgear_streams.request import Create
+from switchgear_streams.request import Append, Create
+from switchgear_streams.rules import media
 from switchgear_streams.rules.offsets import mint
 from switchgear_streams.subscriptions import scan, views
 from switchgear_streams.subscriptions.state import Link, Subscription, restore
@@ -166,3 +167,58 @@ async def test_what_changes_meanwhile_is_neither_lost_nor_told_from_the_start(in
             assert pending, f"{name} changed after the answer"
         if name in before and link.generation == int(str(before[name]).split("_")[0]):
             assert link.position >= 3, "from the tail on, not from the start"
+
+
+async def test_others_get_their_turn_while_a_subscription_is_written_anew(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of many links it takes a hundred milliseconds and more. What changes meanwhile is in the new stream, too."""
+    await inside.client.put(inside.url("wakes"), headers=JSON)
+    await fill(inside, [f"e/{number}" for number in range(COUNT)])
+    await subscribe(inside, "e/*")
+    engine = inside.service.engine
+    subscription, journal = engine.subscriptions["s"], engine.journal
+    chance, turns, acked = random.Random(1), 0, 0
+    under_way: list[Any] = []
+
+    def change() -> None:
+        """One stream: a deletion, a link, an end of one, an append, or what was appended is acknowledged."""
+        nonlocal acked
+        key, writes = b"e/%d" % chance.randrange(200), inside.service.writes
+        stream, what = engine.stream(key), chance.randrange(5)
+        if what == 0 and chance.random() < 0.2:
+            under_way.append(writes.delete(key))
+        elif what == 1:
+            under_way.append(engine.link(subscription, [key]))
+        elif what == 2:
+            under_way.append(engine.unlink(subscription, key))
+        elif what == 3 and stream is not None:
+            under_way.append(writes.append(key, Append(media.OCTETS, False, None, None), b"more"))
+        elif stream is not None:
+            engine.catch_up()
+            changed = engine.acknowledge(subscription, {key: (stream.generation, stream.visible)})
+            acked += len(changed)
+            under_way.append(journal.save(subscription, changed))
+
+    number = subscription.number
+    monkeypatch.setattr("switchgear_streams.subscriptions.journal._SLACK", -200_000)
+    monkeypatch.setattr("switchgear_streams.subscriptions.journal._AT_ONCE", 1)
+    under_way.append(journal.save(subscription, []))
+    while subscription.number == number:
+        turns += 1
+        change()
+        await asyncio.sleep(0)
+    assert turns > COUNT / 4
+    assert acked > 20
+    monkeypatch.undo()
+    for _ in range(20):
+        change()
+    for one in under_way:
+        if isinstance(one, Awaitable):
+            await one
+    await engine.settled()
+    engine.catch_up()
+    links = {key: replace(link) for key, link in subscription.links.items()}
+    await inside.crash()
+    assert inside.service.engine.subscriptions["s"].number == number + 1
+    assert inside.service.engine.subscriptions["s"].links == links

@@ -103,6 +103,7 @@ class Engine(Watch):
     async def stop(self) -> None:
         """No new deliveries; those under way get a moment. What is cut off is delivered again after the next start."""
         self._stopped = True
+        self.journal.stop()
         self._look()
         for timer in self._timers.values():
             timer.cancel()

@@ -2,6 +2,7 @@
 
 Their keys begin with NUL, which no request's path can. A subscription's stream begins with a snapshot, changes follow;
 when it has grown long, a stream with the next number takes its place and the old one is deleted. The highest counts.
+Of many links the new one is put together bit by bit, while changes still go to the old one.
 Every function returns a future that is done when the change is durable; the order of calls is the order on the disk.
 """
 
@@ -34,6 +35,8 @@ _PREFIX = b"\0subscription/"
 _SLACK = 262_144
 # Added to a generation of which a part of the history was lost, so that none is given twice.
 _SKIP = 1 << 32
+_AT_ONCE = 500
+"""So many links are written down before others get their turn."""
 _DONE = Response(204, answers.BASE)
 
 
@@ -45,6 +48,14 @@ class Journal:
         self._reader = reader
         self._replaced: dict[bytes, None] = {}
         self._sizes: dict[bytes, int] = {}
+        self._rewritten: dict[Subscription, dict[bytes, None]] = {}
+        """Those that are being put together anew, with the links that changed meanwhile."""
+        self._rewrites: set[asyncio.Task[None]] = set()
+
+    def stop(self) -> None:
+        """What is not put together yet is begun anew after the next start."""
+        for task in self._rewrites:
+            task.cancel()
 
     def room(self, size: int) -> bool:
         """Is there space for a change of `size` bytes?"""
@@ -62,19 +73,48 @@ class Journal:
         stream = self._store.get(name)
         assert stream is not None
         line = subscription.delta(changed)
-        if stream.end + len(line) > 2 * self._sizes.get(name, 0) + _SLACK:
-            whole = subscription.snapshot()
-            if self.room(len(whole)):
-                self._sizes.pop(name, None)
-                self._replaced[name] = None
-                subscription.number += 1
-                made = self._make(_name(subscription), whole)
-                made.add_done_callback(lambda _: self.tidy())
-                return made
+        size = self._sizes.get(name, 0)
+        if subscription in self._rewritten:
+            self._rewritten[subscription].update(dict.fromkeys(changed))
+        elif stream.end + len(line) > 2 * size + _SLACK and self.room(size + _SLACK):
+            if len(subscription.links) > _AT_ONCE:
+                changes = self._rewritten[subscription] = {}
+                task = asyncio.ensure_future(self._rewrite(subscription, changes))
+                self._rewrites.add(task)
+                task.add_done_callback(self._rewrites.discard)
+            elif self.room(len(whole := subscription.snapshot())):
+                return self._replace(subscription, whole)
         pending = Pending()
         entry = self._store.append(stream, line, close=False, extra=None)
         entry.answers.append((pending, _DONE))
         return pending
+
+    async def _rewrite(self, subscription: Subscription, changed: dict[bytes, None]) -> None:
+        """A new stream for one with many links. What changes meanwhile is in the old stream, and written once more."""
+        try:
+            written: list[bytes] = []
+            keys = list(subscription.links)
+            for start in range(0, len(keys), _AT_ONCE):
+                written.append(subscription.written(keys[start : start + _AT_ONCE]))
+                await asyncio.sleep(0)
+            # Nothing waits from here on.
+            whole = subscription.snapshot((*written, subscription.written(changed)))
+            if not subscription.removed and self.room(len(whole)):
+                self._replace(subscription, whole)
+        except Exception:
+            log.exception("subscription %s could not be written anew", subscription.id)
+        finally:
+            del self._rewritten[subscription]
+
+    def _replace(self, subscription: Subscription, whole: bytes) -> asyncio.Future[Any]:
+        """The next stream, with all of it, in the place of the one before."""
+        name = _name(subscription)
+        self._sizes.pop(name, None)
+        self._replaced[name] = None
+        subscription.number += 1
+        made = self._make(_name(subscription), whole)
+        made.add_done_callback(lambda _: self.tidy())
+        return made
 
     async def delete(self, subscription: Subscription) -> None:
         """Older streams first: what a crash leaves is then the subscription as it was, or nothing."""
