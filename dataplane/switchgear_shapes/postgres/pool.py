@@ -1,4 +1,8 @@
-"""A bounded set of sessions for queries. Waiting for one has a limit; broken ones are replaced."""
+"""A bounded set of sessions for queries. Waiting for one has a limit; broken ones are replaced.
+
+Postgres, a pooler or a firewall may end one that is idle at the moment at which it is needed again: one that was idle
+for a while is asked whether it is still there before anybody's query depends on it.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +13,15 @@ from collections import deque
 from collections.abc import AsyncIterator
 
 from switchgear_shapes.postgres.conninfo import Conninfo
-from switchgear_shapes.postgres.session import Session
+from switchgear_shapes.postgres.session import ConnectionLost, PostgresError, Session
 
 IDLE_SECONDS = 60.0
 PATIENCE_SECONDS = 90.0
 """For the answer to a query; all of them have narrower limits in Postgres, or are quick."""
+FRESH_SECONDS = 0.5
+"""A session that was used just now is used again without a look at it."""
+LOOK_SECONDS = 5.0
+"""For the answer of one that may have ended."""
 
 
 class PoolTimeout(Exception):
@@ -45,7 +53,7 @@ class Pool:
         else:
             await self._free.acquire()
         try:
-            session = self._take_idle()
+            session = await self._take_idle()
             if session is None:
                 session = await Session.connect(self._info)
                 session.patience = PATIENCE_SECONDS
@@ -62,13 +70,23 @@ class Pool:
         finally:
             self._free.release()
 
-    def _take_idle(self) -> Session | None:
+    async def _take_idle(self) -> Session | None:
         while self._idle:
             session = self._idle.pop()
-            if session.usable:
+            if session.usable and await self._answers(session):
                 return session
             session.close()
         return None
+
+    async def _answers(self, session: Session) -> bool:
+        if time.monotonic() - session.last_used < FRESH_SECONDS:
+            return True
+        try:
+            async with asyncio.timeout(LOOK_SECONDS):
+                await session.query("SELECT 1")
+        except (ConnectionLost, PostgresError, TimeoutError):
+            return False
+        return session.usable
 
     def close_idle(self) -> None:
         """Close sessions that nobody used for a while (called now and then)."""
