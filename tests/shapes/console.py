@@ -73,8 +73,12 @@ class Console:
                 except (psycopg.errors.DeadlockDetected, psycopg.errors.InternalError_):
                     # "tuple concurrently updated": the server alters the same publication
                     assert time.monotonic() < deadline, statement
-                except (psycopg.errors.UndefinedObject, psycopg.errors.DuplicateObject):
-                    break  # the server was quicker to mend it
+                except (
+                    psycopg.errors.UndefinedObject,
+                    psycopg.errors.DuplicateObject,
+                    psycopg.errors.UniqueViolation,
+                ):
+                    break  # the server was quicker to mend it; at the same moment, it is an index that says so
 
     def _publication(self) -> str | None:
         with self._database.connect() as connection:

@@ -74,9 +74,9 @@ class ShapesServer:
     def _wait_port(self, offset: int) -> None:
         deadline = time.monotonic() + START_SECONDS
         while True:
-            text = self.log_path.read_bytes()[offset:].decode()
-            for line in text.splitlines():
-                if "listening on" in line:
+            text = self.log_path.read_bytes()[offset:].decode(errors="replace")
+            for line in text.splitlines(keepends=True):
+                if "listening on" in line and line.endswith("\n"):  # the rest of it may be on its way
                     self.port = int(line.rsplit(" ", 1)[1])
                     return
             assert self.process is not None
@@ -93,6 +93,10 @@ class ShapesServer:
             assert time.monotonic() < deadline, f"not within {seconds} s: {what}\n{self.log()[-4000:]}"
             time.sleep(0.02)
 
+    def wait_durable(self) -> None:
+        """Until all shapes that were made survive a kill: a snapshot is shown before it does."""
+        self.wait(lambda: self.metric("switchgear_snapshots_running") == 0, 60, "the snapshots to be durable")
+
     def health(self) -> tuple[int, str]:
         try:
             response = self.http.get(f"{self.url}/v1/health")
@@ -101,7 +105,7 @@ class ShapesServer:
         return response.status_code, response.json()["status"]
 
     def log(self) -> str:
-        return self.log_path.read_text()
+        return self.log_path.read_text(errors="replace")  # it may end within a character
 
     def get(self, **params: Any) -> httpx.Response:
         """GET /v1/shape."""
@@ -111,7 +115,7 @@ class ShapesServer:
         """SIGTERM; the exit status."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30)
+        return self.process.wait(60)
 
     def terminate(self) -> None:
         """SIGTERM, without waiting for the end."""

@@ -59,7 +59,7 @@ class Asking:
             def right(clause: str = clause, client: Client = client) -> bool:
                 return is_what_select_gives(client, self.world.database, f"{self.table} WHERE {clause}")
 
-            self.world.server.wait(right, 30, f"{what}: {clause}")
+            self.world.server.wait(right, 60, f"{what}: {clause}")
 
 
 SEEN = {
@@ -117,7 +117,7 @@ def test_rows_that_take_each_other_s_keys(world: World) -> None:
         own = all(is_what_select_gives(client, world.database, f"{table} WHERE {where}") for client in clients)
         return own and is_what_select_gives(bystander, world.database, f"{plain} WHERE {asking}")
 
-    world.server.wait(right, 30, "the beginning")
+    world.server.wait(right, 60, "the beginning")
     for statement in (
         "UPDATE {t} SET id = id + 1",
         "UPDATE {t} SET id = 5 - id WHERE id IN (2, 3)",
@@ -128,7 +128,7 @@ def test_rows_that_take_each_other_s_keys(world: World) -> None:
         "UPDATE {t} SET id = 100 WHERE id = 4; INSERT INTO {t} VALUES (17, 1, 'new')",
     ):
         world.database.execute(statement.format(t=table, a=asked))
-        world.server.wait(right, 30, statement)
+        world.server.wait(right, 60, statement)
     assert [client.restarts for client in [*clients, bystander]] == [4, 4, 0]
 
 

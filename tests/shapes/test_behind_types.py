@@ -60,7 +60,7 @@ class Typed:
                 found = {row["id"]: row[column] for row in client.rows.values()}
                 return found == texts(self.world.database, self.name, column)
 
-            self.world.server.wait(right, 30, f"{what}: {column}")
+            self.world.server.wait(right, 60, f"{what}: {column}")
 
     @property
     def restarted(self) -> dict[str, int]:
@@ -131,7 +131,7 @@ def test_labels_in_a_filter_and_in_a_subquery(world: World) -> None:
                 return False
         return all(client.restarts for client in clients.values())
 
-    world.server.wait(right, 30, "another name")
+    world.server.wait(right, 60, "another name")
     bystander.sync()
     assert bystander.restarts == 0
 

@@ -68,7 +68,7 @@ def test_granted_columns_are_enough(database: Database, server: ShapesServer) ->
         database.execute(statement)
         for table, client in clients.items():
             columns = where[table]["columns"]
-            server.wait(lambda c=client, t=table, n=columns: is_what_select_gives(c, database, t, n), 30, table)  # type: ignore[misc]
+            server.wait(lambda c=client, t=table, n=columns: is_what_select_gives(c, database, t, n), 60, table)  # type: ignore[misc]
     assert [client.restarts for client in clients.values()] == [0, 0, 0, 0]
     subset = server.get(table="items", columns="id,n,t", offset="-1", subset__where="t = 'new'")
     assert subset.status_code == 200, subset.text
@@ -93,7 +93,7 @@ def test_a_column_that_is_not_granted_is_refused_with_what_helps(database: Datab
     role = parse_url(server.environment["DATABASE_URL"]).params["user"]
     database.execute(f"GRANT SELECT (secret) ON items TO {role}")
     client = Client(server, table="items")
-    server.wait(lambda: is_what_select_gives(client, database, "items"), 30, "all columns")
+    server.wait(lambda: is_what_select_gives(client, database, "items"), 60, "all columns")
 
 
 REWRITTEN = "ALTER TABLE items ALTER t TYPE text USING upper(t)"
@@ -148,13 +148,13 @@ def test_ddl_between_the_snapshot_and_its_lock(database: Database, server: Shape
         altering.execute("LOCK TABLE items")
         asking = threading.Thread(target=client.step)
         asking.start()
-        server.wait(lambda: waits(database), 30, "the snapshot to wait for the table")
+        server.wait(lambda: waits(database), 60, "the snapshot to wait for the table")
         altering.execute(REWRITTEN.encode())
     asking.join(60)
     assert not asking.is_alive()
     if not client.restarts:
         assert sorted(client.rows.values(), key=lambda row: row["id"]) == contents(database, "items", COLUMNS)
-    server.wait(lambda: is_what_select_gives(client, database, "items", COLUMNS), 30, "the rows")
+    server.wait(lambda: is_what_select_gives(client, database, "items", COLUMNS), 60, "the rows")
 
 
 def waits(database: Database) -> bool:

@@ -135,6 +135,7 @@ def test_row(world: World, row: str) -> None:
 def test_409_with_a_replacement_and_without(world: World) -> None:
     table = world.table("id int PRIMARY KEY, t text", "SELECT g, repeat('x', 90) FROM generate_series(1, 1000) g")
     handle = world.get(table, "now").headers["electric-handle"]
+    world.server.wait_durable()  # its file is whole
     late = world.get(table, "0_0", handle="1-1")
     etag = f'"{handle}:0_0:0_0"'
     cache = {"cache-control": "public, max-age=60, must-revalidate", "surrogate-control": None}
@@ -157,6 +158,7 @@ def newest_snapshot(world: World) -> list[Path]:
 def test_500_of_a_storage_that_cannot_be_read(world: World) -> None:
     table = world.table("id int PRIMARY KEY, t text", "SELECT g, repeat('x', 90) FROM generate_series(1, 1000) g")
     world.get(table, "now")
+    world.server.wait_durable()  # its file is whole
     (file,) = newest_snapshot(world)
     file.unlink()
     file.mkdir()
@@ -273,7 +275,7 @@ def test_503_the_query_or_its_connection_is_ended(
         thread.start()
         end = f"SELECT pg_{how}_backend(pid) FROM pg_locks WHERE NOT granted AND relation = %s::regclass"
         world.server.wait(lambda q=end: bool(connection.execute(q, [table]).fetchall()), 60, "a session that waits")
-        thread.join(30)
+        thread.join(60)
         check(found.pop(), 503, body, KNOWN)
     connection.rollback()
     for number in range(3):  # it is only that query, or connection, which ended

@@ -41,9 +41,9 @@ def world(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def test_503_no_row_comes_in_time(world: World) -> None:
     """Values of 4 MB that are searched again and again: no row is found in half a minute."""
     where = " OR ".join(f"t LIKE '%a_{chr(code)}%'" for code in range(ord("c"), ord("z")))
-    text = "Snapshot query took too long to return data (cancelled after 1000ms); check the query's plan and the load"
+    text = "Snapshot query took too long to return data (cancelled after 3000ms); check the query's plan and the load"
     check(world.get("slow", where=where), 503, {"message": text}, KNOWN)
-    text = "The subset query took longer than 1 s; add a limit or an index"
+    text = "The subset query took longer than 3 s; add a limit or an index"
     check(world.get("slow", log="changes_only", subset__where=where), 503, {"message": text}, KNOWN)
     left = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'COPY%' AND state = 'active'"
     with world.database.connect() as connection:

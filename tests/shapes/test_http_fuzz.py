@@ -212,7 +212,7 @@ def test_raw_queries(world: World) -> None:
     """Byte for byte, what no client library would send. Expected: the only row, or the field that is at fault."""
     world.database.execute(ODD)
     for query, wanted in RAW.items():
-        connection = HTTPConnection("127.0.0.1", world.server.port, timeout=40)
+        connection = HTTPConnection("127.0.0.1", world.server.port, timeout=60)
         connection.request("GET", "/v1/shape?" + query.decode("latin-1"))
         response = connection.getresponse()
         found = json.loads(response.read())

@@ -74,7 +74,7 @@ class NodeClient:
             else:
                 self.errors.append(message["error"])
 
-    def wait(self, condition: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
+    def wait(self, condition: Callable[[], bool], what: str, seconds: float = 90.0) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, (
@@ -148,13 +148,14 @@ def test_more_events_than_one_answer_has(database: Database, make_server: Callab
     client = NodeClient(server, "things", "sse")
     try:
         client.wait(lambda: client.rows == [], "the empty shape")
-        server.wait(lambda: server.metric("switchgear_live_waiters") == 1, 30, "the stream")
+        server.wait(lambda: server.metric("switchgear_live_waiters") == 1, 60, "the stream")
         database.execute("INSERT INTO things SELECT g, g, repeat('x', 4000) FROM generate_series(1, 4000) g")
         client.wait(lambda: bool(client.rows), "rows", 60)
         database.execute("INSERT INTO things VALUES (0, 0, 'last')")
         client.wait(lambda: bool(client.rows) and client.rows[0]["id"] == 0, "the last row", 60)
         assert client.rows is not None
         assert len(client.rows) == 4001
+        client.wait(lambda: len(client.operations) >= 4001, "all operations")  # they are told behind the rows
         assert len(client.operations) == 4001
     finally:
         client.close()
@@ -219,9 +220,9 @@ def test_subsets_and_changes_in_node(database: Database, server: ShapesServer, m
     told: list[dict[str, Any]] = []
 
     def wait(condition: Callable[[dict[str, Any]], bool], what: str) -> dict[str, Any]:
-        deadline = time.monotonic() + 40
+        deadline = time.monotonic() + 90
         while not (found := [message for message in list(told) if condition(message)]):
-            assert time.monotonic() < deadline, f"not within 40 s: {what}; {told[-6:]}"
+            assert time.monotonic() < deadline, f"not within 90 s: {what}; {told[-6:]}"
             time.sleep(0.02)
         return found[0]
 

@@ -232,7 +232,7 @@ class Writer(threading.Thread):
 
     def finish(self) -> None:
         self._stop_event.set()
-        self.join(30)
+        self.join(60)
         assert not self.is_alive()
 
 
@@ -281,6 +281,7 @@ def test_restarts_lose_and_repeat_nothing(
     clients = [Client(server, **shape) for shape in SHAPES]
     for client in clients:
         client.sync()
+    server.wait_durable()
     writer = Writer(database, 21)
     writer.start()
     for _ in range(5):
@@ -294,8 +295,8 @@ def test_restarts_lose_and_repeat_nothing(
             assert server.stop() == 0
         time.sleep(rng.random() * 0.2)
         server.start(active=False)
+    server.wait(lambda: writer.transactions > 50, 60, "enough transactions")
     writer.finish()
-    assert writer.transactions > 50
     with database.connect() as connection:
         check(connection, clients)
         check(connection, [Client(server, **shape) for shape in SHAPES])

@@ -76,15 +76,25 @@ def odd_world(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> I
         drop_database(database)
 
 
-WRITING = """
-default_transaction_read_only = off; search_path = public; standard_conforming_strings = on; client_encoding = UTF8
-"""
+WRITING = {
+    "default_transaction_read_only": "off",
+    "search_path": "public",
+    "standard_conforming_strings": "on",
+    "client_encoding": "UTF8",
+}
+LIMITS = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout")
+
+
+def connected(world: World, *, autocommit: bool = True, **settings: str) -> psycopg.Connection:
+    """A session without the limits, which are too short for whoever has to wait for a processor."""
+    limits = [*LIMITS, *(["transaction_timeout"] if world.database.version >= 17 else [])]
+    given = settings | dict.fromkeys(limits, "0")
+    options = " ".join(f"-c {name}={value}" for name, value in given.items())
+    return psycopg.connect(world.database.url, autocommit=autocommit, connect_timeout=60, options=options)
 
 
 def write(world: World, statement: str) -> None:
-    with world.database.connect() as connection:
-        for setting in WRITING.split(";"):
-            connection.execute(f"SET {setting}".encode())
+    with connected(world, **WRITING) as connection:
         connection.execute(statement.encode())
 
 
@@ -100,11 +110,11 @@ def test_values_and_filters(odd_world: World) -> None:
     bare.sync()
     write(odd_world, f"UPDATE public.odd SET id = 2; INSERT INTO public.odd {ROWS}")
     for client in clients:
-        odd_world.server.wait(lambda client=client: client.sync() or len(client.rows) == 2, 30, "both rows")
+        odd_world.server.wait(lambda client=client: client.sync() or len(client.rows) == 2, 60, "both rows")
         assert sorted(client.rows.values(), key=lambda row: row["id"]) == [EXPECTED, EXPECTED | {"id": "2"}]
     # Keys are the same whether a row came with the snapshot or with the stream.
     write(odd_world, "INSERT INTO public.bare VALUES ('ok', 'a')")
-    odd_world.server.wait(lambda: bare.sync() or len(bare.rows) == 1, 30, "a row")
+    odd_world.server.wait(lambda: bare.sync() or len(bare.rows) == 1, 60, "a row")
     again = odd_world.get("bare", columns="words", where="words <> 'b'")
     streamed = next(iter(bare.rows))
     assert "trapped" not in again.text
@@ -197,11 +207,7 @@ def test_snapshots_may_take_longer_than_the_role_s_transactions(odd_world: World
 
 def held_up(odd_world: World) -> httpx.Response:
     """The answer to a request for a new shape whose snapshot waits for two seconds."""
-    with psycopg.connect(odd_world.database.url) as blocker:
-        blocker.execute("SET idle_in_transaction_session_timeout = 0")
-        if odd_world.database.version >= 17:
-            blocker.execute("SET transaction_timeout = 0")
-        blocker.commit()
+    with connected(odd_world, autocommit=False) as blocker:
         blocker.execute("SET TRANSACTION READ WRITE")
         blocker.execute("LOCK TABLE public.slow IN ACCESS EXCLUSIVE MODE")
         with psycopg.connect(odd_world.database.postgres.admin_url, autocommit=True) as watch:
@@ -211,7 +217,7 @@ def held_up(odd_world: World) -> httpx.Response:
             asking = threading.Thread(target=lambda: answers.append(odd_world.get("slow", where="id = 1")), daemon=True)
             asking.start()
             waiting = lambda: watch.execute(query, [odd_world.database.name]).fetchone() == (1,)  # noqa: E731
-            odd_world.server.wait(waiting, 30, "a waiting snapshot")
+            odd_world.server.wait(waiting, 60, "a waiting snapshot")
             watch.execute("SELECT pg_sleep(2)")
         blocker.rollback()
         asking.join(60)

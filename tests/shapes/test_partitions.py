@@ -326,7 +326,7 @@ def test_large_values_that_stay_through_moves(world: World, seed: int) -> None:
                     return sorted((tuple(row[column] for column in columns) for row in found), key=repr)
 
                 world.server.wait(
-                    lambda c=client, w=want, r=rows: bool(c.sync() or r(c.rows.values()) == w), 20, "the table's rows"
+                    lambda c=client, w=want, r=rows: bool(c.sync() or r(c.rows.values()) == w), 60, "the table's rows"
                 )
                 subset = world.get(
                     name, **{k: v for k, v in client.params.items() if k != "table"}, subset__order_by="id"

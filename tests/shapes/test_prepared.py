@@ -80,7 +80,7 @@ def test_a_chunk_asked_for_again(database: Database, make_server: Callable[..., 
     database.execute("UPDATE wide SET n = 1 WHERE id = 1")
     server.wait(lambda: get("0_0").status_code == 409, 60, "the end of the shape")
     server.wait(
-        lambda: get("-1").status_code == 200 and get("-1").headers["electric-handle"] != handle, 20, "another shape"
+        lambda: get("-1").status_code == 200 and get("-1").headers["electric-handle"] != handle, 60, "another shape"
     )
     handle = get("-1").headers["electric-handle"]
     assert '"n":' in get("-1").headers["electric-schema"]

@@ -122,7 +122,7 @@ def test_a_slow_reader_of_a_snapshot_that_ends_meanwhile(
     server = make_server(ELECTRIC_SHAPE_CHUNK_BYTES_THRESHOLD="1GB").start()
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        sock.settimeout(40)
+        sock.settimeout(60)
         sock.connect(("127.0.0.1", server.port))
         sock.sendall(b"GET /v1/shape?table=items&offset=-1 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
         head = sock.recv(100)

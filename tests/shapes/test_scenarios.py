@@ -34,7 +34,7 @@ def synced(world: World, table: str, **params: str) -> Client:
 
 
 def wait_rows(world: World, client: Client, count: int) -> None:
-    world.server.wait(lambda: bool(client.sync() or len(client.rows) == count), 30, f"{count} rows")
+    world.server.wait(lambda: bool(client.sync() or len(client.rows) == count), 60, f"{count} rows")
 
 
 # -- what TanStack's collection makes of its queries --
@@ -185,7 +185,7 @@ def test_rows_that_get_other_keys(world: World, replica: str, filtered: bool) ->
     table = world.table("id int PRIMARY KEY, n int", "VALUES (1, 1), (2, 2), (20, 20)")
     client = synced(world, table, replica=replica, where="id < 10" if filtered else "")
     world.database.execute("BEGIN; " + KEYS_CHANGE.format(t=table) + "; COMMIT")
-    world.server.wait(lambda: bool(client.sync() or "lsn" in client.messages[-2]["headers"]), 30, "the changes")
+    world.server.wait(lambda: bool(client.sync() or "lsn" in client.messages[-2]["headers"]), 60, "the changes")
     changes = [message for message in client.messages if "lsn" in message["headers"]]
     told = IN_AND_OUT if filtered else EVERYWHERE
     values = {1: "1", 2: "2", 20: "20", 3: "20", 5: "1", 11: "2"}
@@ -211,7 +211,7 @@ def test_a_row_without_a_primary_key_is_another_one_when_it_changes(world: World
     table = world.table("a text, b text", "VALUES ('1', NULL)")
     client = synced(world, table)
     world.database.execute(f"UPDATE {table} SET a = '3'")
-    world.server.wait(lambda: bool(client.sync() or "lsn" in client.messages[-2]["headers"]), 30, "the change")
+    world.server.wait(lambda: bool(client.sync() or "lsn" in client.messages[-2]["headers"]), 60, "the change")
     gone, come = client.messages[-3:-1]
     keys = [f'"public"."{table}"/"{value}"/_' for value in "13"]
     assert [gone["key"], come["key"]] == keys
@@ -225,14 +225,14 @@ def test_a_client_that_is_ahead_is_served_when_the_log_gets_there(world: World, 
     table = world.table("id int PRIMARY KEY, v int", "VALUES (1, 1)")
     client = synced(world, table)
     world.database.execute(f"UPDATE {table} SET v = 2")
-    world.server.wait(lambda: bool(client.sync() or "lsn" in client.messages[-2]["headers"]), 30, "the change")
+    world.server.wait(lambda: bool(client.sync() or "lsn" in client.messages[-2]["headers"]), 60, "the change")
     ahead = f"{int(client.offset.partition('_')[0]) + 1}_0"
     found: list[Any] = []
     asking = threading.Thread(target=lambda: found.append(world.get(table, ahead, handle=client.handle, **live)))
     asking.start()
-    world.server.wait(lambda: world.server.metric("switchgear_live_waiters") == 1, 30, "a request that waits")
+    world.server.wait(lambda: world.server.metric("switchgear_live_waiters") == 1, 60, "a request that waits")
     world.database.execute(f"UPDATE {table} SET v = 3")
-    asking.join(30)
+    asking.join(60)
     (response,) = found
     assert response.status_code == 200
     assert response.json()[0]["value"] == {"id": "1", "v": "3"}
@@ -279,7 +279,7 @@ def test_the_publication_leaves_generated_columns_out_and_has_them_again(world: 
     world.database.execute(f"ALTER PUBLICATION {name} SET (publish_generated_columns = none)")
     world.database.execute(f"INSERT INTO {table} VALUES (2, 2)")
     wait_rows(world, other, 2)
-    world.server.wait(lambda: world.get(table).status_code == 503, 30, "a refusal")
+    world.server.wait(lambda: world.get(table).status_code == 503, 60, "a refusal")
     refused = world.get(table, columns="id,twice")
     assert refused.json()["message"] == (
         f'Publication "{name}" does not publish generated columns. This is a feature introduced in PostgreSQL 18 and'
@@ -352,15 +352,15 @@ def test_tags_change_though_no_selected_column_does(world: World) -> None:
     client.sync()
     (old,) = messages_of(client)[-1]["tags"]
     world.database.execute(f"UPDATE {children} SET parent = 2 WHERE id = 1; UPDATE {children} SET v = 9 WHERE id = 1")
-    world.server.wait(lambda: bool(client.sync() or len(messages_of(client)) > 1), 30, "the update")
+    world.server.wait(lambda: bool(client.sync() or len(messages_of(client)) > 1), 60, "the update")
     update = messages_of(client)[-1]
     assert (update["operation"], update["removed_tags"]) == ("update", [old])
     assert client.messages[-2]["value"] == {"id": "1"}
     world.database.execute(f"UPDATE {parents} SET ok = false WHERE id = 1")
-    world.server.wait(lambda: bool(client.sync() or len(messages_of(client)) > 2), 30, "what left")
+    world.server.wait(lambda: bool(client.sync() or len(messages_of(client)) > 2), 60, "what left")
     assert len(client.rows) == 1
     world.database.execute(f"UPDATE {parents} SET ok = false WHERE id = 2")
-    world.server.wait(lambda: bool(client.sync() or not client.rows), 30, "the row to go")
+    world.server.wait(lambda: bool(client.sync() or not client.rows), 60, "the row to go")
 
 
 @one_version
@@ -370,7 +370,7 @@ def test_a_row_gets_another_key_where_a_subquery_has_it(world: World) -> None:
     client = TagClient(world.server, table=children, where=where)
     client.sync()
     world.database.execute(f"UPDATE {children} SET id = 7 WHERE id = 1")
-    world.server.wait(lambda: bool(client.sync() or len(messages_of(client)) > 2), 30, "both halves")
+    world.server.wait(lambda: bool(client.sync() or len(messages_of(client)) > 2), 60, "both halves")
     gone, come = messages_of(client)[-2:]
     keys = [f'"public"."{children}"/"{number}"' for number in (1, 7)]
     assert (gone["operation"], gone["key_change_to"]) == ("delete", keys[1])
@@ -390,9 +390,9 @@ def test_the_query_for_what_moves_is_ended(world: World, parent: int, ok: bool, 
     with world.database.connect(autocommit=False) as holder, world.database.connect() as connection:
         holder.execute(f"LOCK TABLE {children} IN ACCESS EXCLUSIVE MODE".encode())
         connection.execute(f"UPDATE {parents} SET ok = {ok} WHERE id = {parent}".encode())
-        world.server.wait(lambda: bool(connection.execute(end, [children]).fetchall()), 30, "a query that waits")
+        world.server.wait(lambda: bool(connection.execute(end, [children]).fetchall()), 60, "a query that waits")
         holder.rollback()
     world.server.wait(
-        lambda: bool(client.sync() or {row["id"] for row in client.rows.values()} == expected), 30, "what SELECT gives"
+        lambda: bool(client.sync() or {row["id"] for row in client.rows.values()} == expected), 60, "what SELECT gives"
     )
     assert client.restarts == 0

@@ -30,7 +30,7 @@ def items(database: Database) -> Database:
 
 def standby_of(make_server: Callable[..., ShapesServer], **environment: str) -> ShapesServer:
     second = make_server("one", **environment).start(active=False)
-    second.wait(lambda: reads_along(second), 30, "the standby")
+    second.wait(lambda: reads_along(second), 60, "the standby")
     return second
 
 
@@ -49,7 +49,7 @@ class Crowd:
 
     def add(self, work: Callable[[httpx.Client], None]) -> None:
         def run() -> None:
-            with httpx.Client(timeout=40) as http:
+            with httpx.Client(timeout=60) as http:
                 while not self.stop.is_set():
                     try:
                         work(http)
@@ -170,10 +170,15 @@ def test_what_is_read_at_the_standby_is_not_evicted(items: Database, make_server
     second = standby_of(make_server, **settings)
     reader = Client(second, table="items", where="n = 0")
     notes = first.folder / "storage" / "reads"
+
+    def changed() -> int:
+        return notes.stat().st_mtime_ns if notes.exists() else 0
+
     for number in (3, 4, 5):
+        before = changed()
         reader.sync()
-        time.sleep(0.5)
-        first.wait(lambda: notes.exists() and not list(notes.iterdir()), 60, "the note to be taken")
+        # One was left since, and is not there any more.
+        first.wait(lambda b=before: changed() > b and not list(notes.iterdir()), 60, "the note to be taken")
         Client(first, table="items", where=f"n = {number}").sync()
         first.wait(lambda: first.metric("electric_shapes_total_shapes_count") == 3, 60, "an eviction")
     assert reader.step().status_code == 200
@@ -190,6 +195,7 @@ def test_hand_over_while_subsets_are_read(
     handles = {}
     for where in wheres:
         handles[where] = first.get(table="items", offset="-1", where=where).headers["electric-handle"]
+    first.wait_durable()
     second = standby_of(make_server)
     both = [first, second]
     crowd = Crowd()
@@ -228,9 +234,9 @@ def test_hand_over_while_subsets_are_read(
         second.wait(lambda s=second: s.health() == (200, "active"), 60, "the hand-over")
         time.sleep(0.5)
         if first.process is not None:
-            first.process.wait(30)
+            first.process.wait(60)
         first.start(active=False)
-        first.wait(lambda f=first: reads_along(f), 30, "the standby")
+        first.wait(lambda f=first: reads_along(f), 60, "the standby")
         first, second = second, first
     crowd.end()
     assert not crowd.faults

@@ -15,7 +15,7 @@ import pytest
 from switchgear_local import processes
 from switchgear_shapes.postgres.conninfo import parse_url
 from tests.shapes.server import Client, ShapesServer, one_version
-from tests.support.postgres import Database, PostgresServers, create_database, drop_database
+from tests.support.postgres import Database, PostgresServers, create_database, drop_database, drop_slot
 
 pytestmark = pytest.mark.pg
 
@@ -82,7 +82,7 @@ def test_a_second_instance_waits_and_takes_over(items: Database, make_server: Ca
 
 
 def wait_waiting(server: ShapesServer) -> None:
-    server.wait(lambda: server.health() == (202, "waiting"), 30, "waiting for the lock")
+    server.wait(lambda: server.health() == (202, "waiting"), 60, "waiting for the lock")
 
 
 def follow(client: Client, value: str) -> None:
@@ -111,7 +111,7 @@ def test_two_storages_one_stream(items: Database, make_server: Callable[..., Sha
     slot = "SELECT FROM pg_replication_slots WHERE database = current_database()"
     query = f"{slot} AND confirmed_flush_lsn > '0/0'::pg_lsn + {lsn}"
     with items.connect() as connection:
-        second.wait(lambda: bool(connection.execute(query.encode()).fetchall()), 30, "the second to acknowledge it")
+        second.wait(lambda: bool(connection.execute(query.encode()).fetchall()), 60, "the second to acknowledge it")
     assert second.stop() == 0
     first.start()
     client = synced(first)
@@ -127,7 +127,7 @@ def test_a_lost_slot_or_publication_begins_anew(
     client = synced(server)
     assert server.stop() == 0
     if what in ("slot", "both"):
-        items.execute(f"SELECT pg_drop_replication_slot('{SLOT}')")
+        drop_slot(items, SLOT)
     if what in ("publication", "both"):
         items.execute(f"DROP PUBLICATION {PUBLICATION}")
     items.execute("INSERT INTO items VALUES (2, 'missed')")
@@ -146,7 +146,7 @@ def test_a_publication_dropped_while_running(items: Database, make_server: Calla
     items.execute("INSERT INTO items VALUES (2, 'x')")
     server.wait(lambda: _tolerant(client) and len(client.rows) == 2, 60, "everything anew")
     items.execute("INSERT INTO items VALUES (3, 'y')")
-    server.wait(lambda: _tolerant(client) and len(client.rows) == 3, 30, "the new row")
+    server.wait(lambda: _tolerant(client) and len(client.rows) == 3, 60, "the new row")
     assert client.restarts == 1
 
 
@@ -171,7 +171,7 @@ def test_an_idle_slot_advances(items: Database, make_server: Callable[..., Shape
         assert row is not None
         return int(row[0])
 
-    server.wait(lambda: lag() == 0, 30, "the slot to catch up")
+    server.wait(lambda: lag() == 0, 60, "the slot to catch up")
     server.kill()
     server.start()
     assert synced(server).restarts == 0
@@ -276,7 +276,7 @@ class _Later:
         self._thread.start()
 
     def result(self) -> int | None:
-        self._thread.join(30)
+        self._thread.join(60)
         return self._value
 
 
@@ -342,6 +342,7 @@ def test_a_failed_sync_stops_the_process(items: Database, make_server: Callable[
     server.environment["FAULTY_WHEN"] = str(trigger)
     server.start()
     client = synced(server)
+    server.wait_durable()
     trigger.touch()
     items.execute("INSERT INTO items VALUES (2, 'b')")
     assert server.process is not None
@@ -388,7 +389,7 @@ def run(folder: Path, *flags: str, **environment: str) -> subprocess.CompletedPr
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
 

@@ -316,7 +316,7 @@ class Writer(threading.Thread):
 
     def finish(self) -> None:
         self._over.set()
-        self.join(30)
+        self.join(60)
         assert not self.is_alive()
 
 
@@ -351,9 +351,9 @@ def test_many_writers_and_kills(
             else:
                 server.kill()
             server.start(active=False)
+        server.wait(lambda: sum(writer.transactions for writer in writers) > 30, 60, "enough transactions")
         for writer in writers:
             writer.finish()
-        assert sum(writer.transactions for writer in writers) > 30
         quiet(connection, clients)
         quiet(connection, [TagClient(server, **client.params) for client in clients])
     assert all(client.restarts == 0 for client in clients)

@@ -186,6 +186,7 @@ def test_a_subset_between_two_transactions_that_come_together(
     team, table, where = teams
     client = OnDemand(world.server, table=table, where=where)
     client.sync()
+    world.server.wait_durable()
     flip = f"UPDATE {team} SET shown = 1 - shown WHERE id = {moving}".encode()
     with world.database.connect() as connection, contextlib.ExitStack() as servers:
         if where_read == "at the standby":
@@ -210,7 +211,7 @@ def standby_of(world: World) -> Iterator[ShapesServer]:
     try:
         server.start(active=False)
         ready = f"{server.url}/ready?standby=true"
-        server.wait(lambda: server.http.get(ready).status_code == 200, 30, "the standby")
+        server.wait(lambda: server.http.get(ready).status_code == 200, 60, "the standby")
         yield server
     finally:
         server.close()
@@ -236,13 +237,13 @@ def test_subsets_while_a_membership_flips_all_the_time(world: World, teams: tupl
         client.sync()
     thread.start()
     try:
-        assert begun.wait(30)
+        assert begun.wait(60)
         for client in clients:
             client.load(order_by="id")
             client.step()
     finally:
         stop.set()
-        thread.join(30)
+        thread.join(60)
     reach(world, *clients)
     for client in clients:
         assert client.rows == expected(world, table, where)

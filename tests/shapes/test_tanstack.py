@@ -64,7 +64,7 @@ class App:
     def do(self, what: str, **more: Any) -> None:
         self._send({"do": what} | more)
 
-    def wait(self, condition: Callable[[dict[str, Any]], bool], what: str, seconds: float = 40.0) -> dict[str, Any]:
+    def wait(self, condition: Callable[[dict[str, Any]], bool], what: str, seconds: float = 90.0) -> dict[str, Any]:
         """The last message that fulfils the condition, once there is one."""
         deadline = time.monotonic() + seconds
         while True:
@@ -75,12 +75,12 @@ class App:
             time.sleep(0.02)
 
     def wait_rows(self, expected: Rows, of: str = "todos") -> None:
-        deadline = time.monotonic() + 40
+        deadline = time.monotonic() + 90
         while True:
             told = [message["rows"] for message in self.messages if message.get("of") == of]
             if told and told[-1] == expected:
                 return
-            assert time.monotonic() < deadline, f"not {expected} within 40 s, but {told[-1:]}; {self.messages[-5:]}"
+            assert time.monotonic() < deadline, f"not {expected} within 90 s, but {told[-1:]}; {self.messages[-5:]}"
             time.sleep(0.02)
 
     def close(self) -> None:

@@ -53,7 +53,7 @@ class World:
 
     def raw(self, method: str, **params: str) -> tuple[int, Message, Any]:
         """A request whose URL is longer than httpx makes them: status, headers and the body's JSON."""
-        connection = HTTPConnection("127.0.0.1", self.server.port, timeout=40)
+        connection = HTTPConnection("127.0.0.1", self.server.port, timeout=60)
         try:
             connection.request(method, f"/v1/shape?{urlencode(params)}")
             response = connection.getresponse()

@@ -76,7 +76,13 @@ class PostgresServers:
             binaries,
             self._root / str(version),
             durable=False,
-            settings={"shared_buffers": "32MB", "max_wal_senders": "100", "max_replication_slots": "100"},
+            # Autovacuum has transactions that no test made: snapshots tell of them, and the log gets longer.
+            settings={
+                "shared_buffers": "32MB",
+                "max_wal_senders": "100",
+                "max_replication_slots": "100",
+                "autovacuum": "off",
+            },
             binary_copies=self._root / "binaries",
         )
         server.start()
@@ -126,6 +132,18 @@ def create_database(postgres: Postgres) -> Database:
     with psycopg.connect(postgres.admin_url, autocommit=True) as admin:
         admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
     return Database(name, postgres.server.url_of(name), postgres.version, postgres)
+
+
+def drop_slot(database: Database, name: str) -> None:
+    """Drop a replication slot whose reader has just gone: its walsender may need a moment to notice."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            database.execute(f"SELECT pg_drop_replication_slot('{name}')")
+            return
+        except psycopg.errors.ObjectInUse:
+            assert time.monotonic() < deadline, f"somebody still reads {name}"
+            time.sleep(0.05)
 
 
 def drop_database(database: Database) -> None:
