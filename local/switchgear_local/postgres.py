@@ -110,7 +110,7 @@ def _version_in(bin_dir: Path) -> int | None:
         return None
     try:
         answer = subprocess.run(
-            [bin_dir / "postgres", "--version"], capture_output=True, text=True, timeout=10, check=True
+            [bin_dir / "postgres", "--version"], capture_output=True, text=True, timeout=60, check=True
         ).stdout
     except (OSError, subprocess.SubprocessError):
         return None
@@ -157,7 +157,7 @@ def _runs_as(account: accounts.Account, binaries: PostgresBinaries) -> bool:
         command = [str(binaries.path(program)), "--version"]
         try:
             done = subprocess.run(  # type: ignore[call-overload]
-                command, capture_output=True, cwd="/", timeout=10, check=False, **account.popen_args()
+                command, capture_output=True, cwd="/", timeout=60, check=False, **account.popen_args()
             )
         except OSError:
             return False

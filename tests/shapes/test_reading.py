@@ -46,7 +46,7 @@ lines = st.lists(st.text(st.sampled_from('a,"\\'), min_size=1, max_size=12), min
 
 
 @given(chunk=lines, block=st.integers(2, 40), steps=st.lists(st.integers(1, 3), max_size=8), events=st.booleans())
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
 def test_lines_stay_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: list[str], block: int, steps: list[int], events: bool
 ) -> None:
