@@ -59,7 +59,7 @@ class Kube:
         """The kubeconfig of one of our ServiceAccounts: switchgear-operator, -edge or -api."""
         return self.control_plane.kubeconfig(account)
 
-    def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True, timeout: float = 60) -> str:
+    def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True, timeout: float = 120) -> str:
         """Run kubectl as administrator; returns its output, raises AssertionError with its errors."""
         command = [str(self.control_plane.binaries.kubectl), f"--kubeconfig={self.admin_kubeconfig}", *arguments]
         done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
@@ -104,7 +104,7 @@ def start_node(kube: Kube) -> Kube:
         keeper = Keeper(command, kube.data_dir / "run" / "node.pid")
         keeper.start()
         try:
-            wait_until(lambda: supervisor.node_is_ready(api), 60, "process node", (keeper,))
+            wait_until(lambda: supervisor.node_is_ready(api), 120, "process node", (keeper,))
         except BaseException:
             keeper.stop()
             raise

@@ -58,7 +58,7 @@ class Region:
     def log(self) -> str:
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
-    def start(self, timeout: float = 120) -> None:
+    def start(self, timeout: float = 180) -> None:
         """Start and wait until the API, the operator and the edge serve (`up` says "ready"). Raises AssertionError."""
         offset = self.log_path.stat().st_size if self.log_path.exists() else 0
         with self.log_path.open("ab") as log:
@@ -125,7 +125,7 @@ class Region:
         found = json.loads(self.kubectl(*arguments).stdout)
         return found if name else found["items"]
 
-    def wait_active(self, namespace: str, *services: tuple[str, str], timeout: float = 60) -> None:
+    def wait_active(self, namespace: str, *services: tuple[str, str], timeout: float = 120) -> None:
         """Wait until each (kind, name) is `active`. Raises AssertionError with the statuses."""
 
         def all_active() -> bool:
