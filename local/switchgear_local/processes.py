@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import secrets
 import signal
 import socket
@@ -15,9 +16,11 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
+from .errors import StartError
+
 _PR_SET_PDEATHSIG = 1
 _LOG_TAIL_BYTES = 8192
-_PORTS_START, _PORTS_END = 15_000, 32_000
+PORTS = 15_000, 32_000
 _given: deque[int] = deque(maxlen=1000)
 """Ports that `free_port` chose last: whoever asked may not listen yet."""
 
@@ -55,16 +58,29 @@ def free_port(host: str = "127.0.0.1") -> int:
     """A TCP port that is free on `host` at this moment.
 
     Taken from below the range that the kernel gives to outgoing connections, so that none of these holds it when a
-    server wants it again after a restart. Not one that this process was given a moment ago.
+    server wants it again after a restart; or from the range that `SWITCHGEAR_PORT_RANGE` says. Not one that this
+    process was given a moment ago. Raises StartError.
     """
+    start, end = _range()
     for _ in range(200):
-        port = secrets.randbelow(_PORTS_END - _PORTS_START) + _PORTS_START
+        port = secrets.randbelow(end - start) + start
         if port not in _given and port_is_free(port, host):
             _given.append(port)
             return port
     with socket.socket() as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
+
+
+def _range() -> tuple[int, int]:
+    given = os.environ.get("SWITCHGEAR_PORT_RANGE", "")
+    if not given:
+        return PORTS
+    parts = re.fullmatch(r"(\d{1,5})-(\d{1,5})", given)
+    first, last = map(int, parts.groups()) if parts else (0, 0)
+    if not 0 < first <= last < 65_536:
+        raise StartError(f"SWITCHGEAR_PORT_RANGE must be like 20000-21000, and is {given!r}")
+    return first, last + 1
 
 
 def port_is_free(port: int, host: str = "127.0.0.1") -> bool:

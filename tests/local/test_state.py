@@ -128,9 +128,19 @@ def test_free_ports_are_below_the_range_of_outgoing_connections() -> None:
 
 def test_a_free_port_is_not_given_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever got it may not listen yet."""
-    monkeypatch.setattr(processes, "_PORTS_END", processes._PORTS_START + 20)
+    monkeypatch.setenv("SWITCHGEAR_PORT_RANGE", "14100-14119")
     given = [processes.free_port() for _ in range(10)]
     assert len(set(given)) == 10
+
+
+def test_the_range_of_free_ports_may_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWITCHGEAR_PORT_RANGE", "14000-14099")
+    given = [processes.free_port() for _ in range(20)]
+    assert all(14_000 <= port <= 14_099 for port in given)
+    for wrong in ("14000", "14000-", "2-1", "0-10", "60000-70000", "a-b"):
+        monkeypatch.setenv("SWITCHGEAR_PORT_RANGE", wrong)
+        with pytest.raises(StartError, match="SWITCHGEAR_PORT_RANGE"):
+            processes.free_port()
 
 
 def test_quickstart_has_one_of_each_kind() -> None:

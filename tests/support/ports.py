@@ -1,10 +1,12 @@
-"""Each worker of a run takes its ports from a part of the range of its own.
+"""Each worker of a run takes its ports from a part of the range of its own, and so do the regions that it starts.
 
 A port is chosen a moment before a server listens there: another worker's server would take it in between, once in some
-thousand starts.
+thousand starts. A region chooses all its ports at first, and listens on the last of them many seconds later.
 """
 
 from __future__ import annotations
+
+import os
 
 import pytest
 
@@ -21,5 +23,5 @@ def pytest_configure(config: pytest.Config) -> None:
     worker = getattr(config, "workerinput", None)
     if worker is not None:
         index, count = int(worker["workerid"].removeprefix("gw")), int(worker["workercount"])
-        mine = part(processes._PORTS_START, processes._PORTS_END, index, count)
-        processes._PORTS_START, processes._PORTS_END = mine
+        first, end = part(*processes.PORTS, index, count)
+        os.environ["SWITCHGEAR_PORT_RANGE"] = f"{first}-{end - 1}"
