@@ -232,12 +232,13 @@ def test_metrics(world: World) -> None:
 @one_version
 def test_permits(database: Database, make_server: Callable[..., ShapesServer]) -> None:
     """A request for a new shape has an initial permit, and an existing one as soon as the shape has begun."""
-    database.execute("CREATE TABLE items (id int PRIMARY KEY)")
+    database.execute("CREATE TABLE items (id int PRIMARY KEY); ALTER TABLE items REPLICA IDENTITY FULL")
     limits = '{"initial": 1, "existing": 2}'
     # Its snapshots wait long for a lock: the first request is still there when all others have been refused.
     server = make_server(
         module="tests.shapes.sharing", ELECTRIC_MAX_CONCURRENT_REQUESTS=limits, ELECTRIC_LONG_POLL_TIMEOUT="60000"
     ).start()
+    database.execute("ALTER PUBLICATION electric_publication_default ADD TABLE items")  # which waits for a lock, too
 
     def current(kind: str) -> float:
         return server.metric(f'electric_admission_control_acquire_current{{kind="{kind}"}}')
