@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 from switchgear_streams.settings import Settings
 from switchgear_wire.request import Request
+
+# In a path, what is no character of a URL's path, or would end it.
+_STRANGE = re.compile(rb"%(?![0-9A-Fa-f]{2})|[^A-Za-z0-9/._~%:@!$&'()*+,;=-]")
 
 
 class Addresses:
@@ -15,9 +20,10 @@ class Addresses:
     def of(self, request: Request) -> bytes:
         """What a request is about, below the root path."""
         root = self._settings.public_root_url
+        path = _STRANGE.sub(lambda found: b"%%%02X" % found[0][0], request.path)
         if root is not None:
-            return root.encode() + request.path[len(self._settings.root_path) :]
-        return self.public(request) + request.path
+            return root.encode() + path[len(self._settings.root_path) :]
+        return self.public(request) + path
 
     def public(self, request: Request) -> bytes:
         """Scheme and host."""

@@ -79,19 +79,19 @@ class Deadlines:
         self._heap = found
 
     def expired(self, now: int, most: int) -> list[Stream]:
-        """At most `most` streams whose time is over."""
-        found: list[Stream] = []
+        """At most `most` streams whose time is over, each once, however often it is in the heap."""
+        found: dict[Stream, None] = {}
         while self._heap and self._heap[0][0] <= now and len(found) < most:
             _, key = heapq.heappop(self._heap)
             stream = self._store.get(key)
             if stream is None or stream.gone or stream.leaving is not None:
                 continue
             if stream.expired(now):
-                found.append(stream)
+                found[stream] = None
                 continue
             due = self._next(stream)
             if due is None or due <= now:
                 self.overdue[key] = None
             else:
                 self.watch(stream)
-        return found
+        return list(found)

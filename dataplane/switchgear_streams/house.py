@@ -73,7 +73,7 @@ class House:
         if path in _SYSTEM:
             return self._system(request)
         if self._by_host:
-            host = request.headers.get(b"host", b"").partition(b":")[0].lower()
+            host = request.headers.get(b"host", b"").partition(b":")[0].lower().removesuffix(b".")
             found = self._by_host.get(host)
             if found is not None:
                 return found.handle(request)

@@ -273,6 +273,7 @@ class Store:
     def delete(self, stream: Stream, done: Callable[[], None]) -> None:
         """Delete, or keep for the forks. Until it is durable, readers still have it and writers wait."""
         assert self.hold_on(stream) is None
+        assert stream.leaving is None
         stream.leaving = asyncio.get_running_loop().create_future()
         self.leaving += 1
         extra = {"soft": True} if stream.refs else {}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import socket
 import threading
 import time
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 import httpx
 
 from tests.streams.inside import Inside
-from tests.streams.server import JSON, OCTETS, TEXT, ZERO, StreamsServer, read_messages
+from tests.streams.server import HOST, JSON, OCTETS, TEXT, ZERO, StreamsServer, read_messages
 
 
 def test_a_stream_that_expired_before_1970_stops_nobody(own: StreamsServer, client: httpx.Client) -> None:
@@ -207,3 +209,43 @@ def test_long_json_holds_up_nobody(server: StreamsServer, client: httpx.Client, 
     fork = client.put(f"{url}/fork", headers={"stream-forked-from": httpx.URL(other).path}, content=body)
     assert fork.status_code == 201
     assert read_messages(client, f"{url}/fork") == batch * 2
+
+
+def test_a_stream_that_is_watched_for_two_reasons_goes_once(tmp_path: Path) -> None:
+    """It expired twice when it had a bound on its age, too: its source lost the bytes that another fork needs."""
+
+    async def scenario() -> None:
+        inside = Inside(tmp_path)
+        await inside.start()
+        client, url = inside.client, inside.url
+        try:
+            await client.put(url("source"), headers=TEXT, content=b"for both")
+            fork = TEXT | {"stream-forked-from": "/v1/stream/source"}
+            short = {"stream-ttl": "5", "stream-retention-seconds": "100"}
+            assert (await client.put(url("short"), headers=fork | short)).status_code == 201
+            assert (await client.post(url("short"), headers=TEXT, content=b"its own")).status_code == 204
+            assert (await client.put(url("long"), headers=fork)).status_code == 201
+            assert (await client.delete(url("source"))).status_code == 204
+            inside.now += 5000
+            await inside.sweep()
+            assert inside.service.store.usage.held == len(b"for both")
+            assert (await client.get(url("long"))).content == b"for both"
+            await inside.crash()
+            assert (await client.get(url("long"))).content == b"for both"
+        finally:
+            await inside.end()
+
+    asyncio.run(scenario())
+
+
+def test_location_names_the_stream(server: StreamsServer, client: httpx.Client) -> None:
+    """Whatever was written in the request line as it is."""
+    for raw, shown in ((b"x#y", "x%23y"), (b'"<|>"', "%22%3C%7C%3E%22"), (b"50%", "50%25"), (b"a%2Fb", "a%2Fb")):
+        with socket.create_connection((HOST, server.port)) as own:
+            own.sendall(b"PUT /v1/stream/loc/" + raw + b" HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n")
+            head = b"".join(iter(lambda: own.recv(65_536), b""))
+        assert head.startswith(b"HTTP/1.1 201"), head
+        location = re.search(rb"location: http://h(\S+)\r\n", head)
+        assert location is not None
+        assert location[1].decode() == "/v1/stream/loc/" + shown
+        assert client.head(server.url + location[1].decode()).status_code == 200

@@ -41,6 +41,7 @@ def test_services_are_apart(house: StreamsServer, client: httpx.Client) -> None:
         made = client.put(other, headers=b | TEXT, content=b"of b")
         assert made.headers["location"].endswith("/v1/stream/svc-b/s")
         assert client.put(house.stream("s"), headers=c | TEXT, content=b"of c").status_code == 201
+        assert client.get(house.stream("s"), headers=c | {"host": "C.example.com."}).content == b"of c"
         assert client.put(house.stream("svc-open/s"), headers=TEXT, content=b"of all").status_code == 201
 
         # The same answer for a wrong secret, another's secret, no secret, and a service that is not there.
