@@ -55,6 +55,8 @@ class Column:
     base_array: bool = False
     enum_labels: tuple[str, ...] | None = None
     """Of enums and arrays of them, in their order."""
+    enum_schema: str = ""
+    """Of the same, the schema that the enum is in."""
     collation: Collation | None = None
     attributes: str = ""
     """What the text of its values depends on in composite types, those within others included; empty if in none."""
@@ -146,7 +148,9 @@ SELECT c.oid::int8, n.nspname, c.relname, c.relkind, c.relreplident,
           FROM (SELECT *, pg_catalog.to_jsonb(f) AS data FROM pg_catalog.pg_collation f) o,
             (SELECT *, pg_catalog.to_jsonb(f) AS data FROM pg_catalog.pg_database f) b
           WHERE o.oid = a.attcollation AND b.datname = current_database()),
-         CASE WHEN a.atttypid >= {first_user_oid} THEN {parts} END),
+         CASE WHEN a.atttypid >= {first_user_oid} THEN {parts} END,
+         (SELECT s.nspname FROM pg_catalog.pg_namespace s WHERE coalesce(ue.typtype, u.typtype) = 'e'
+            AND s.oid = coalesce(ue.typnamespace, u.typnamespace))),
        c.relpersistence,
        CASE WHEN NOT EXISTS (SELECT FROM pg_catalog.pg_attribute p WHERE p.attrelid = c.oid AND p.attnum > 0
          AND p.attnum < a.attnum AND NOT p.attisdropped) THEN {stamp} END,
@@ -275,7 +279,8 @@ def _relation(oid: int, rows: list[Row]) -> Relation:
 
 
 def _column(row: Row) -> Column:
-    base_type, base_array, enum_labels, collation, parts = json.loads(row[16] or "[null, false, null, null, null]")
+    found = json.loads(row[16] or "[null, false, null, null, null, null]")
+    base_type, base_array, enum_labels, collation, parts, enum_schema = found
     attributes, labels = parts or (None, None)
     return Column(
         name=row[5] or "",
@@ -292,6 +297,7 @@ def _column(row: Row) -> Column:
         base_type=base_type,
         base_array=base_array,
         enum_labels=None if enum_labels is None else tuple(enum_labels),
+        enum_schema=enum_schema or "",
         collation=None if collation is None else Collation(*collation),
         attributes=json.dumps(attributes) if attributes else "",
         labels=tuple((oid, label) for oid, label in labels or ()),

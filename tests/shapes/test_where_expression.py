@@ -57,6 +57,11 @@ def test_an_expression_survives_the_storage(expression: Expression) -> None:
     assert from_json(orjson.loads(orjson.dumps(to_json(where)))) == where
 
 
+def test_an_enum_that_was_stored_without_its_schema_is_read() -> None:
+    data = [["null", ["column", ["mood", True, ["sad", "ok"]], "m"]], "m IS NULL", ["m"], []]
+    assert from_json(data).expression == IsNull(Column(Type("mood", array=True, enum=("sad", "ok")), "m"))
+
+
 DAMAGED = [None, [], ["const"], [["what"], "", [], []], [["subquery", [["null", 1]], 0], "", [], []]]
 
 

@@ -165,10 +165,10 @@ def _through_text(source: Type, target: Type) -> Cast | None:
     if not target.array and target.name in ("text", "varchar", "bpchar"):
         if source.name == "bool" and not source.array:
             return lambda value: b"true" if value else b"false"
-        if source.array:
-            return None if target.name == "bpchar" else lambda value: values.to_text(source, value).encode()
         if source.enum is None and source.name not in CATEGORY:
             return None
+        if source.array:
+            return None if target.name == "bpchar" else lambda value: values.to_text(source, value).encode()
         return lambda value: values.to_text(source, value).encode()
     if source.name in ("text", "varchar", "bpchar") and not source.array and target.enum is None and not target.array:
         if target.name not in values.READ:

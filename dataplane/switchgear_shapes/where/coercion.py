@@ -56,7 +56,7 @@ def column_type(column: relations.Column) -> Type:
     """A column's type with domains looked through. A type that we know nothing of has its own name."""
     if column.enum_labels is not None:
         name = column.element_type if column.base_array and column.element_type is not None else column.type_name
-        return Type(_of_its_own(name), column.base_array, column.enum_labels)
+        return Type(_of_its_own(name), column.base_array, column.enum_labels, column.enum_schema)
     if column.base_type is not None and column.base_type != "unknown":
         return Type(column.base_type, column.base_array)
     return Type(_of_its_own(column.type_name))
@@ -124,9 +124,7 @@ class Coercion:
             constant = Const(kind, values.to_text(kind, values.read(kind, text)))
         except (ValueError, ArithmeticError):
             what = (
-                f"input value for enum {kind.name.rstrip(' ')}"
-                if kind.enum is not None
-                else f"syntax for type {t.shown(kind)}"
+                f"input value for enum {t.shown(kind)}" if kind.enum is not None else f"syntax for type {t.shown(kind)}"
             )
             shown = f'"{text}"' if kind.enum is not None else text
             raise at(location, f"invalid {what}: {shown}") from None

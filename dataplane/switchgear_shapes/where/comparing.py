@@ -91,7 +91,7 @@ def comparable(kind: Type, other: Type) -> Callable[[Any], Any] | None:
 def comparison(name: str, left: Type, right: Type) -> Compare:
     """`left name right`."""
     if left.array:
-        equal = comparison("=", Type(left.name, enum=left.enum), Type(right.name, enum=right.enum))
+        equal = comparison("=", left.element, right.element)
         if name == "<>":
             return lambda a, b: not arrays.equal_arrays(equal, a, b)
         return lambda a, b: arrays.equal_arrays(equal, a, b)

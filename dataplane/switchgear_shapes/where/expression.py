@@ -15,11 +15,18 @@ from typing import Any, TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class Type:
-    """A Postgres type by its `typname`; for arrays the element's name and `array`. Enums have `enum`: their labels."""
+    """A Postgres type by its `typname`; for arrays the element's name and `array`. Enums have `enum`, their labels, and
+    `schema`, as two of them may have the same name."""
 
     name: str
     array: bool = False
     enum: tuple[str, ...] | None = None
+    schema: str = ""
+
+    @property
+    def element(self) -> Type:
+        """Of an array."""
+        return Type(self.name, enum=self.enum, schema=self.schema)
 
 
 BOOL = Type("bool")
@@ -209,7 +216,7 @@ def subquery_from_json(data: Any) -> Subquery:
 
 def _type(kind: Type) -> Any:
     if kind.enum is not None:
-        return [kind.name, kind.array, list(kind.enum)]
+        return [kind.name, kind.array, list(kind.enum), kind.schema]
     return [kind.name] if kind.array else kind.name
 
 
@@ -233,7 +240,7 @@ def _from_type(data: Any) -> Type:
         return _plain_type(data)
     if len(data) == 1:
         return Type(data[0], array=True)
-    return Type(data[0], data[1], tuple(data[2]))
+    return Type(data[0], data[1], tuple(data[2]), *data[3:])  # without a schema in what earlier versions wrote
 
 
 def _node(node: Expression) -> Any:

@@ -70,7 +70,7 @@ def lazy(node: Call) -> Callable[[list[Evaluate]], Evaluate] | None:
             return lambda args: lambda row: arrays.prepended(args[0](row), args[1](row))
         case name if name.endswith((" ANY", " ALL")):
             over = arrays.any_of if name.endswith("ANY") else arrays.all_of
-            compare = comparison(name[:-4], node.args[0].type, _element(node.args[1].type))
+            compare = comparison(name[:-4], node.args[0].type, node.args[1].type.element)
             return lambda args: lambda row: over(compare, args[0](row), args[1](row))
         case "coalesce":
             return _coalesce
@@ -159,10 +159,6 @@ def _distinct(equal: Callable[[Any, Any], bool], left: Evaluate, right: Evaluate
     return distinct
 
 
-def _element(kind: Type) -> Type:
-    return Type(kind.name, enum=kind.enum)
-
-
 def strict(node: Call) -> Callable[..., Any]:
     """For all others. Raises ValueError if there is none: the parser makes no such node."""
     rule = node.rule
@@ -189,7 +185,7 @@ def strict(node: Call) -> Callable[..., Any]:
         case "json_array_length":
             return json_text.length
         case "@>" | "&&":
-            key = value_key(_element(node.args[0].type))
+            key = value_key(node.args[0].type.element)
             meets = arrays.contains if node.name == "@>" else arrays.overlaps
             return lambda a, b: meets(key, a, b)
         case "||":

@@ -248,10 +248,10 @@ class Resolver(Resolving):
     def _enum_comparison(self, name: str, left: Term, right: Term, location: int) -> Expression:
         kind = left.type if left.type.enum is not None else right.type
         if not (name in ("=", "<>") or (self.by_database and name in operators.COMPARISONS)) or kind.array:
-            raise at(location, f"enum {kind.name} is only compared with = and <>; list the labels with IN")
+            raise at(location, f"enum {t.shown(kind)} is only compared with = and <>; list the labels with IN")
         for side in (left, right):
             if isinstance(side.expression, Column) and self._by_name[side.expression.name].type_kind == "d":
-                raise at(side.location, f"{kind.name}, a domain over an enum, has no comparisons; cast it to text")
+                raise at(side.location, f"{t.shown(kind)}, a domain over an enum, has no comparisons; cast it to text")
         sides = [self.coerce(side, kind) if side.type == t.UNKNOWN else side for side in (left, right)]
         if sides[0].type != sides[1].type:
             raise at(location, "Could not select an operator overload")

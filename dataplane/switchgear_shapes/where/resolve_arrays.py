@@ -17,11 +17,11 @@ NO_OVERLOAD = "Could not select an operator overload"
 
 
 def element_type(kind: Type) -> Type:
-    return Type(kind.name, enum=kind.enum)
+    return kind.element
 
 
 def array_type(kind: Type) -> Type:
-    return Type(kind.name, True, kind.enum)
+    return dataclasses.replace(kind, array=True)
 
 
 def sides(typing: Resolving, left: Tree, right: Tree) -> tuple[Term, Term]:

@@ -53,10 +53,15 @@ def _named(typing: Coercion, node: Tree) -> tuple[Type, Modifiers]:
         if known in t.CASTABLE:
             kind = Type(known, array)
             return kind, _modifiers(kind, node.get("typmods", []), location)
-    for column in typing.relation.columns:
-        kind = column_type(column)
-        if kind.enum is not None and kind.name.rstrip(" ") == name and names[0] != "pg_catalog":
-            return Type(kind.name, array, kind.enum), ()
+    enums = {
+        dataclasses.replace(kind, array=array)
+        for kind in map(column_type, typing.relation.columns)
+        if kind.enum is not None and t.shown(kind.element) == name and names[:-1] in ([], [kind.schema])
+    }
+    if len(enums) > 1:
+        raise at(location, f"more than one enum is called {name}; write the one that is meant with its schema")
+    if enums:
+        return enums.pop(), ()
     raise at(location, f"unsupported type {name}")
 
 

@@ -137,4 +137,5 @@ def implicit(source: Type, target: Type) -> bool:
 
 def shown(kind: Type) -> str:
     """A type's name in messages and, unless it is an enum, in SQL."""
-    return f"{kind.name}[]" if kind.array else kind.name
+    name = kind.name.rstrip(" ")  # see `coercion`: somebody's own type that has the name of one of Postgres'
+    return f"{name}[]" if kind.array else name

@@ -300,7 +300,7 @@ AS_BYTES = STRINGS | {"uuid"}
 def read(kind: Type, text: str) -> Any:
     """A literal's text by the type's input function. Raises ValueError, ArithmeticError."""
     if kind.array:
-        item = Type(kind.name, enum=kind.enum)
+        item = kind.element
         return arrays.read_array(text, lambda element: read(item, element))
     if kind.enum is not None:
         if text not in kind.enum:
@@ -312,7 +312,7 @@ def read(kind: Type, text: str) -> Any:
 def to_text(kind: Type, value: Any) -> str:
     """What the type's output function prints."""
     if kind.array:
-        item = Type(kind.name, enum=kind.enum)
+        item = kind.element
         return arrays.print_array(value, lambda element: to_text(item, element))
     if kind.enum is not None:
         return bytes.decode(value)
@@ -322,7 +322,7 @@ def to_text(kind: Type, value: Any) -> str:
 def decoder(kind: Type) -> Callable[[bytes], Any] | None:
     """From the stream's bytes to a value; None when the bytes are the value."""
     if kind.array:
-        decode = decoder(Type(kind.name, enum=kind.enum)) or bytes
+        decode = decoder(kind.element) or bytes
         # The bytes of a SQL_ASCII database may be no UTF-8: they stay what they are.
         return lambda data: arrays.read_array(
             data.decode("utf-8", "surrogateescape"),
