@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from switchgear_wire.clock import SWEEP_SECONDS, Clock
 from switchgear_wire.connection import Connection
 from switchgear_wire.handover import Arrival
 from switchgear_wire.heads import Heads
@@ -60,8 +61,9 @@ class Server:
         self.refused = Counter()
         self.draining = False
         self.port = 0
+        self._clock = Clock()
         self.now = 0.0
-        """A coarse clock (loop time, moved on by the sweep), exact enough for deadlines of seconds."""
+        """What it shows."""
         self.shared = False
         """May connections go on in another process?"""
         self._connections: set[Connection] = set()
@@ -75,7 +77,7 @@ class Server:
 
     async def start(self, host: str, port: int, sock: socket.socket | None = None) -> None:
         loop = asyncio.get_running_loop()
-        self.now = loop.time()
+        self.now = self._clock.tick(loop.time())
         if sock is None:
             self._listener = await loop.create_server(lambda: Connection(self), host, port, backlog=BACKLOG)
         else:
@@ -90,7 +92,7 @@ class Server:
         sock = socket.socket(fileno=fd)
         sock.setblocking(False)
         loop = asyncio.get_running_loop()
-        self.now = self.now or loop.time()  # it may come before anybody listens here
+        self.now = self.now or self._clock.tick(loop.time())  # it may come before anybody listens here
         await loop.connect_accepted_socket(lambda: Connection(self, arrival), sock)
 
     def accept(self, connection: Connection) -> bool:
@@ -107,13 +109,13 @@ class Server:
 
     def _tick(self) -> None:
         loop = asyncio.get_running_loop()
-        self.now = now = loop.time()
+        self.now = now = self._clock.tick(loop.time())
         stall = self.limits.write_stall_timeout
         for connection in list(self._connections):
             connection.check(now, stall)
         if self.heads is not None:
             self.heads.sweep(now)
-        self._sweep = loop.call_later(1.0, self._tick)
+        self._sweep = loop.call_later(SWEEP_SECONDS, self._tick)
 
     async def drain(self, grace: float) -> None:
         """Stop accepting, close idle connections, give those at work `grace` seconds, then cut them."""

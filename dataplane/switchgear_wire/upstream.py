@@ -14,6 +14,7 @@ import ssl as tls
 from collections.abc import Sequence
 from typing import cast
 
+from switchgear_wire.clock import SWEEP_SECONDS, Clock
 from switchgear_wire.upstream_connection import Body, Header, UpstreamConnection, UpstreamResponse
 from switchgear_wire.upstream_errors import (
     UpstreamCut,
@@ -63,6 +64,7 @@ class Upstream:
         self._server_hostname = server_hostname
         self._sweep: asyncio.TimerHandle | None = None
         self._closed = False
+        self._clock = Clock()
         self.now = 0.0
 
     @property
@@ -186,7 +188,7 @@ class Upstream:
 
     def _tick(self) -> None:
         loop = asyncio.get_running_loop()
-        self.now = now = loop.time()
+        self.now = now = self._clock.tick(loop.time())
         for connection in list(self._all):
             if connection.idle_since:
                 if now - connection.idle_since > self._idle_timeout:
@@ -194,7 +196,7 @@ class Upstream:
                     connection.transport.close()
             elif now > connection.deadline:
                 connection.expired()
-        self._sweep = None if self._closed else loop.call_later(1.0, self._tick)
+        self._sweep = None if self._closed else loop.call_later(SWEEP_SECONDS, self._tick)
 
 
 def request_head(

@@ -164,7 +164,7 @@ def version_of(program: Program, path: Path) -> str | None:
     """What the executable says its version is (`1.34.4`), or None."""
     arguments = ["version", "--client", "-o", "json"] if program.name == "kubectl" else ["--version"]
     try:
-        answer = subprocess.run([path, *arguments], capture_output=True, text=True, timeout=20, check=True).stdout
+        answer = subprocess.run([path, *arguments], capture_output=True, text=True, timeout=60, check=True).stdout
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return None
     match = re.search(r'(?:etcd Version: |Kubernetes v|"gitVersion": *"v)(\d+\.\d+\.\d+)', answer)

@@ -91,7 +91,7 @@ def toolchain(progress: Progress, environ: Mapping[str, str]) -> tuple[Path, Pat
 def _go_version(go: Path) -> tuple[int, int]:
     env = {"PATH": os.defpath, "HOME": "/", "GOTOOLCHAIN": "local"}
     try:
-        answer = subprocess.run([go, "version"], capture_output=True, text=True, timeout=20, check=True, env=env).stdout
+        answer = subprocess.run([go, "version"], capture_output=True, text=True, timeout=60, check=True, env=env).stdout
     except (OSError, subprocess.SubprocessError):
         return (0, 0)
     match = re.search(r"go(\d+)\.(\d+)", answer)

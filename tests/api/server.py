@@ -162,7 +162,7 @@ def stop(server: ApiServer) -> int:
     server.http.close()
     server.process.send_signal(signal.SIGTERM)
     try:
-        return server.process.wait(30)
+        return server.process.wait(60)
     finally:
         server.process.kill()
 

@@ -27,7 +27,7 @@ from tests.support.helm import CHARTS, helm, rendered
 from tests.support.kube import Kube
 from tests.support.region import wait_until
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 NAMESPACE = labels.SYSTEM_NAMESPACE
 KINDS = "deployments,services,serviceaccounts,poddisruptionbudgets,networkpolicies,roles,rolebindings,ingresses"
 CLUSTER_KINDS = "clusterroles,clusterrolebindings"
@@ -130,7 +130,7 @@ def _operator_starts(kube: Kube, tmp_path: Path) -> None:
             wait_until(lambda: _secrets(kube) is not None and _ready(port), 60, log.read_text)
         finally:
             process.terminate()
-            assert process.wait(30) == 0
+            assert process.wait(60) == 0
         found = _secrets(kube)
         assert found is not None
         assert before in ([], found)

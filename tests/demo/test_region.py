@@ -15,7 +15,7 @@ from tests.demo.browser import LIMIT, open_live, shown
 from tests.support import processes
 from tests.support.region import Region
 
-pytestmark = [pytest.mark.e2e, pytest.mark.browser, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.browser, pytest.mark.timeout(900)]
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ class Process:
         assert self.running is not None
         self.running.send_signal(number)
         try:
-            return self.running.wait(30)
+            return self.running.wait(60)
         finally:
             self.running.kill()
             self.running.wait(60)

@@ -75,7 +75,7 @@ class Writer:
 
 
 @pytest.mark.crash
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(900)
 def test_kill_each_part_while_writing(region: Region, running: Place) -> None:
     sync = region.endpoint(running.sync[0], running.namespace, running.sync[1])
     streams = region.endpoint(running.streams[0], running.namespace, running.streams[1])

@@ -29,7 +29,7 @@ def left_over(region: Region, namespace: str, service_ids: list[str], database: 
     return found
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_pr_environment_three_times(region: Region, place: Place) -> None:
     namespace = place.namespace
     for attempt in range(3):

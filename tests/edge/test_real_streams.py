@@ -199,7 +199,7 @@ async def test_documents(pod: StreamsPod, client: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.node
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_conformance_through_the_edge(edge: EdgeProcess, world: World, tmp_path: Path) -> None:
     """All of the suite with a service's secret, which a proxy adds where the client brings no token of its own."""
     service = world.service(kinds.STREAMS_SERVICE)

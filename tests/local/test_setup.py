@@ -17,7 +17,7 @@ import pytest
 
 from tests.support import processes
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(900)
 SCRIPT = Path(__file__).resolve().parents[2] / "locks" / "environment.py"
 RUN = "import sys; sys.path.insert(0, 'locks'); import environment as e; e.PAUSE = 0.1; sys.exit(e.main())"
 NAME = "tiny-1.0-py3-none-any.whl"

@@ -32,7 +32,7 @@ from tests.support import nodejs
 from tests.support.helm import CHARTS, helm
 from tests.support.region import ROOT, Endpoint, wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.cluster, pytest.mark.node, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.e2e, pytest.mark.cluster, pytest.mark.node, pytest.mark.timeout(900)]
 SYSTEM: Final = labels.SYSTEM_NAMESPACE
 QUICKSTART: Final = "quickstart"
 INGRESS: Final = "10.217.0.20"

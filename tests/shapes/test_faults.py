@@ -69,7 +69,7 @@ def test_postgres_can_stop(items: Database, server: ShapesServer, where: str | N
 
 
 @one_version
-@pytest.mark.timeout(400)  # 45 MB on their way through two processes: minutes where there is little of a processor
+@pytest.mark.timeout(900)  # 45 MB on their way through two processes: minutes where there is little of a processor
 @pytest.mark.parametrize("restart", [False, True], ids=["waits", "restarted"])
 def test_a_full_disk_pauses_and_goes_on(
     items: Database, make_server: Callable[..., ShapesServer], restart: bool

@@ -151,7 +151,7 @@ def processor_seconds(server: ShapesServer) -> float:
 
 @pytest.mark.pg
 @one_version
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_others_are_served_meanwhile(world: World) -> None:
     """Four filters would read all of the value. Each took 9 s of processor time before."""
     server = world.server

@@ -111,7 +111,7 @@ class StreamsServer:
         """SIGTERM; the exit status."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30)
+        return self.process.wait(90)
 
     @property
     def workers(self) -> list[int]:
@@ -127,7 +127,7 @@ class StreamsServer:
         if chance is not None and "--workers" in self._flags:
             pids += self.workers
         os.kill(pids[0] if chance is None else chance.choice(pids), signal.SIGKILL)
-        self.process.wait(30)
+        self.process.wait(60)
 
     def end(self) -> None:
         """Whatever state it is in."""

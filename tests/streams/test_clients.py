@@ -52,7 +52,7 @@ def outcome(report: dict[str, Any]) -> tuple[set[str], dict[str, str]]:
 
 
 @pytest.mark.node
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_conformance(own: StreamsServer) -> None:
     own._flags = ("--checkpoint-bytes", "100000", "--allow-loopback-webhooks")
     own.start()

@@ -151,7 +151,7 @@ def test_a_port_in_use_is_an_error(tmp_path: Path, several: StreamsServer) -> No
         server.end()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_conformance_of_several(tmp_path: Path) -> None:
     server = StreamsServer(tmp_path, "--workers", str(COUNT), "--allow-loopback-webhooks")
     try:

@@ -402,7 +402,7 @@ def test_one_worker_that_cannot_start_is_a_server_that_cannot(tmp_path: Path, cl
         for thread in threads:
             thread.start()
         assert server.process is not None
-        assert server.process.wait(30) == 0
+        assert server.process.wait(90) == 0
     finally:
         server.end()
 

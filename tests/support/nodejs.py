@@ -124,7 +124,7 @@ def run_suite(file: Path, folder_name: str, only: Iterable[str] = (), **environ:
                 *chosen,
             ],
             env={**environment(), "CI": "1", **environ},
-            capture_output=True, text=True, timeout=280, check=False,
+            capture_output=True, text=True, timeout=600, check=False,
         )  # fmt: skip
         report: dict[str, Any] = json.loads((folder / "report.json").read_text())
     finally:

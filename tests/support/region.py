@@ -58,7 +58,7 @@ class Region:
     def log(self) -> str:
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
-    def start(self, timeout: float = 180) -> None:
+    def start(self, timeout: float = 240) -> None:
         """Start and wait until the API, the operator and the edge serve (`up` says "ready"). Raises AssertionError."""
         offset = self.log_path.stat().st_size if self.log_path.exists() else 0
         with self.log_path.open("ab") as log:
@@ -76,7 +76,7 @@ class Region:
             assert time.monotonic() < deadline, f"`up` not ready within {timeout} s:\n{self.log[-4000:]}"
             time.sleep(0.1)
 
-    def stop(self, timeout: float = 90) -> None:
+    def stop(self, timeout: float = 180) -> None:
         """Ctrl-C, and wait. Raises AssertionError if it does not end with status 0."""
         if self.process is None:
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -463,6 +464,30 @@ async def test_slow_heads_and_idle_connections_end() -> None:
         idle = await exchange(server, b"GET / HTTP/1.1\r\n\r\n")
     assert slow.startswith(b"HTTP/1.1 408")
     assert idle.startswith(b"HTTP/1.1 200")
+
+
+async def test_time_that_the_server_stood_still_is_held_against_nobody() -> None:
+    """A machine that is paused, or gives the process no processor: its clients could not be heard meanwhile."""
+    asked = asyncio.Event()
+
+    async def handler(request: Request) -> AnyResponse:
+        asked.set()
+        return await wait_body(request)
+
+    async with running(handler, body_stall_timeout=2.5, head_timeout=2.5) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        other_reader, other = await asyncio.open_connection("127.0.0.1", server.port)
+        other.write(b"GET / HT")
+        writer.write(b"POST / HTTP/1.1\r\ncontent-length: 9\r\n\r\nabc")
+        await asyncio.wait_for(asked.wait(), 60)
+        time.sleep(4.0)  # noqa: ASYNC251
+        await asyncio.sleep(0.1)
+        writer.write(b"defghi")
+        other.write(b"TP/1.1\r\n\r\n")
+        for each in (reader, other_reader):
+            assert (await asyncio.wait_for(each.readuntil(b"\r\n\r\n"), 60)).startswith(b"HTTP/1.1 200 ")
+        writer.close()
+        other.close()
 
 
 async def test_too_many_connections_are_told_so() -> None:

@@ -28,7 +28,8 @@ from switchgear_wire import descriptors
 
 LOCK = "LOCK"
 _PR_SET_PDEATHSIG = 1
-_LOCK_SECONDS = 5.0
+_LOCK_SECONDS = 30.0
+"""A worker that was killed while it waits for the disk ends when the disk has answered."""
 _STOP_SECONDS = 60.0
 """After the connections are drained: to make everything durable. Whoever takes longer hangs."""
 
