@@ -15,6 +15,7 @@ from switchgear_streams.request import Create
 from switchgear_streams.rules import forks, media, messages, offsets
 from switchgear_streams.store import Store
 from switchgear_streams.stream import Fork, Stream
+from switchgear_streams.usage import limited
 from switchgear_streams.waiting import RETRY, Answer, Waiting, resolve
 from switchgear_streams.wal import Room
 from switchgear_wire.errors import HttpError
@@ -49,7 +50,7 @@ class Creations:
             return self._waits.settled(stream, self._existing(stream, command, location))
         if stream is None and store.claimed(key):
             return answers.problem(503, "WORKER_BUSY", "Another request takes this name just now; try again.", RETRY)
-        if stream is None and len(store.streams) + self._others.streams >= self._max_streams:
+        if stream is None and store.count + self._others.streams >= self._max_streams and limited(key):
             return answers.problem(
                 429, "TOO_MANY_STREAMS", f"This service holds {self._max_streams} streams; delete some.", RETRY
             )

@@ -24,6 +24,7 @@ from switchgear_streams.pieces import Pieces
 from switchgear_streams.segments import Pack
 from switchgear_streams.store import Store
 from switchgear_streams.stream import Stream
+from switchgear_streams.usage import limited
 from switchgear_streams.wal import Segment
 
 log = logging.getLogger("switchgear.streams.recovery")
@@ -86,6 +87,7 @@ def load_catalog(disk: Disk, store: Store, log_id: bytes, report: Report) -> tup
         disk.sync(fd)
         disk.sync_names()
         store.streams = loaded.streams
+        store.unlimited = sum(1 for key in loaded.streams if key[:1] == b"\0" and not limited(key))
         store.next_generation = loaded.generation
         if loaded.usage is not None:
             store.usage.restore(loaded.usage)

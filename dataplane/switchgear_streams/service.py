@@ -200,7 +200,7 @@ class Service:
         """Streams, bytes kept, live reads, connections, and appends so far: what counts against limits."""
         hub, gate = self.hub, self.gate
         return (
-            len(self.store.streams),
+            self.store.count,
             self.store.usage.held,
             hub.long_polls + hub.subscribers,
             gate.taken,

@@ -23,7 +23,7 @@ from switchgear_streams.rules.retention import Retention
 from switchgear_streams.runs import Chunk
 from switchgear_streams.segments import Packs
 from switchgear_streams.stream import Stream
-from switchgear_streams.usage import Usage
+from switchgear_streams.usage import Usage, limited
 from switchgear_streams.wal import Log, Room
 
 log = logging.getLogger("switchgear.streams.store")
@@ -50,6 +50,8 @@ class Store:
         self.clock = clock
         """Unix milliseconds."""
         self.streams: dict[bytes, Stream | bytes] = {}
+        self.unlimited = 0
+        """Number of those that do not count against a limit of streams."""
         self.next_generation = first
         self.dirty: dict[Stream, None] = {}
         """Streams that changed since the last checkpoint."""
@@ -86,6 +88,11 @@ class Store:
         self.appended_bytes = 0
 
     # -- looking up --
+
+    @property
+    def count(self) -> int:
+        """Streams that count against a limit."""
+        return len(self.streams) - self.unlimited
 
     def get(self, key: bytes) -> Stream | None:
         """The stream at a key, soft-deleted and not yet durable ones included."""
@@ -165,6 +172,7 @@ class Store:
         chunk: Chunk | None = None
         self.streams[stream.key] = stream
         self.hydrated[stream.key] = None
+        self.unlimited += not limited(stream.key)
         if stream.fork is not None:
             source = self.get(stream.fork.source)
             if source is not None and source.generation == stream.fork.source_generation:
@@ -340,6 +348,7 @@ class Store:
         while lost is not None:
             if self.streams.get(lost.key) is lost:
                 del self.streams[lost.key]
+                self.unlimited -= not limited(lost.key)
                 self.hydrated.pop(lost.key, None)
                 self.removed[lost.key] = None
                 self.unsealed += 256

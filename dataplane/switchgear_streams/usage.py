@@ -21,6 +21,12 @@ def counts(key: bytes) -> bool:
     return key[:1] != b"\0" or not key.startswith(_OURS)
 
 
+def limited(key: bytes) -> bool:
+    """Does it count against the number of streams? What the server makes by itself does not, nor does a document's
+    snapshot: a document must become smaller however many there are."""
+    return key[:1] != b"\0" or (counts(key) and b"\0snapshot-" not in key)
+
+
 class Usage:
     """The sums of one data directory. Streams in which the server keeps subscriptions and keys are not counted."""
 

@@ -14,6 +14,7 @@ import httpx
 
 from tests.streams.inside import Inside
 from tests.streams.server import HOST, JSON, OCTETS, TEXT, ZERO, StreamsServer, read_messages
+from tests.streams.test_yjs import Editor, framed, wait_for_snapshot
 
 
 def test_a_stream_that_expired_before_1970_stops_nobody(own: StreamsServer, client: httpx.Client) -> None:
@@ -249,3 +250,37 @@ def test_location_names_the_stream(server: StreamsServer, client: httpx.Client) 
         assert location is not None
         assert location[1].decode() == "/v1/stream/loc/" + shown
         assert client.head(server.url + location[1].decode()).status_code == 200
+
+
+def test_what_the_server_makes_by_itself_is_none_of_the_streams_that_are_limited(
+    tmp_path: Path, client: httpx.Client
+) -> None:
+    """Subscriptions and keys took up the number of streams; a document at the limit could not become smaller."""
+    server = StreamsServer(tmp_path, "--max-streams", "3", "--yjs-compaction-bytes", "2000")
+    subscription = {"type": "pull-wake", "pattern": "**", "wake_stream": "w"}
+    try:
+        server.start()
+        document = f"{server.url}/v1/yjs/s/docs/d"
+        for name in "ab":
+            assert client.put(server.stream(f"__ds/subscriptions/{name}"), json=subscription).status_code == 201
+        assert client.put(server.stream("one"), headers=TEXT).status_code == 201
+        assert client.put(document).status_code == 201  # with its presence: three
+        assert client.put(server.stream("two"), headers=TEXT).status_code == 429
+        editor = Editor(1)
+        for _ in range(5):
+            assert client.post(document, content=framed(editor.edit(800))).status_code == 204
+        wait_for_snapshot(client, document)
+        server.kill()
+        server.start()
+        document = f"{server.url}/v1/yjs/s/docs/d"
+        assert client.put(server.stream("two"), headers=TEXT).status_code == 429
+        assert client.delete(server.stream("one")).status_code == 204
+        assert client.put(server.stream("two"), headers=TEXT).status_code == 201
+        assert client.delete(document).status_code == 204
+        assert client.put(server.stream("three"), headers=TEXT).status_code == 201
+        # One is left: a document has no room for its presence, and is there all the same.
+        assert client.put(document).status_code == 201
+        assert client.get(document).status_code == 200
+        assert client.put(server.stream("four"), headers=TEXT).status_code == 429
+    finally:
+        server.end()

@@ -157,8 +157,9 @@ class Api:
         made = await self._documents.create(paths.updates(document), body, location)
         if made.status not in (200, 201):
             return dressed(made)
-        presence = await self._presence(document, paths.awareness_name(_DEFAULT))
-        return dressed(presence) if presence.status >= 400 else made
+        # Where there is no room for it now, whoever asks for it first makes it: the document is there all the same.
+        await self._presence(document, paths.awareness_name(_DEFAULT))
+        return made
 
     async def _post(self, request: Request, document: bytes) -> Response:
         """Updates. Other headers than a producer's do not matter: a document is never closed."""
