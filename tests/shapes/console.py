@@ -156,8 +156,8 @@ class Console:
             connection.execute("SELECT pg_terminate_backend(%s)", [row[1]])
             try:
                 connection.execute("SELECT pg_drop_replication_slot(%s)", [row[0]])
-            except psycopg.errors.ObjectInUse:
-                return  # the other instance was quicker
+            except (psycopg.errors.ObjectInUse, psycopg.errors.UndefinedObject):
+                return  # an instance was quicker: to read it again, or to make it anew
         self.touch(table)
 
     def crash_postgres(self, table: str) -> None:
