@@ -30,6 +30,8 @@ class Bodies:
     def __init__(self) -> None:
         self._held = 0
         self._turn = asyncio.Lock()
+        self._parsing: dict[bytes, int] = {}
+        """How many bodies for a stream wait to be parsed."""
 
     async def receive(self, request: Request, limit: int) -> bytes:
         """The whole body. Raises BodyTooLarge, ClientGone, 503 when too much is being received already."""
@@ -56,19 +58,27 @@ class Bodies:
             self._held -= held
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    async def prepare(self, body: bytes, json: bool) -> messages.Prepared | None:
+    def parses(self, key: bytes) -> bool:
+        """Must others for this stream wait, so that a producer's requests stay in their order?"""
+        return key in self._parsing
+
+    async def prepare(self, key: bytes, body: bytes, json: bool) -> messages.Prepared | None:
         """The messages of a long body for a JSON stream; None: that is left to whoever appends it. Raises 503."""
         size = len(body)
-        if not json or not messages.LONG < size <= messages.MAX_BODY:
+        if not json or size > messages.MAX_BODY or (size <= messages.LONG and key not in self._parsing):
             return None
         if self._held + size > BUDGET:
             raise _too_many()
         self._held += size
+        self._parsing[key] = self._parsing.get(key, 0) + 1
         try:
             async with self._turn:
                 return await asyncio.to_thread(messages.prepare, bytes(body))
         finally:
             self._held -= size
+            self._parsing[key] -= 1
+            if not self._parsing[key]:
+                del self._parsing[key]
 
 
 def _too_many() -> HttpError:

@@ -288,7 +288,7 @@ class Service:
             return self._subscriptions.handle(request)
         key = self._key(request)
         command = commands.append(request.headers)
-        if not _is_here(request, json=True):
+        if not _is_here(request, json=True) or (command.batch is not None and self._bodies.parses(key)):
             return self._post_later(request, key, command)
         return self._post_body(request, key, request.body_now() or b"")
 
@@ -299,7 +299,7 @@ class Service:
 
     async def _post_later(self, request: Request, key: bytes, command: commands.Append) -> AnyResponse:
         body = await self._bodies.receive(request, self.settings.max_body_bytes)
-        answer = self.writes.append(key, command, body, await self._bodies.prepare(body, self._is_json(key)))
+        answer = self.writes.append(key, command, body, await self._bodies.prepare(key, body, self._is_json(key)))
         return answer if isinstance(answer, Response) else await answer
 
     def _put(self, request: Request, key: bytes) -> Answer:
@@ -316,7 +316,7 @@ class Service:
         body = await self._bodies.receive(request, self.settings.max_body_bytes)
         source, given = command.forked_from, command.content_type
         json = media.essence(given or b"") == media.JSON or (source is not None and self._is_json(source))
-        answer = self.writes.create(key, command, body, location, await self._bodies.prepare(body, json))
+        answer = self.writes.create(key, command, body, location, await self._bodies.prepare(key, body, json))
         return answer if isinstance(answer, Response) else await answer
 
     def _is_json(self, key: bytes) -> bool:

@@ -11,7 +11,9 @@ import time
 from pathlib import Path
 
 import httpx
+import pytest
 
+from switchgear_streams.rules import messages
 from tests.streams.inside import Inside
 from tests.streams.server import HOST, JSON, OCTETS, TEXT, ZERO, StreamsServer, read_messages
 from tests.streams.test_yjs import Editor, framed, wait_for_snapshot
@@ -284,3 +286,41 @@ def test_what_the_server_makes_by_itself_is_none_of_the_streams_that_are_limited
         assert client.put(server.stream("four"), headers=TEXT).status_code == 429
     finally:
         server.end()
+
+
+def test_a_short_batch_stays_behind_a_long_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A producer's requests come over several connections: while a long one is parsed, the next must not be a gap."""
+
+    async def scenario() -> None:
+        inside = Inside(tmp_path)
+        await inside.start()
+        began, go = threading.Event(), threading.Event()
+        parse = messages.prepare
+
+        def slow(body: bytes) -> messages.Prepared:
+            began.set()
+            assert go.wait(30)
+            return parse(body)
+
+        monkeypatch.setattr(messages, "prepare", slow)
+        try:
+            url = inside.url("s")
+            await inside.client.put(url, headers=JSON)
+            batches = [b"[" + b"1," * 50_000 + b"1]", b"[2]", b"3"]
+            sent = []
+            for seq, body in enumerate(batches):
+                producer = JSON | {"producer-id": "p", "producer-epoch": "0", "producer-seq": str(seq)}
+                sent.append(asyncio.ensure_future(inside.client.post(url, headers=producer, content=body)))
+                while not began.is_set():  # noqa: ASYNC110
+                    await asyncio.sleep(0.005)
+                await asyncio.sleep(0.05)
+            plain = await inside.client.post(url, headers=JSON, content=b"0")  # who has no order does not wait
+            assert plain.status_code == 204
+            go.set()
+            assert [answer.status_code for answer in await asyncio.gather(*sent)] == [200, 200, 200]
+            assert (await inside.client.get(url)).json() == [0, *[1] * 50_001, 2, 3]
+        finally:
+            go.set()
+            await inside.end()
+
+    asyncio.run(scenario())
