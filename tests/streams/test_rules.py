@@ -138,6 +138,18 @@ def test_an_array_is_the_same_in_pieces(batch: list[Any], layout: dict[str, Any]
     assert isinstance(cut, HttpError) or cut == whole
 
 
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=60), st.integers(1, 40))
+def test_messages_are_counted_in_pieces(lengths: list[int], piece: int) -> None:
+    stored, ends = b"", [0]
+    for length in lengths:
+        stored += b"1" * length + b",\n"
+        ends.append(len(stored))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(messages, "LONG", piece)
+        found = [messages.nth_end(stored, number) for number in range(len(lengths) + 2)]
+    assert found == [*ends, None]
+
+
 def test_elements_of_any_depth_keep_their_bytes() -> None:
     deep = [b"[" * depth + b'{"a,":"]\\\\"}' + b"]" * depth for depth in range(0, 300, 7)]
     stored, count = messages.to_stored(b"[" + b" , ".join(deep) + b"]")

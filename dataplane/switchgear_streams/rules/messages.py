@@ -74,10 +74,12 @@ def count(stored: bytes) -> int:
 def nth_end(stored: bytes, number: int) -> int | None:
     """Where the `number`-th message of a stored range ends, or None if there are fewer."""
     at = 0
-    for _ in range(number):
-        at = stored.find(b"\n", at) + 1
-        if at == 0:
+    while (there := stored.count(b"\n", at, at + LONG)) < number:  # most are only counted: there can be millions
+        number, at = number - there, at + LONG
+        if at >= len(stored):
             return None
+    for _ in range(number):
+        at = stored.index(b"\n", at) + 1
     return at
 
 
