@@ -21,7 +21,7 @@ from switchgear_local import processes
 from switchgear_local.postgres import PostgresError, PostgresServer, find
 from tests.shapes.server import Client, ShapesServer, one_version
 from tests.shapes.tag_client import TagClient
-from tests.support.postgres import Database, Postgres, create_database, drop_slot
+from tests.support.postgres import Database, Postgres, PostgresServers, create_database, drop_slot
 
 pytestmark = [pytest.mark.pg, pytest.mark.crash]
 
@@ -294,13 +294,14 @@ def test_the_other_kind_of_address(items: Database, make_server: Callable[..., S
 class OwnServer:
     """A server that a test may restart, break and copy."""
 
-    def __init__(self, folder: Path, version: int, **settings: str) -> None:
+    def __init__(self, folder: Path, copies: Path, version: int, **settings: str) -> None:
         try:
             binaries = find(version)
         except PostgresError as error:
             pytest.skip(str(error))
         self.folder = folder
-        self.server = PostgresServer(binaries, folder, durable=False, settings={"shared_buffers": "16MB"} | settings)
+        own = {"shared_buffers": "16MB"} | settings
+        self.server = PostgresServer(binaries, folder, durable=False, settings=own, binary_copies=copies)
 
     def start(self) -> OwnServer:
         self.server.start()
@@ -311,13 +312,13 @@ class OwnServer:
 
 
 @pytest.fixture
-def own_server() -> Iterator[Callable[..., OwnServer]]:
+def own_server(postgres_servers: PostgresServers) -> Iterator[Callable[..., OwnServer]]:
     made: list[OwnServer] = []
 
     def make(version: int = 18, **settings: str) -> OwnServer:
         folder = Path(tempfile.mkdtemp(prefix="sg-own-"))
         folder.chmod(0o755)
-        server = OwnServer(folder / "db", version, **settings)
+        server = OwnServer(folder / "db", postgres_servers.binary_copies, version, **settings)
         made.append(server)
         return server
 

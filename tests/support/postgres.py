@@ -64,17 +64,27 @@ class PostgresServers:
             self._running[version] = self._start(version)
         return self._running[version]
 
+    @property
+    def root(self) -> Path:
+        """A folder that goes with the session."""
+        if self._root is None:
+            self._root = Path(tempfile.mkdtemp(prefix="sg-pg-"))
+            self._root.chmod(0o755)  # as root, Postgres runs as another user
+        return self._root
+
+    @property
+    def binary_copies(self) -> Path:
+        """For programs that the other user cannot reach where they are. Else they would be left in /var/lib."""
+        return self.root / "binaries"
+
     def _start(self, version: int) -> Postgres:
         try:
             binaries = find(version)
         except PostgresError as error:
             pytest.skip(f"Postgres {version} is not installed: {error}")
-        if self._root is None:
-            self._root = Path(tempfile.mkdtemp(prefix="sg-pg-"))
-            self._root.chmod(0o755)  # as root, Postgres runs as another user
         server = PostgresServer(
             binaries,
-            self._root / str(version),
+            self.root / str(version),
             durable=False,
             # Autovacuum has transactions that no test made: snapshots tell of them, and the log gets longer.
             settings={
@@ -83,7 +93,7 @@ class PostgresServers:
                 "max_replication_slots": "100",
                 "autovacuum": "off",
             },
-            binary_copies=self._root / "binaries",
+            binary_copies=self.binary_copies,
         )
         server.start()
         return Postgres(version, server.url, server)
