@@ -56,7 +56,7 @@ def endpoints(region: Region) -> tuple[Endpoint, Endpoint]:
 def test_what_it_prints_works_when_pasted(demo: Region) -> None:
     lines = [line for line in demo.log.splitlines() if line.startswith("curl ")]
     assert len(lines) == 2
-    answers = [subprocess.run(["bash", "-c", line], capture_output=True, timeout=30, check=False) for line in lines]
+    answers = [subprocess.run(["bash", "-c", line], capture_output=True, timeout=90, check=False) for line in lines]
     assert [answer.returncode for answer in answers] == [0, 0], answers
     assert b'"operation":"insert"' in answers[0].stdout
     assert answers[1].stdout.startswith(b"[{")
