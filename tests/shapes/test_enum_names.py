@@ -16,10 +16,11 @@ SCHEMA = """
 CREATE SCHEMA one; CREATE SCHEMA two;
 CREATE TYPE one.phase AS ENUM ('new', 'old'); CREATE TYPE two.phase AS ENUM ('new', 'old');
 CREATE TYPE two.grade AS ENUM ('good', 'bad'); CREATE TYPE public."interval" AS ENUM ('short', 'long');
-CREATE TABLE phases (id int PRIMARY KEY, a one.phase, b two.phase, c one.phase, aa one.phase[], bb two.phase[],
+CREATE DOMAIN felt AS two.grade;
+CREATE TABLE phases (id int PRIMARY KEY, f felt, a one.phase, b two.phase, c one.phase, aa one.phase[], bb two.phase[],
   cc one.phase[], g two.grade, i public."interval");
-INSERT INTO phases VALUES (1, 'new', 'new', 'new', '{new}', '{new}', '{new}', 'good', 'long'),
-  (2, 'new', 'old', 'old', '{new}', '{old}', '{old}', 'bad', 'short');
+INSERT INTO phases VALUES (1, 'good', 'new', 'new', 'new', '{new}', '{new}', '{new}', 'good', 'long'),
+  (2, 'bad', 'new', 'old', 'old', '{new}', '{old}', '{old}', 'bad', 'short');
 CREATE TABLE named (id int PRIMARY KEY, b two.phase); INSERT INTO named VALUES (1, 'new')
 """
 
@@ -39,6 +40,8 @@ def world(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Itera
         ("a = 'new'::two.phase", "Could not select an operator overload"),
         ("a = 'new'::phase", "more than one enum is called phase; write the one that is meant with its schema"),
         ("g = 'good'::one.grade", "unsupported type grade"),
+        ("f IN (SELECT f FROM phases)", "columns of type felt cannot be compared"),
+        ("f = 'good'", "felt, a domain over an enum, has no comparisons; cast it to text"),
         ("i < 'short'", "enum interval is only compared with = and <>; list the labels with IN"),
         ("i > ALL('{short}')", "enum interval is only compared with = and <>; list the labels with IN"),
         ("i = 'endless'", 'invalid input value for enum interval: "endless"'),
@@ -67,13 +70,14 @@ def test_taken(world: World) -> None:
         "b IN (SELECT b FROM named)": {"1", "3"},
         "g = 'bad'::grade": {"2"},
         "g = 'bad'::two.grade": {"2"},
+        "f::text = 'bad'": {"2"},
         "i = 'long'": {"1", "3"},
     }
     clients = {clause: Client(world.server, table="phases", where=clause) for clause in clauses}
     for clause, client in clients.items():
         client.sync()
         assert {row["id"] for row in client.rows.values()} == clauses[clause] - {"3"}, clause
-    world.database.execute("INSERT INTO phases SELECT 3, a, b, c, aa, bb, cc, g, i FROM phases WHERE id = 1")
+    world.database.execute("INSERT INTO phases SELECT 3, f, a, b, c, aa, bb, cc, g, i FROM phases WHERE id = 1")
     for clause, client in clients.items():
 
         def told(clause: str = clause, client: Client = client) -> bool:

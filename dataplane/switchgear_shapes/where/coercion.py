@@ -56,7 +56,8 @@ def column_type(column: relations.Column) -> Type:
     """A column's type with domains looked through. A type that we know nothing of has its own name."""
     if column.enum_labels is not None:
         name = column.element_type if column.base_array and column.element_type is not None else column.type_name
-        return Type(_of_its_own(name), column.base_array, column.enum_labels, column.enum_schema)
+        schema = "" if column.type_kind == "d" else column.enum_schema
+        return Type(_of_its_own(name), column.base_array, column.enum_labels, schema)
     if column.base_type is not None and column.base_type != "unknown":
         return Type(column.base_type, column.base_array)
     return Type(_of_its_own(column.type_name))

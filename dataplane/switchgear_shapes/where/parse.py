@@ -133,7 +133,7 @@ class _Clause:
                     f"left side of `IN (SELECT ...)` has type {_row([x.type for x in left])}"
                     f" but subquery returns {_row([c.type for c in columns])}",
                 )
-            if not t.usable(column.type):
+            if not t.usable(column.type) or t.is_domain_over_enum(column.type):
                 raise at(location, f"columns of type {t.shown(column.type)} cannot be compared")
         where = self.build(select["whereClause"], relation) if "whereClause" in select else None
         return Subquery(relation.oid, relation.schema, relation.name, columns, where)

@@ -120,6 +120,11 @@ def usable(kind: Type) -> bool:
     return kind.enum is not None or (kind.name in CATEGORY and kind.name != "unknown")
 
 
+def is_domain_over_enum(kind: Type) -> bool:
+    """Such a domain has no comparisons in Postgres. It has no schema here, so that it never is its enum."""
+    return kind.enum is not None and not kind.schema and not kind.array
+
+
 def category(kind: Type) -> str:
     if kind.array:
         return "A"
