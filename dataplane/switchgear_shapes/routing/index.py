@@ -12,15 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from switchgear_shapes.replication.pgoutput import Value, Values
-from switchgear_shapes.routing.conditions import (
-    EQUAL,
-    Condition,
-    Conditions,
-    Path,
-    best,
-    conditions,
-    expression_of,
-)
+from switchgear_shapes.routing.conditions import EQUAL, Condition, Conditions, Path, best, conditions, expression_of
 from switchgear_shapes.routing.keys import KeyFunction, same
 from switchgear_shapes.routing.probes import Probe, probe_for
 from switchgear_shapes.where.errors import TooLarge
