@@ -167,8 +167,8 @@ def _through_text(source: Type, target: Type) -> Cast | None:
             return lambda value: b"true" if value else b"false"
         if source.enum is None and source.name not in CATEGORY:
             return None
-        if source.array:
-            return None if target.name == "bpchar" else lambda value: values.to_text(source, value).encode()
+        if source.array and target.name == "bpchar":
+            return None
         return lambda value: values.to_text(source, value).encode()
     if source.name in ("text", "varchar", "bpchar") and not source.array and target.enum is None and not target.array:
         if target.name not in values.READ:

@@ -16,10 +16,6 @@ _TEXTS = ("text", "varchar")
 NO_OVERLOAD = "Could not select an operator overload"
 
 
-def element_type(kind: Type) -> Type:
-    return kind.element
-
-
 def array_type(kind: Type) -> Type:
     return dataclasses.replace(kind, array=True)
 
@@ -35,7 +31,7 @@ def sides(typing: Resolving, left: Tree, right: Tree) -> tuple[Term, Term]:
         literals = typing.resolve(made)
     else:
         _, node = node_of(made)
-        literals = constructor(typing, node, node.get("location", OFFSET) - OFFSET, element_type(known.type))
+        literals = constructor(typing, node, node.get("location", OFFSET) - OFFSET, known.type.element)
     return (literals, known) if made is left else (known, literals)
 
 
@@ -96,7 +92,7 @@ def operation(typing: Coercion, name: str, left: Term, right: Term, location: in
     if left.type.name in _TEXTS and right.type.name in _TEXTS:  # the first one says which of the two, as in Postgres
         kind = dataclasses.replace(left.type, array=True)
     if name == "||" and (left.type.array != right.type.array) and t.UNKNOWN not in (left.type, right.type):
-        item = element_type(kind)
+        item = kind.element
         if left.type.array:
             args = (left.expression, typing.coerce(right, item).expression)
             return typing.fold(Call(kind, "array_append", args), location)
@@ -151,7 +147,7 @@ def _retyped(expression: Expression, kind: Type) -> Expression:
 
 def _check_collation(typing: Coercion, left: Term, right: Term, kind: Type, location: int) -> None:
     if kind.name in t.STRINGS:
-        typing.check_comparable("=", left, right, element_type(kind), location)
+        typing.check_comparable("=", left, right, kind.element, location)
 
 
 def any_or_all(typing: Resolving, node: Tree, location: int) -> Term:
@@ -164,7 +160,7 @@ def any_or_all(typing: Resolving, node: Tree, location: int) -> Term:
         right = typing.coerce(right, array_type(t.TEXT if left.type == t.VARCHAR else left.type))
     if not right.type.array:
         raise at(location, "argument of ANY must be an array")
-    item = element_type(right.type)
+    item = right.type.element
     array = right.expression
     if isinstance(array, Const):
         if array.text is None:
@@ -179,7 +175,7 @@ def any_or_all(typing: Resolving, node: Tree, location: int) -> Term:
 
 
 def _over_column(typing: Coercion, name: str, every: bool, left: Term, right: Term, location: int) -> Expression:
-    item = element_type(right.type)
+    item = right.type.element
     if name not in operators.COMPARISONS:
         raise at(location, NO_OVERLOAD)
     if item.enum is not None:
@@ -214,7 +210,7 @@ def subscript(typing: Resolving, node: Tree, location: int) -> Term:
     if any(part.get("is_slice") for part in parts):
         return _slice(typing, base, parts, place)
     indexes = [_index(typing, part["uidx"], place) for part in parts]
-    call = Call(element_type(base.type), "[]", (base.expression, *indexes))
+    call = Call(base.type.element, "[]", (base.expression, *indexes))
     return dataclasses.replace(base, expression=typing.fold(call, place))
 
 

@@ -68,11 +68,11 @@ def _known(typing: Resolving, name: str, args: list[Term], location: int) -> Ter
             expression = resolve_arrays.operation(typing, "||", args[0], args[1], location)
             return dataclasses.replace(args[0], expression=expression) if expression.type.array else None
         case "array_append", 2 if args[0].type.array:
-            item = typing.coerce(args[1], resolve_arrays.element_type(args[0].type))
+            item = typing.coerce(args[1], args[0].type.element)
             expression = resolve_arrays.operation(typing, "||", args[0], item, location)
             return dataclasses.replace(args[0], expression=expression)
         case "array_prepend", 2 if args[1].type.array:
-            item = typing.coerce(args[0], resolve_arrays.element_type(args[1].type))
+            item = typing.coerce(args[0], args[1].type.element)
             expression = resolve_arrays.operation(typing, "||", item, args[1], location)
             return dataclasses.replace(args[1], expression=expression)
         case name, 1 if name in _JUSTIFY:

@@ -30,7 +30,7 @@ def cast(typing: Resolving, node: Tree, location: int) -> Term:
         and target.array
         and all(node_of(e)[0] != "A_ArrayExpr" for e in array.get("elements", []))
     ):
-        item = resolve_arrays.element_type(target)
+        item = target.element
         items = [typing.explicit_cast(typing.resolve(e), item, location) for e in array.get("elements", [])]
         return resolve_arrays.of_type(typing, items, target, location)
     made = typing.explicit_cast(typing.resolve(node["arg"]), target, location)
