@@ -219,8 +219,8 @@ class Store:
         if entry is None:
             entry = stream.entry = AppendEntry(stream, self.clock())
             self.unsealed += _RECORD_WEIGHT
-            stream.last_block = self.log.pending_number
             self.log.submit(entry, size + len(stream.key) + records.OVERHEAD)
+            stream.last_block = self.log.pending_number
             if self.on_change is not None:
                 self.on_change(stream)
         else:
@@ -304,8 +304,8 @@ class Store:
         # A later append of the same stream must not join an entry that stands before this one.
         stream.entry = None
         self.unsealed += _RECORD_WEIGHT
-        stream.last_block = self.log.pending_number
         self.log.submit(entry, size + len(stream.key) + records.OVERHEAD)
+        stream.last_block = self.log.pending_number
         if self.on_change is not None:
             self.on_change(stream)
         if self.unsealed >= self.pressure_bytes:

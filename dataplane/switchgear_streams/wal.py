@@ -25,7 +25,7 @@ from switchgear_streams.disk import Disk
 
 log = logging.getLogger("switchgear.streams.wal")
 
-# A block is closed at this size even within one turn of the loop.
+# What would make a block larger begins another one, even within one turn of the loop.
 MAX_BLOCK = 4 * 1_048_576
 # Of each segment this is kept for deletions and the like, which must work when the disk is full.
 _RESERVE = 65_536
@@ -148,7 +148,7 @@ class Log:
 
     @property
     def pending_number(self) -> int:
-        """The number that the block of the next submitted entry will have."""
+        """The number that the block of what was submitted last has, until that is closed."""
         return self.assigned + 1
 
     @property
@@ -238,12 +238,13 @@ class Log:
     # -- writing --
 
     def submit(self, entry: Entry, size: int) -> None:
-        """Take an entry for which `room` was OK in this turn. It goes with the next block."""
+        """Take an entry for which `room` was OK in this turn. It goes with the block `pending_number`, and may be added
+        to until this turn ends: it is never encoded in here, where its caller has not put anything in yet."""
+        if self._group_bytes + size > MAX_BLOCK:
+            self.flush()
         self._group.append(entry)
         self._group_bytes += size
-        if self._group_bytes >= MAX_BLOCK:
-            self.flush()
-        elif not self._scheduled:
+        if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._flush_soon)
 

@@ -10,12 +10,13 @@ import subprocess
 import sys
 import zlib
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 
-from switchgear_streams import adoption, checksums, records, stream
+from switchgear_streams import adoption, checksums, records, stream, wal
 from tests.streams.inside import Inside
 from tests.streams.server import OCTETS, StreamsServer, read_all
 from tests.support.files import total_size
@@ -288,3 +289,50 @@ async def told(lines: AsyncIterator[str], size: int, media: str) -> bytes:
             if len(found) >= size:
                 break
     return found
+
+
+@pytest.mark.parametrize("size", [wal.MAX_BLOCK - 4096, wal.MAX_BLOCK - 64, wal.MAX_BLOCK, 9 * MIB + 7])
+def test_an_append_that_is_a_block_by_itself_outlives_a_kill(
+    own: StreamsServer, client: httpx.Client, size: int
+) -> None:
+    """With its producer's number; who waits for it gets it."""
+    own.start()
+    body = random.Random(size).randbytes(size)
+    assert client.put(own.stream("s"), headers=OCTETS).status_code == 201
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(client.get, own.stream("s"), params={"offset": "now", "live": "long-poll"})
+        wait_until(lambda: own.metric("streams_long_polls") == 1, 60, "the reader")
+        once = {**OCTETS, "producer-id": "p", "producer-epoch": "0", "producer-seq": "0"}
+        assert client.post(own.stream("s"), headers=once, content=body).status_code == 200
+        assert body.startswith(waiting.result(60).content or b"nothing")
+    own.kill()
+    own.start()
+    assert read_all(client, own.stream("s"))[0] == body
+    assert client.post(own.stream("s"), headers=once, content=body).status_code == 204
+    assert read_all(client, own.stream("s"))[0] == body
+
+
+def test_what_fills_a_block_within_one_turn_is_whole(tmp_path: Path) -> None:
+    """Appends to many streams: the one that closes a block, and what joins it afterwards."""
+
+    async def run() -> None:
+        inside = Inside(tmp_path)
+        await inside.start()
+        wanted = {f"s{number}": random.Random(number).randbytes(MIB + number) for number in range(11)}
+        for name in wanted:
+            assert (await inside.client.put(inside.url(name), headers=OCTETS)).status_code == 201
+        store = inside.service.store
+        for name, body in wanted.items():
+            stream = store.get(name.encode())
+            assert stream is not None
+            store.append(stream, body, close=False, extra=None)
+            store.append(stream, b"more", close=True, extra=None)
+            assert stream.last_block == store.log.pending_number
+        await inside.crash()
+        for name, body in wanted.items():
+            answer = await inside.client.get(inside.url(name))
+            assert answer.content == body + b"more", name
+            assert answer.headers["stream-closed"] == "true"
+        await inside.end()
+
+    asyncio.run(run())
